@@ -1,0 +1,3 @@
+"""Aspen: a Raft-replicated DNS and pkarr server."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""DNS: one pure answer pipeline, and the shells that carry it over UDP and TCP."""

@@ -1,0 +1,231 @@
+"""The exception tree of Aspen, whole, in one place.
+
+::
+
+    AspenError
+    ├── InvariantViolation          a bug in Aspen: the node must stop rather than go on
+    ├── ConfigError                 a setting is unknown, unparsable or unsafe; names its source
+    ├── InputError                  bytes from outside don't parse; nothing was changed
+    │   ├── IdentityError           a key file, public key or z-base-32 text is not one
+    │   ├── DnsWireError            not a DNS message (carries the RCODE that says so)
+    │   ├── PacketError             not a pkarr signed packet (carries which check failed)
+    │   ├── RaftWireError           not a Raft frame
+    │   ├── HandshakeError          a peer failed authentication (carries the reason counted)
+    │   └── CommandError            not a replicated command, or one that breaks a limit
+    ├── StorageError                LMDB or the disk failed; the node can't acknowledge writes
+    ├── ProposalError               a write did not (certainly) happen
+    │   ├── NoLeader                no leader is known: the write was not proposed
+    │   ├── NotLeader               only the leader may do this, and this node isn't (says who is)
+    │   ├── Overloaded              a bounded queue is full: the write was not proposed
+    │   └── OutcomeUnknown          proposed, but its fate can't be known from here
+    ├── ControlPlaneError           what ClusterController raises (nested names below)
+    └── KeyValueStoreError          what KeyValueStore raises (nested names below)
+
+One rule per branch: `InputError` is the sender's fault and maps to 400 or an RCODE;
+`ProposalError` is the cluster's state and maps to 503; `InvariantViolation` is ours.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AspenError(Exception):
+    """Base of everything Aspen raises on purpose."""
+
+
+class InvariantViolation(AspenError):
+    """A condition that must always hold does not: a bug, never an operating condition."""
+
+
+def invariant(condition: object, message: str) -> None:
+    """Raise `InvariantViolation` unless `condition` holds. Checked in production too."""
+    if not condition:
+        raise InvariantViolation(message)
+
+
+class ConfigError(AspenError):
+    """A setting can't be used. The message names the setting and where it came from."""
+
+
+class InputError(AspenError):
+    """Bytes or text from outside that don't parse or verify."""
+
+
+class IdentityError(InputError):
+    """Not an identity key, public key or z-base-32 text."""
+
+
+class DnsWireError(InputError):
+    """Not a well-formed DNS message (RFC 1035 §4). `rcode` is what to answer with."""
+
+    def __init__(self, reason: str, rcode: int = 1) -> None:
+        super().__init__(reason)
+        self.rcode = rcode
+
+
+class PacketError(InputError):
+    """Not a valid pkarr signed packet.
+
+    `code` is one of `key`, `size`, `signature`, `timestamp`, `dns`: the check that failed.
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class RaftWireError(InputError):
+    """Not a Raft frame, or one over the limits."""
+
+
+class HandshakeError(InputError):
+    """A peer failed authentication. `code` is the counter it goes under."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class CommandError(InputError):
+    """Not a replicated command, or one that breaks a limit."""
+
+
+class StorageError(AspenError):
+    """The store failed; what was asked is not durable."""
+
+
+class ProposalError(AspenError):
+    """A proposed write did not certainly happen. `code` is the JSON `error` value."""
+
+    code: ClassVar[str] = "proposal_failed"
+
+
+class NoLeader(ProposalError):
+    """No leader is known here; the write was not proposed anywhere."""
+
+    code = "no_leader"
+
+
+class NotLeader(ProposalError):
+    """Only the leader can do this. `leader_id` is the node id of the leader, 0 if unknown."""
+
+    code = "not_leader"
+
+    def __init__(self, leader_id: int) -> None:
+        where = f"the leader is node {leader_id}" if leader_id else "no leader is known"
+        super().__init__(f"this node is not the leader; {where}")
+        self.leader_id = leader_id
+
+
+class Overloaded(ProposalError):
+    """A bounded queue is full; the write was not proposed."""
+
+    code = "overloaded"
+
+
+class OutcomeUnknown(ProposalError):
+    """The write was proposed; whether it commits can't be known from here. Never retried silently."""
+
+    code = "outcome_unknown"
+
+
+class ControlPlaneError(AspenError):
+    """What `ClusterController` raises. Catch it, or one of its kinds: `ControlPlaneError.Timeout`."""
+
+    InvalidRequest: ClassVar[type[ControlPlaneError]]
+    NotInitialized: ClassVar[type[ControlPlaneError]]
+    Failed: ClassVar[type[ControlPlaneError]]
+    Timeout: ClassVar[type[ControlPlaneError]]
+    NotLeader: ClassVar[type[ControlPlaneError]]
+
+
+class _ControlInvalidRequest(ControlPlaneError): ...
+
+
+class _ControlNotInitialized(ControlPlaneError): ...
+
+
+class _ControlFailed(ControlPlaneError): ...
+
+
+class _ControlTimeout(ControlPlaneError): ...
+
+
+class _ControlNotLeader(ControlPlaneError): ...
+
+
+ControlPlaneError.InvalidRequest = _ControlInvalidRequest
+ControlPlaneError.NotInitialized = _ControlNotInitialized
+ControlPlaneError.Failed = _ControlFailed
+ControlPlaneError.Timeout = _ControlTimeout
+ControlPlaneError.NotLeader = _ControlNotLeader
+
+
+class KeyValueStoreError(AspenError):
+    """What `KeyValueStore` raises. Catch it, or one of its kinds: `KeyValueStoreError.NotFound`."""
+
+    code: ClassVar[str] = "failed"
+
+    NotFound: ClassVar[type[KeyValueStoreError]]
+    EmptyKey: ClassVar[type[KeyValueStoreError]]
+    KeyTooLarge: ClassVar[type[KeyValueStoreError]]
+    ValueTooLarge: ClassVar[type[KeyValueStoreError]]
+    BatchTooLarge: ClassVar[type[KeyValueStoreError]]
+    ReservedKey: ClassVar[type[KeyValueStoreError]]
+    NotLeader: ClassVar[type[KeyValueStoreError]]
+    Timeout: ClassVar[type[KeyValueStoreError]]
+    OutcomeUnknown: ClassVar[type[KeyValueStoreError]]
+    Failed: ClassVar[type[KeyValueStoreError]]
+
+
+class _KeyNotFound(KeyValueStoreError):
+    code = "not_found"
+
+
+class _EmptyKey(KeyValueStoreError):
+    code = "empty_key"
+
+
+class _KeyTooLarge(KeyValueStoreError):
+    code = "key_too_large"
+
+
+class _ValueTooLarge(KeyValueStoreError):
+    code = "value_too_large"
+
+
+class _BatchTooLarge(KeyValueStoreError):
+    code = "batch_too_large"
+
+
+class _ReservedKey(KeyValueStoreError):
+    code = "reserved_key"
+
+
+class _KeyValueNotLeader(KeyValueStoreError):
+    code = "not_leader"
+
+
+class _KeyValueTimeout(KeyValueStoreError):
+    code = "timeout"
+
+
+class _KeyValueOutcomeUnknown(KeyValueStoreError):
+    code = "outcome_unknown"
+
+
+class _KeyValueFailed(KeyValueStoreError):
+    code = "failed"
+
+
+KeyValueStoreError.NotFound = _KeyNotFound
+KeyValueStoreError.EmptyKey = _EmptyKey
+KeyValueStoreError.KeyTooLarge = _KeyTooLarge
+KeyValueStoreError.ValueTooLarge = _ValueTooLarge
+KeyValueStoreError.BatchTooLarge = _BatchTooLarge
+KeyValueStoreError.ReservedKey = _ReservedKey
+KeyValueStoreError.NotLeader = _KeyValueNotLeader
+KeyValueStoreError.Timeout = _KeyValueTimeout
+KeyValueStoreError.OutcomeUnknown = _KeyValueOutcomeUnknown
+KeyValueStoreError.Failed = _KeyValueFailed

@@ -1,0 +1,95 @@
+"""Every bound in Aspen: sizes in bytes, times in milliseconds, counts bare.
+
+A limit lives here even if one module alone uses it, so that an operator can read in one
+sitting how large anything may grow. Relations between limits are asserted at the bottom.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# --- DNS (RFC 1035 §2.3.4, RFC 6891, RFC 7766) -------------------------------------------------
+DNS_NAME_BYTES: Final = 255
+DNS_LABEL_BYTES: Final = 63
+DNS_UDP_PLAIN_BYTES: Final = 512  # without EDNS
+DNS_UDP_EDNS_BYTES: Final = 1232  # what we advertise and never exceed (DNS flag day 2020)
+DNS_TCP_MESSAGE_BYTES: Final = 65_535
+DNS_QUERY_BYTES: Final = 4_096  # a longer datagram is not a query
+DNS_TCP_CONNECTIONS: Final = 1_024
+DNS_TCP_CONNECTIONS_PER_CLIENT: Final = 64
+DNS_TCP_IDLE_MS: Final = 10_000
+DNS_TCP_READ_MS: Final = 5_000  # from a message's first byte to its last
+DNS_TCP_PIPELINE: Final = 128  # unanswered queries on one connection
+DNS_CACHE_ENTRIES: Final = 65_536  # ready answers a UDP worker keeps
+DNS_CACHE_LIFE_MS: Final = 1_000  # a cached answer outlives its generation by no more
+DNS_WORKERS: Final = 64
+DNS_CNAME_CHAIN: Final = 8
+
+# --- pkarr (https://pkarr.org, BEP 44) ---------------------------------------------------------
+PKARR_PACKET_BYTES: Final = 1_000  # the DNS message inside
+PKARR_PAYLOAD_BYTES: Final = 64 + 8 + PKARR_PACKET_BYTES  # signature, timestamp, message
+PKARR_FUTURE_MS: Final = 300_000  # a timestamp further ahead is refused
+
+# --- key-value store ---------------------------------------------------------------------------
+KV_KEY_BYTES: Final = 500
+KV_VALUE_BYTES: Final = 1_048_576
+KV_BATCH_KEYS: Final = 100
+KV_SCAN_DEFAULT: Final = 1_000
+KV_SCAN_MAX: Final = 10_000
+KV_SCAN_BYTES: Final = 8 * 1_048_576  # of keys and values in one page of a scan
+KV_RESERVED_PREFIX: Final = b"_system:"
+
+# --- HTTP --------------------------------------------------------------------------------------
+HTTP_BODY_BYTES: Final = 2 * 1_048_576
+HTTP_HEADER_BYTES: Final = 8_190
+HTTP_CONNECTIONS: Final = 4_096
+HTTP_HEAD_MS: Final = 10_000  # to send the request line and headers
+HTTP_BODY_MS: Final = 10_000  # to send the whole body
+HTTP_KEEPALIVE_MS: Final = 60_000
+HTTP_IN_FLIGHT: Final = 2_048
+
+# --- Raft --------------------------------------------------------------------------------------
+LMDB_KEY_BYTES: Final = 511
+RAFT_ENTRY_BYTES: Final = 4 * 1_048_576
+RAFT_MESSAGE_BYTES: Final = 1_048_576  # entries aimed at in one MsgApp (one larger entry goes alone)
+RAFT_FRAME_BYTES: Final = 8 * 1_048_576
+RAFT_INFLIGHT_MESSAGES: Final = 256
+RAFT_INFLIGHT_BYTES: Final = 16 * 1_048_576
+RAFT_UNCOMMITTED_BYTES: Final = 64 * 1_048_576
+RAFT_COMMITTED_BYTES_PER_READY: Final = 4 * 1_048_576
+RAFT_PENDING_PROPOSALS: Final = 8_192  # awaiting their outcome on one node
+RAFT_PENDING_READS: Final = 8_192
+RAFT_BATCHES_IN_FLIGHT: Final = 4  # handed to the writer thread, not yet durable
+RAFT_PROPOSE_MS: Final = 4_000  # after this, the outcome is unknown
+RAFT_READ_MS: Final = 4_000
+RAFT_MEMBERS: Final = 16
+RAFT_LOG_CACHE_ENTRIES: Final = 4_096  # newest entries kept in memory beside LMDB
+RAFT_LOG_CACHE_BYTES: Final = 32 * 1_048_576
+
+# --- QUIC endpoint -----------------------------------------------------------------------------
+NET_HANDSHAKE_MS: Final = 5_000
+NET_IDLE_MS: Final = 10_000
+NET_CONNECTIONS: Final = 256
+NET_UNAUTHENTICATED: Final = 64  # connections inside the handshake at one time
+NET_SEND_BACKLOG_BYTES: Final = 32 * 1_048_576  # per peer; beyond it, messages are dropped
+NET_RECONNECT_MIN_MS: Final = 50
+NET_RECONNECT_MAX_MS: Final = 2_000
+NET_HELLO_BYTES: Final = 1_024
+NET_REFUSAL_LOG_MS: Final = 60_000  # a refusal of one kind is logged once in this time
+ADDRESSES_PER_PEER: Final = 16
+ADDRESS_BOOK_PEERS: Final = 1_024
+
+# --- store -------------------------------------------------------------------------------------
+LMDB_MAP_BYTES: Final = 64 * 1024**3  # address space, not disk
+LMDB_READERS: Final = 512
+LMDB_TABLES: Final = 24
+
+SHUTDOWN_MS: Final = 5_000
+
+# Relations that must hold whatever is tuned above.
+assert DNS_UDP_PLAIN_BYTES <= DNS_UDP_EDNS_BYTES <= DNS_QUERY_BYTES <= DNS_TCP_MESSAGE_BYTES  # noqa: S101
+assert PKARR_PAYLOAD_BYTES == 1_072 < DNS_TCP_MESSAGE_BYTES  # noqa: S101
+assert KV_KEY_BYTES < LMDB_KEY_BYTES  # noqa: S101
+assert KV_VALUE_BYTES < HTTP_BODY_BYTES < RAFT_ENTRY_BYTES < RAFT_FRAME_BYTES  # noqa: S101
+assert RAFT_MESSAGE_BYTES <= RAFT_INFLIGHT_BYTES <= NET_SEND_BACKLOG_BYTES  # noqa: S101
+assert RAFT_PROPOSE_MS < 5_000  # a client hears within five seconds  # noqa: S101

@@ -1,0 +1,1 @@
+"""The QUIC endpoint: one UDP port, mutually authenticated peers."""

@@ -1,0 +1,1 @@
+"""pkarr: signed DNS packets under Ed25519 keys, and the relay that takes them over HTTP."""

@@ -1,0 +1,1 @@
+"""Consensus: a sans-IO Raft core with etcd-raft's semantics, and the shells that run it."""

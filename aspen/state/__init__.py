@@ -1,0 +1,1 @@
+"""Replicated state: the LMDB store, the commands that change it, and the machine that applies them."""
