@@ -1,0 +1,339 @@
+"""The Raft driver: the shell that runs a `RawNode` on an event loop.
+
+Everything the core does happens on the loop's thread, in `_pump`: feed it what has arrived
+(messages, ticks, proposals, reads), then carry out each `Ready`. Storage work goes to the
+writer thread; messages that promise durability leave when it reports back (the core marks
+them, see "async storage writes" in rawnode). All that arrives within one turn of the loop
+shares one `Ready`, and all that waits for the disk shares one commit.
+
+The fate of a proposal: its future resolves when the entry is applied *here*. It fails with
+`NoLeader` or `Overloaded` only if it certainly was not proposed; once handed to the core it can
+only succeed or end as `OutcomeUnknown`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import structlog
+
+from aspen.errors import NoLeader, Overloaded, invariant
+from aspen.limits import RAFT_BATCHES_IN_FLIGHT
+from aspen.raft.core import ProposalDropped
+from aspen.raft.envelope import HEAD_BYTES, restamp, seal
+from aspen.raft.messages import (
+    LOCAL_APPEND_THREAD,
+    LOCAL_APPLY_THREAD,
+    Entry,
+    EntryKind,
+    HardState,
+    Message,
+    MessageType,
+    decode_conf_change,
+)
+from aspen.raft.pending import PendingProposals, PendingReads
+from aspen.raft.rawnode import RawNode, Role
+from aspen.raft.roster import Roster
+from aspen.raft.storage import LmdbLog
+from aspen.raft.writer import StateMachine, Writer, WriteJob
+from aspen.state.store import Store
+
+log = structlog.get_logger("aspen.raft")
+
+_FROM_LEADER: Final = frozenset({MessageType.APP, MessageType.HEARTBEAT, MessageType.SNAP})
+
+
+class Transport(Protocol):
+    """Carries messages to other members: ordered per peer, lossy, never blocking."""
+
+    def send(self, messages: Sequence[Message]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Where the driver gets the time."""
+
+    monotonic_ms: Callable[[], int]
+    wall_ms: Callable[[], int]
+
+
+class RaftDriver:
+    """Runs one node's `RawNode`. Create it on the loop it is to run on."""
+
+    def __init__(
+        self,
+        *,
+        raw: RawNode,
+        node_id: int,
+        store: Store,
+        log_storage: LmdbLog,
+        machine: StateMachine,
+        transport: Transport,
+        clock: Clock,
+        tick_ms: float,
+        on_dns_change: Callable[[], None],
+        on_progress: Callable[[RaftDriver], None],
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        """`on_dns_change` runs on the writer thread right after a commit that changed what DNS
+        can see; `on_progress` on the loop after anything moved; `on_failure` once, on the loop,
+        when the node can't go on."""
+        self.raw = raw
+        self.node_id = node_id
+        self.roster: Roster = log_storage.roster
+        self.leader_id = 0
+        self.role: Role = Role.FOLLOWER
+        self.last_contact_ms: int | None = None
+        self.applied_index = log_storage.applied_index
+        self.failure: Exception | None = None
+        self._log_storage = log_storage
+        self._transport = transport
+        self._clock = clock
+        self._tick_seconds = tick_ms / 1000
+        self._on_dns_change = on_dns_change
+        self._on_progress = on_progress
+        self._on_failure = on_failure
+        self._loop = asyncio.get_running_loop()
+        self._writer = Writer(
+            store, log_storage, machine, on_durable=self._written, on_failure=self._write_failed
+        )
+        self._hard_state = log_storage.hard_state
+        self._batches_in_flight = 0
+        self._pump_scheduled = False
+        self._stopped = False
+        self._tick_timer: asyncio.TimerHandle | None = None
+        incarnation = os.urandom(8)
+        self._proposals = PendingProposals(self._loop, incarnation)
+        self._reads = PendingReads(self._loop, incarnation)
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._writer.start()
+        self._arm_tick(self._loop.time() + self._tick_seconds)
+        self.wake()
+
+    async def stop(self) -> None:
+        """Stop ticking, make durable what is queued, and fail what still waits."""
+        self._stopped = True
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
+        if self.failure is None:
+            await asyncio.to_thread(self._writer.stop)
+        self._proposals.close()
+        self._reads.close()
+
+    def wake(self) -> None:
+        """Run `_pump` once this turn of the loop has taken in whatever else has arrived."""
+        if not self._pump_scheduled and not self._stopped:
+            self._pump_scheduled = True
+            self._loop.call_soon(self._pump)
+
+    def _arm_tick(self, when: float) -> None:
+        self._tick_timer = self._loop.call_at(when, self._tick, when)
+
+    def _tick(self, due: float) -> None:
+        # Ticks missed while this process was held up are skipped, not made up for: what arrived
+        # meanwhile must be heard before an election timeout may run out.
+        now = self._loop.time()
+        following = due + self._tick_seconds
+        self._arm_tick(following if following > now else now + self._tick_seconds)
+        self.raw.tick()
+        if self._reads.stale(now):
+            self._reads.retry()
+        self.wake()
+
+    # --- what comes in ------------------------------------------------------------------------
+
+    def receive(self, message: Message) -> None:
+        """A message from an authenticated member."""
+        if self._stopped:
+            return
+        if message.type is MessageType.PROP:
+            if any(e.kind is EntryKind.NORMAL and len(e.data) < HEAD_BYTES for e in message.entries):
+                log.warning("a forwarded proposal without its envelope was dropped", sender=message.sender)
+                return
+            message = self._stamped(message)
+        self._step(message)
+        if message.type in _FROM_LEADER and message.sender == self.leader_id_now():
+            self.last_contact_ms = self._clock.monotonic_ms()
+        self.wake()
+
+    def _stamped(self, message: Message) -> Message:
+        """The proposal under this node's time: if it leads, that is the one that counts."""
+        now_ms = self._clock.wall_ms()
+        entries = tuple(
+            Entry(e.term, e.index, e.kind, restamp(e.data, now_ms) if e.kind is EntryKind.NORMAL else e.data)
+            for e in message.entries
+        )
+        return Message(MessageType.PROP, to=message.to, sender=message.sender, term=message.term, entries=entries)
+
+    def _step(self, message: Message) -> None:
+        try:
+            self.raw.step(message)
+        except ProposalDropped:
+            # Its proposer is told nothing: a dropped forward ends as an unknown outcome there.
+            log.debug("a forwarded proposal was dropped", sender=message.sender)
+
+    def unreachable(self, node_id: int) -> None:
+        """The transport could not reach a member."""
+        if not self._stopped:
+            self.raw.report_unreachable(node_id)
+
+    async def propose(self, command: bytes) -> Any:
+        """Replicate a command; return what the machine said of it, once applied on this node.
+
+        Raises `NoLeader` or `Overloaded` (not proposed) or `OutcomeUnknown`.
+        """
+        if self._stopped:
+            raise NoLeader("this node is stopping")
+        future = self._proposals.add(command)
+        self.wake()
+        return await future
+
+    async def read_barrier(self) -> None:
+        """Return once the local replica holds all that was acknowledged before this call.
+
+        ReadIndex (thesis §6.4). Raises `NoLeader` or `Overloaded`.
+        """
+        if self._stopped:
+            raise NoLeader("this node is stopping")
+        future = self._reads.add()
+        self.wake()
+        await future
+
+    def leader_id_now(self) -> int:
+        return self.raw.leader_id
+
+    # --- the pump -----------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        self._pump_scheduled = False
+        if self._stopped:
+            return
+        if self.raw.leader_id:
+            self._propose_waiting()
+            if (context := self._reads.next_round()) is not None:
+                self.raw.read_index(context)
+        while self._batches_in_flight < RAFT_BATCHES_IN_FLIGHT and self.raw.has_ready():
+            self._carry_out()
+
+    def _propose_waiting(self) -> None:
+        batch = self._proposals.take()
+        if not batch:
+            return
+        now_ms = self._clock.wall_ms()
+        try:
+            self.raw.propose_many([seal(request_id, now_ms, command) for request_id, command in batch])
+        except ProposalDropped:
+            self._proposals.refuse(batch, Overloaded("the leader has too much uncommitted work; try again"))
+            return
+        self._proposals.proposed(batch, self.raw.term)
+
+    def _carry_out(self) -> None:
+        ready = self.raw.ready()
+        if ready.soft_state is not None:
+            self._role_changed(ready.soft_state.leader_id, ready.soft_state.role)
+        for read in ready.read_states:
+            self._reads.confirmed(read.context, read.index, self.applied_index)
+        outgoing: list[Message] = []
+        append, apply = None, None
+        for message in ready.messages:
+            if message.to == LOCAL_APPEND_THREAD:
+                append = message
+            elif message.to == LOCAL_APPLY_THREAD:
+                apply = message
+            else:
+                outgoing.append(message)
+        if outgoing:
+            self._transport.send(outgoing)
+        if append is not None or apply is not None:
+            self._batches_in_flight += 1
+            self._writer.submit(self._job(append, apply))
+        self._on_progress(self)
+
+    def _job(self, append: Message | None, apply: Message | None) -> WriteJob:
+        job = WriteJob()
+        responses: list[Message] = []
+        if append is not None:
+            invariant(append.snapshot is None, "a snapshot came without a way to install it")
+            job.entries = append.entries
+            if append.term or append.vote or append.commit:
+                self._hard_state = HardState(append.term, append.vote, append.commit)
+                job.hard_state = self._hard_state
+            responses += append.responses
+        if apply is not None:
+            job.committed = apply.entries
+            job.roster = self._change_roster(apply.entries)
+            responses += apply.responses
+        job.responses = responses
+        return job
+
+    def _change_roster(self, committed: Sequence[Entry]) -> Roster | None:
+        """Switch the core to each configuration as its entry is handed out for application.
+
+        The entry is committed, so this can't be undone; a crash before it is durable as applied
+        only means that it is applied again.
+        """
+        changed = False
+        for entry in committed:
+            if entry.kind is not EntryKind.NORMAL:
+                change = decode_conf_change(entry)
+                self.roster = self.roster.changed(change, self.raw.apply_conf_change(change))
+                changed = True
+        if not changed:
+            return None
+        log.info("membership", members=[m.node_id for m in self.roster.members])
+        return self.roster
+
+    def _role_changed(self, leader_id: int, role: Role) -> None:
+        if (leader_id, role) == (self.leader_id, self.role):
+            return
+        self.leader_id, self.role = leader_id, role
+        log.info("leadership", role=role.name.lower(), leader=leader_id or None, term=self.raw.term)
+        if leader_id:
+            self._reads.retry()
+            self.last_contact_ms = self._clock.monotonic_ms()
+
+    # --- back from the writer -----------------------------------------------------------------
+
+    def _written(self, jobs: Sequence[WriteJob], dns_changed: bool) -> None:
+        """On the writer thread, after the commit."""
+        if dns_changed:
+            self._on_dns_change()
+        self._loop.call_soon_threadsafe(self._durable, jobs)
+
+    def _write_failed(self, error: Exception) -> None:
+        self._loop.call_soon_threadsafe(self._halt, error)
+
+    def _halt(self, error: Exception) -> None:
+        self.failure = error
+        log.critical("the store failed; this node stops", error=str(error))
+        self._on_failure(error)
+
+    def _durable(self, jobs: Sequence[WriteJob]) -> None:
+        """On the loop: the jobs are on disk; let go what waited for that."""
+        outgoing: list[Message] = []
+        for job in jobs:
+            self._batches_in_flight -= 1
+            self._log_storage.durable(job.entries)
+            for request_id, result in job.results:
+                self._proposals.applied(request_id, result)
+            if job.committed:
+                last = job.committed[-1]
+                self.applied_index = last.index
+                self._proposals.term_applied(last.term)
+                self._reads.applied(last.index)
+            for message in job.responses:
+                if message.to == self.node_id:
+                    self.raw.step(message)
+                else:
+                    outgoing.append(message)
+        if outgoing and not self._stopped:
+            self._transport.send(outgoing)
+        self._on_progress(self)
+        self.wake()

@@ -1,0 +1,222 @@
+"""The Raft log and its companions (hard state, applied index, roster) in LMDB.
+
+Two faces for two threads. The writer thread calls the methods that take a transaction. The
+core's thread reads through the `LogStorage` methods, which know only what is durable: `durable`
+moves their view forward once a transaction has committed. The newest entries stay in memory,
+since those are the ones the core asks for.
+
+Each entry is stored under its index (u64 BE) as term u64 ‖ kind u8 ‖ CRC-32 u32 ‖ data; the
+checksum covers index, term and kind too, so a flipped bit is found, never served.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from aspen.errors import StorageError, invariant
+from aspen.limits import RAFT_LOG_CACHE_BYTES, RAFT_LOG_CACHE_ENTRIES
+from aspen.raft.log import LogCompacted, LogUnavailable
+from aspen.raft.messages import ConfState, Entry, EntryKind, HardState, Snapshot
+from aspen.raft.roster import Roster, decode_roster, encode_roster
+from aspen.state.store import Store, Txn
+
+_U64: Final = struct.Struct(">Q")
+_ENTRY: Final = struct.Struct(">QBI")
+_CHECKED: Final = struct.Struct(">QQB")
+_APPLIED: Final = struct.Struct(">QQ")
+
+_META_HARD_STATE: Final = b"hard_state"
+_META_APPLIED: Final = b"applied"
+_META_ROSTER: Final = b"roster"
+_META_IDENTITY: Final = b"node"
+
+_HARD_STATE: Final = struct.Struct(">QQQ")
+
+
+class NodeRecord(msgspec.Struct, frozen=True, array_like=True):
+    """Whose data directory this is."""
+
+    node_id: int
+    endpoint_id: bytes
+
+
+def _encode_entry(entry: Entry) -> bytes:
+    checksum = zlib.crc32(entry.data, zlib.crc32(_CHECKED.pack(entry.index, entry.term, entry.kind)))
+    return _ENTRY.pack(entry.term, entry.kind, checksum) + entry.data
+
+
+def _decode_entry(index: int, value: bytes) -> Entry:
+    try:
+        term, kind, checksum = _ENTRY.unpack_from(value)
+    except struct.error:
+        raise StorageError(f"log entry {index} is cut short") from None
+    data = value[_ENTRY.size :]
+    if zlib.crc32(data, zlib.crc32(_CHECKED.pack(index, term, kind))) != checksum:
+        raise StorageError(f"log entry {index} is corrupt: its checksum does not match")
+    return Entry(term, index, EntryKind(kind), data)
+
+
+class LmdbLog:
+    """`aspen.raft.rawnode.LogStorage` over LMDB, and the writer thread's half."""
+
+    def __init__(self, store: Store) -> None:
+        """Read the durable state. Raises `StorageError` if what is there can't be trusted."""
+        self._store = store
+        self._meta = store.tables["meta"]
+        self._log = store.tables["log"]
+        self._tail: dict[int, Entry] = {}
+        self._tail_first = 1
+        self._tail_bytes = 0
+        with store.read() as txn:
+            self.hard_state = self._read_hard_state(txn)
+            self.applied_index, self.applied_term = self._read_applied(txn)
+            roster = txn.get(_META_ROSTER, db=self._meta)
+            self.roster = Roster() if roster is None else decode_roster(roster)
+            node = txn.get(_META_IDENTITY, db=self._meta)
+            self.node = None if node is None else msgspec.msgpack.decode(node, type=NodeRecord)
+            cursor = txn.cursor(db=self._log)
+            self._first = _U64.unpack(cursor.key())[0] if cursor.first() else 1
+            self._last = _U64.unpack(cursor.key())[0] if cursor.last() else 0
+        self._tail_first = self._last + 1
+        self._check()
+
+    def _check(self) -> None:
+        if self.applied_index > self.hard_state.commit:
+            raise StorageError(
+                f"the store says index {self.applied_index} is applied, yet only {self.hard_state.commit} committed"
+            )
+        if self.hard_state.commit > self._last:
+            raise StorageError(f"the log ends at {self._last}, before its commit index {self.hard_state.commit}")
+
+    def _read_hard_state(self, txn: Txn) -> HardState:
+        value = txn.get(_META_HARD_STATE, db=self._meta)
+        return HardState() if value is None else HardState(*_HARD_STATE.unpack(value))
+
+    def _read_applied(self, txn: Txn) -> tuple[int, int]:
+        value = txn.get(_META_APPLIED, db=self._meta)
+        if value is None:
+            return 0, 0
+        index, term = _APPLIED.unpack(value)
+        return index, term
+
+    @property
+    def initialised(self) -> bool:
+        """Whether this store has ever held a term, a vote or an entry."""
+        return self._last > 0 or self.hard_state != HardState()
+
+    # --- LogStorage: the core's thread --------------------------------------------------------
+
+    def initial_state(self) -> tuple[HardState, ConfState]:
+        return self.hard_state, self.roster.conf_state
+
+    def first_index(self) -> int:
+        return self._first
+
+    def last_index(self) -> int:
+        return self._last
+
+    def term(self, index: int) -> int:
+        """Raises `LogCompacted` or `LogUnavailable` outside the log; index 0 has term 0."""
+        if (entry := self._tail.get(index)) is not None:
+            return entry.term
+        if index == 0 and self._first == 1:
+            return 0
+        if index < self._first:
+            raise LogCompacted(index)
+        if index > self._last:
+            raise LogUnavailable(index)
+        with self._store.read() as txn:
+            return self._get(txn, index).term
+
+    def entries(self, low: int, high: int, max_bytes: int) -> list[Entry]:
+        """Entries [low, high), cut at `max_bytes` of data but never to nothing."""
+        if low < self._first:
+            raise LogCompacted(low)
+        invariant(high <= self._last + 1, "entries past the durable log were asked for")
+        if low >= self._tail_first:
+            return _cut([self._tail[index] for index in range(low, high)], max_bytes)
+        found: list[Entry] = []
+        size = 0
+        with self._store.read() as txn:
+            for index in range(low, high):
+                entry = self._get(txn, index)
+                size += len(entry.data)
+                if found and size > max_bytes:
+                    break
+                found.append(entry)
+        return found
+
+    def snapshot(self) -> Snapshot:
+        """The log is never compacted, so no peer ever needs one."""
+        raise LogUnavailable(0)
+
+    def _get(self, txn: Txn, index: int) -> Entry:
+        value = txn.get(_U64.pack(index), db=self._log)
+        if value is None:
+            raise StorageError(f"log entry {index} is missing")
+        return _decode_entry(index, value)
+
+    def durable(self, entries: Sequence[Entry]) -> None:
+        """`entries` were appended by a transaction that has committed."""
+        if not entries:
+            return
+        first = entries[0].index
+        for index in range(max(first, self._tail_first), self._last + 1):
+            self._tail_bytes -= len(self._tail.pop(index).data)
+        if first < self._tail_first:
+            self._tail_first = first
+        for entry in entries:
+            self._tail[entry.index] = entry
+            self._tail_bytes += len(entry.data)
+        self._last = entries[-1].index
+        while len(self._tail) > RAFT_LOG_CACHE_ENTRIES or self._tail_bytes > RAFT_LOG_CACHE_BYTES:
+            self._tail_bytes -= len(self._tail.pop(self._tail_first).data)
+            self._tail_first += 1
+
+    # --- the writer thread --------------------------------------------------------------------
+
+    def append(self, txn: Txn, entries: Sequence[Entry]) -> None:
+        """Append, first dropping whatever conflicts: everything from the first index on."""
+        cursor = txn.cursor(db=self._log)
+        found = cursor.set_range(_U64.pack(entries[0].index))
+        while found:
+            found = cursor.delete()
+        for entry in entries:
+            txn.put(_U64.pack(entry.index), _encode_entry(entry), db=self._log, append=True)
+
+    def put_hard_state(self, txn: Txn, hard_state: HardState) -> None:
+        value = _HARD_STATE.pack(hard_state.term, hard_state.vote, hard_state.commit)
+        txn.put(_META_HARD_STATE, value, db=self._meta)
+
+    def put_applied(self, txn: Txn, index: int, term: int) -> None:
+        txn.put(_META_APPLIED, _APPLIED.pack(index, term), db=self._meta)
+
+    def put_roster(self, txn: Txn, roster: Roster) -> None:
+        txn.put(_META_ROSTER, encode_roster(roster), db=self._meta)
+
+    def claim(self, node_id: int, endpoint_id: bytes) -> None:
+        """Bind the data directory to this node on first use; refuse another node's directory."""
+        record = NodeRecord(node_id, endpoint_id)
+        if self.node is None:
+            with self._store.write() as txn:
+                txn.put(_META_IDENTITY, msgspec.msgpack.encode(record), db=self._meta)
+            self.node = record
+        elif self.node != record:
+            raise StorageError(
+                f"the data directory {self._store.path.parent} belongs to node {self.node.node_id} "
+                "with another node id or key"
+            )
+
+
+def _cut(entries: list[Entry], max_bytes: int) -> list[Entry]:
+    size = 0
+    for count, entry in enumerate(entries):
+        size += len(entry.data)
+        if count and size > max_bytes:
+            return entries[:count]
+    return entries

@@ -1,0 +1,82 @@
+"""The replicated state machine: the one place where commands change state.
+
+`apply` is deterministic: what it writes depends on the state, the log index, the leader's
+time stamp and the command, never on a clock, randomness or iteration order. Nodes that applied
+the same index therefore hold the same state, byte for byte.
+
+Leaders' clocks may disagree. The machine keeps the highest time it has seen and gives commands
+that time or later, so state never sees time go back when leadership moves.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from aspen.errors import CommandError, KeyValueStoreError
+from aspen.state.commands import (
+    KvDelete,
+    KvSet,
+    PacketOutcome,
+    PacketPut,
+    PacketResult,
+    Rejected,
+    Result,
+    decode_command,
+    validate_command,
+)
+from aspen.state.kv import apply_kv_delete, apply_kv_set
+from aspen.state.packets import apply_packet_put
+from aspen.state.store import Store, Txn
+
+_U64: Final = struct.Struct(">Q")
+_TIME: Final = b"machine_time_ms"
+
+
+class Machine:
+    """Applies commands within the caller's transaction. Used by one thread at a time."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._meta = store.tables["meta"]
+        self._time_ms = 0
+        self._time_stored_ms = 0
+        self._dns_changed = False
+
+    def begin(self, txn: Txn) -> None:
+        """Take up the state of `txn`; call first in every transaction that applies."""
+        value = txn.get(_TIME, db=self._meta)
+        self._time_ms = self._time_stored_ms = 0 if value is None else _U64.unpack(value)[0]
+        self._dns_changed = False
+
+    def apply(self, txn: Txn, index: int, proposed_at_ms: int, data: bytes) -> Result:
+        """Apply one committed command and return its result.
+
+        A command that doesn't parse or breaks a limit is `Rejected` and changes nothing: it is
+        committed, so every node must get past it alike.
+        """
+        self._time_ms = max(self._time_ms, proposed_at_ms)
+        try:
+            command = decode_command(data)
+            validate_command(command)
+        except (CommandError, KeyValueStoreError) as error:
+            return Rejected(f"log index {index}: {error}")
+        match command:
+            case PacketPut():
+                return self._packet_put(txn, command)
+            case KvSet():
+                return apply_kv_set(self._store, txn, command)
+            case KvDelete():
+                return apply_kv_delete(self._store, txn, command)
+
+    def _packet_put(self, txn: Txn, command: PacketPut) -> PacketResult:
+        result = apply_packet_put(self._store, txn, command, self._time_ms)
+        if result.outcome is PacketOutcome.STORED:
+            self._dns_changed = True
+        return result
+
+    def end(self, txn: Txn) -> bool:
+        """Finish the transaction's part; say whether anything DNS answers from has changed."""
+        if self._time_ms != self._time_stored_ms:
+            txn.put(_TIME, _U64.pack(self._time_ms), db=self._meta)
+        return self._dns_changed
