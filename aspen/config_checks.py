@@ -1,0 +1,197 @@
+"""Whether a configuration can work: errors, and warnings for what probably is a mistake.
+
+Everything wrong is named at once. A setting whose feature isn't built yet is accepted and kept,
+and a warning says that it has no effect, so that nobody is fooled.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from aspen.config import (
+    ClusterBootstrapConfig,
+    ControlBackend,
+    Profile,
+    RelayMode,
+    is_loopback,
+    parse_address,
+    parse_peer,
+    setting_types,
+    settings,
+)
+from aspen.errors import ConfigError, IdentityError
+from aspen.identity import Cookie, EndpointId, Identity
+
+DISK_WARNING_PERCENT: Final = 80
+TOKEN_SHORT_CHARS: Final = 16
+
+
+def check(config: ClusterBootstrapConfig, given: frozenset[str] = frozenset()) -> list[str]:
+    """Raise `ConfigError` naming every setting that can't be used; return the warnings.
+
+    `given` names the settings someone wrote down, for `unbuilt_warnings`.
+    """
+    problems = list(_type_errors(config))
+    if not problems:  # of the right types: look at what they say
+        problems = list(_value_errors(config))
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return [*_warnings(config), *unbuilt_warnings(config, given)]
+
+
+def _type_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
+    types = setting_types()
+    for path, value, _default in settings(config):
+        plain = os.fspath(value) if isinstance(value, Path) else value
+        try:
+            msgspec.convert(plain, types.get(path), strict=True)  # an absent section is None
+        except msgspec.ValidationError as error:
+            yield f"{path}: {error}"
+
+
+def _value_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
+    if config.node_id == 0:
+        yield "node_id must not be 0: give every node of a cluster an id of its own, from 1"
+    try:
+        Cookie(config.cookie)
+    except ConfigError as error:
+        yield f"cookie: {error}"
+    for name in ("heartbeat_interval_ms", "election_timeout_min_ms", "election_timeout_max_ms"):
+        if getattr(config, name) == 0:
+            yield f"{name} must be greater than 0"
+    if config.election_timeout_max_ms <= config.election_timeout_min_ms:
+        yield (
+            f"election_timeout_max_ms ({config.election_timeout_max_ms}) must be greater than "
+            f"election_timeout_min_ms ({config.election_timeout_min_ms})"
+        )
+    if config.iroh.secret_key is not None:
+        try:
+            Identity.from_hex(config.iroh.secret_key)
+        except IdentityError:
+            yield "iroh.secret_key must be 64 hexadecimal digits"
+    parent = config.data_path.absolute().parent
+    if not parent.is_dir():
+        yield f"data_dir: its parent directory {parent} does not exist"
+    yield from _address_errors(config)
+    for origin in config.dns_server.all_origins:
+        if not _is_domain_name(origin):
+            yield f"dns_server.origins: {origin!r} is not a domain name"
+    if config.iroh.relay_mode is RelayMode.CUSTOM and not (config.iroh.relay_urls or config.iroh.relay_url):
+        yield 'iroh.relay_mode is "custom" but iroh.relay_urls is empty'
+
+
+def _address_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
+    if config.admin_token is not None and not config.admin_token.strip():
+        yield "admin_token is empty"
+    try:
+        _ = config.http_listen
+        admin = config.admin_listen
+    except ConfigError as error:
+        yield str(error)
+    else:
+        if admin is not None and not is_loopback(admin[0]) and not config.admin_token:
+            yield f"admin_addr {config.admin_addr} is not loopback: set admin_token, or bind 127.0.0.1"
+    seen: dict[int, EndpointId] = {}
+    for text in config.peers:
+        try:
+            peer = parse_peer(text)
+        except ConfigError as error:
+            yield str(error)
+        else:
+            if seen.setdefault(peer.node_id, peer.endpoint_id) != peer.endpoint_id:
+                yield f"peers: node {peer.node_id} is given with two endpoint ids"
+
+
+def _warnings(config: ClusterBootstrapConfig) -> Iterator[str]:
+    minimum, maximum = config.election_timeout_min_ms, config.election_timeout_max_ms
+    if config.heartbeat_interval_ms >= minimum:
+        yield (
+            f"heartbeat_interval_ms ({config.heartbeat_interval_ms}) is not below election_timeout_min_ms "
+            f"({minimum}): followers will call elections under a healthy leader"
+        )
+    if minimum < 1_000 and config.profile is not Profile.LAN:
+        yield f"election_timeout_min_ms ({minimum}) is below 1000 outside the lan profile"
+    if maximum > 10_000:
+        yield f"election_timeout_max_ms ({maximum}) is above 10000: a lost leader is missed for long"
+    for name in ("http_addr", "admin_addr"):
+        text = getattr(config, name)
+        if text is not None and parse_address(name, text)[1] in (80, 443):
+            yield f"{name} uses a well-known port ({text}): it needs privileges and may be taken"
+    if not is_loopback(config.http_listen[0]) and config.admin_addr is None and not config.admin_token:
+        yield (
+            f"http_addr {config.http_addr} is not a loopback address and neither admin_addr nor admin_token "
+            "is set: the kv and cluster routes are not served"
+        )
+    if config.admin_token is not None and len(config.admin_token) < TOKEN_SHORT_CHARS:
+        yield f"admin_token is shorter than {TOKEN_SHORT_CHARS} characters"
+    used = _disk_used_percent(config.data_path)
+    if used > DISK_WARNING_PERCENT:
+        yield f"data_dir: its disk is {used:.0f} % full"
+
+
+# Accepted and kept, but nothing acts on them yet → what they belong to.
+_UNBUILT: Final = {
+    "ractor_port": "there are no actors; quic_port carries what the nodes say to each other",
+    "ticket": "joining by ticket is not built yet",
+    "iroh.relay_url": "iroh relays are not built yet",
+    "iroh.relay_urls": "iroh relays are not built yet",
+    "iroh.relay_mode": "iroh relays are not built yet",
+    "iroh.enable_gossip": "gossip is not built yet; list the members in peers",
+    "iroh.gossip_ticket": "joining by ticket is not built yet",
+    "iroh.enable_mdns": "mDNS discovery is not built yet; list the members in peers",
+    "iroh.enable_dns_discovery": "DNS discovery is not built yet",
+    "iroh.dns_discovery_url": "DNS discovery is not built yet",
+    "iroh.enable_pkarr": "publishing the node's own address by pkarr is not built yet",
+    "iroh.enable_pkarr_dht": "publishing the node's own address by pkarr is not built yet",
+    "iroh.enable_pkarr_relay": "publishing the node's own address by pkarr is not built yet",
+    "iroh.include_pkarr_direct_addresses": "publishing the node's own address by pkarr is not built yet",
+    "iroh.pkarr_republish_delay_secs": "publishing the node's own address by pkarr is not built yet",
+    "iroh.pkarr_relay_url": "publishing the node's own address by pkarr is not built yet",
+    "iroh.enable_raft_auth": "Raft traffic is always authenticated",
+    "iroh.bootstrap_nodes": "DNS discovery is not built yet",
+    "dns_server.https_config": "the HTTPS listener is not built yet",
+    "dns_server.data_dir": "records are part of the replicated state and live in the node's data_dir",
+    "dns_server.enable_dht_fallback": "the DHT is not built yet",
+    "control_backend": "only the raft backend is built yet",
+}
+
+
+def unbuilt_warnings(config: ClusterBootstrapConfig, given: frozenset[str] = frozenset()) -> list[str]:
+    """One warning for each setting that asks for what isn't built.
+
+    `given` names settings someone wrote down: those warn at their default too. Switching such a
+    feature off is never worth a warning, because off is what it is.
+    """
+    found: dict[str, str] = {}
+    for path, value, default in settings(config):
+        section = "dns_server.https_config" if path.startswith("dns_server.https_config.") else path
+        if section not in _UNBUILT or (value == default and path not in given):
+            continue
+        switched_off = value is None or value == [] or value is RelayMode.DISABLED or value is False
+        if path == "iroh.enable_raft_auth":
+            switched_off = value is True
+        if value is not ControlBackend.RAFT and not switched_off:
+            found[section] = f"{section} has no effect yet: {_UNBUILT[section]}"
+    if config.ticket is not None and config.ticket == config.iroh.gossip_ticket:
+        found.pop("ticket", None)  # one setting, one warning
+    return list(found.values())
+
+
+def _is_domain_name(text: str) -> bool:
+    labels = text.split(".") if text != "." else []
+    return len(text) <= 253 and all(
+        0 < len(label) <= 63 and label.isascii() and label.isprintable() and " " not in label
+        for label in labels
+    )
+
+
+def _disk_used_percent(path: Path) -> float:
+    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    usage = shutil.disk_usage(existing)
+    return 100 * usage.used / usage.total
