@@ -1,0 +1,195 @@
+"""Where settings come from: defaults < environment < TOML < flags.
+
+Each source becomes a flat table, dotted setting name → (value, where it was written), checked on
+its own: an unknown name or a value of the wrong type is a `ConfigError` that names the source.
+A later source overrides a setting under all of its names (`dns_port`, `dns_server.dns_port` and
+`dns_server.port` are one), and only then is the configuration built.
+
+Environment: `ASPEN_NODE_ID`, `ASPEN_IROH_ENABLE_MDNS`, `ASPEN_DNS_SERVER_ORIGINS` (lists are
+separated by commas).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from aspen.config import (
+    SECRET_SETTINGS,
+    ClusterBootstrapConfig,
+    DnsServerConfig,
+    HttpsConfig,
+    IrohConfig,
+    setting_types,
+)
+from aspen.config_checks import check
+from aspen.errors import ConfigError
+
+PREFIX: Final = "ASPEN_"
+CONFIG_VARIABLE: Final = "ASPEN_CONFIG"
+# Variables of the same prefix that are not a node's settings: the client's, and those of tests.
+_OTHER_VARIABLES: Final = frozenset({"ASPEN_ADDR", CONFIG_VARIABLE})
+_OTHER_PREFIXES: Final = ("ASPEN_TEST_", "ASPEN_BENCH_", "ASPEN_DEV_")
+
+# Names of one and the same setting: setting one in a later source replaces the others.
+_SPELLINGS: Final = (
+    frozenset({"dns_port", "dns_server.dns_port", "dns_server.port"}),
+    frozenset({"http_addr", "dns_server.http_addr"}),
+    frozenset({"dns_server.origin", "dns_server.origins"}),
+    frozenset({"ticket", "iroh.gossip_ticket"}),
+)
+
+Layer = dict[str, tuple[Any, str]]
+"""Dotted setting name → value, and the source it came from."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedConfig:
+    """A configuration, and which source each given setting came from."""
+
+    config: ClusterBootstrapConfig
+    sources: dict[str, str]
+
+    def validate(self) -> list[str]:
+        """As `ClusterBootstrapConfig.validate`; settings written down warn at their default too."""
+        return check(self.config, frozenset(self.sources))
+
+
+def load_config(
+    *,
+    config_file: Path | None,
+    environment: Mapping[str, str],
+    flags: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+) -> LoadedConfig:
+    """Build a configuration from its sources. Raises `ConfigError`; does not validate.
+
+    `flags` and `defaults` map dotted setting names to values; a flag that is None was not given.
+    """
+    if config_file is None and environment.get(CONFIG_VARIABLE):
+        config_file = Path(environment[CONFIG_VARIABLE])
+    merged: Layer = {}
+    for layer in (
+        {name: (value, "default") for name, value in (defaults or {}).items()},
+        read_environment(environment),
+        read_toml(config_file) if config_file is not None else {},
+        _read_flags(flags),
+    ):
+        for spellings in _SPELLINGS:
+            if spellings & layer.keys():
+                _check_agreement(layer, spellings)
+                for other in spellings - layer.keys():
+                    merged.pop(other, None)
+        merged |= layer
+    values = {name: value for name, (value, _source) in merged.items()}
+    sources = {name: source for name, (_value, source) in merged.items() if source != "default"}
+    return LoadedConfig(_build(values), sources)
+
+
+def _check_agreement(layer: Layer, spellings: frozenset[str]) -> None:
+    """One source may give a setting under two names only if it says the same twice."""
+    if "dns_server.origins" in spellings:
+        return  # these two add up
+    first, *others = sorted(spellings & layer.keys())
+    for other in others:
+        if layer[first][0] != layer[other][0]:
+            raise ConfigError(f"{layer[other][1]}: {first} and {other} are one setting and disagree")
+
+
+def read_environment(environment: Mapping[str, str]) -> Layer:
+    """The settings among the environment's `ASPEN_*` variables. Raises `ConfigError`."""
+    names = {PREFIX + path.replace(".", "_").upper(): path for path in setting_types()}
+    layer: Layer = {}
+    for variable, text in sorted(environment.items()):
+        if not variable.startswith(PREFIX) or variable in _OTHER_VARIABLES:
+            continue
+        if variable.startswith(_OTHER_PREFIXES):
+            continue
+        source = f"environment variable {variable}"
+        if variable not in names:
+            raise ConfigError(f"{source}: no such setting{_suggestion(variable, names)}")
+        path = names[variable]
+        layer[path] = (_from_text(path, text, source), source)
+    return layer
+
+
+def read_toml(file: Path) -> Layer:
+    """The settings in a TOML file. Raises `ConfigError`."""
+    try:
+        document = tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"can't read the configuration file {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not TOML: {error}") from None
+    layer: Layer = {}
+    _flatten(document, "", str(file), layer)
+    return layer
+
+
+def _flatten(table: dict[str, Any], prefix: str, source: str, layer: Layer) -> None:
+    types = setting_types()
+    for key, value in table.items():
+        path = prefix + key
+        if path in types:
+            layer[path] = (_convert(path, value, source, strict=True), source)
+        elif any(name.startswith(path + ".") for name in types):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{source}: {path} is a section, not a value")
+            _flatten(value, path + ".", source, layer)
+        else:
+            raise ConfigError(f"{source}: no such setting: {path}{_suggestion(path, types)}")
+
+
+def _read_flags(flags: Mapping[str, Any]) -> Layer:
+    layer: Layer = {}
+    for path, value in flags.items():
+        if value is None:
+            continue
+        source = "flag --" + path.rpartition(".")[2].replace("_", "-")
+        if isinstance(value, str):
+            layer[path] = (_from_text(path, value, source), source)
+        else:
+            layer[path] = (_convert(path, value, source, strict=True), source)
+    return layer
+
+
+def _from_text(path: str, text: str, source: str) -> Any:
+    value: Any = text
+    if setting_types()[path] == list[str]:
+        value = [part.strip() for part in text.split(",") if part.strip()]
+    return _convert(path, value, source, strict=False)
+
+
+def _convert(path: str, value: Any, source: str, *, strict: bool) -> Any:
+    try:
+        return msgspec.convert(value, setting_types()[path], strict=strict)
+    except msgspec.ValidationError as error:
+        shown = "" if path in SECRET_SETTINGS else f" {value!r}:"
+        raise ConfigError(f"{source}: {path}:{shown} {error}") from None
+
+
+def _build(values: dict[str, Any]) -> ClusterBootstrapConfig:
+    sections: dict[str, dict[str, Any]] = {}
+    for path, value in values.items():
+        section, _, name = path.rpartition(".")
+        sections.setdefault(section, {})[name] = value
+    dns_server = sections.get("dns_server", {})
+    if "dns_server.https_config" in sections:
+        dns_server["https_config"] = HttpsConfig(**sections["dns_server.https_config"])
+    return ClusterBootstrapConfig(
+        **sections.get("", {}),
+        iroh=IrohConfig(**sections.get("iroh", {})),
+        dns_server=DnsServerConfig(**dns_server),
+    )
+
+
+def _suggestion(name: str, known: Mapping[str, Any]) -> str:
+    import difflib  # on the way to an error only
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
