@@ -57,7 +57,7 @@ DOCUMENTED_BLOCKS = {
         '[iroh]\nenable_mdns = true\nenable_gossip = true\nenable_pkarr = false\nrelay_mode = "disabled"\n'
     ),
     "dns interface": (
-        '[iroh]\nenable_gossip = true\n[dns_server]\nenable = true\nport = 5300\n'
+        "[iroh]\nenable_gossip = true\n[dns_server]\nenable = true\nport = 5300\n"
         'origin = "cluster.internal"\n'
     ),
 }
