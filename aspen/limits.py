@@ -24,6 +24,9 @@ DNS_CACHE_ENTRIES: Final = 65_536  # ready answers a UDP worker keeps
 DNS_CACHE_LIFE_MS: Final = 1_000  # a cached answer outlives its generation by no more
 DNS_WORKERS: Final = 64
 DNS_CNAME_CHAIN: Final = 8
+DNS_NAME_POINTERS: Final = 127  # compression pointers followed in one name
+DNS_ORIGIN_BYTES: Final = 101  # of an origin's wire name: leaves room for a key and labels below it
+DNS_READY_BYTES: Final = 65_535  # of a packet's ready-made answers
 
 # --- pkarr (https://pkarr.org, BEP 44) ---------------------------------------------------------
 PKARR_PACKET_BYTES: Final = 1_000  # the DNS message inside
@@ -78,6 +81,18 @@ NET_RECONNECT_MIN_MS: Final = 50
 NET_RECONNECT_MAX_MS: Final = 2_000
 NET_HELLO_BYTES: Final = 1_024
 NET_REFUSAL_LOG_MS: Final = 60_000  # a refusal of one kind is logged once in this time
+NET_DIAL_MS: Final = 2_000  # from the first datagram to an authenticated connection, at one address
+NET_DIAL_BACKLOG_BYTES: Final = 1_048_576  # frames that wait for a dial in progress
+NET_UNREACHABLE_MS: Final = 100  # a peer is reported unreachable once in this time
+NET_UNAUTHENTICATED_BYTES: Final = 262_144  # all a peer may send before it is authenticated
+NET_RETRY_ABOVE: Final = 16  # with more in the handshake, a new one must first prove its address
+NET_RECEIVE_WINDOW_BYTES: Final = 16 * 1_048_576  # sent by a peer and not yet handled, on one connection
+NET_DATAGRAM_BYTES: Final = 1_200  # fits every path (RFC 9000 §14.1)
+NET_LOOPBACK_DATAGRAM_BYTES: Final = 16_384
+NET_SOCKET_BUFFER_BYTES: Final = 4 * 1_048_576  # asked for; the kernel may grant less
+NET_DATAGRAMS_PER_TURN: Final = 64  # read before anything else gets its turn
+NET_ACK_EVERY: Final = 8  # packets acknowledged by one packet of their own, if no data goes back
+NET_ACK_DELAY_MS: Final = 5  # an acknowledgement waits this long for data to ride with
 ADDRESSES_PER_PEER: Final = 16
 ADDRESS_BOOK_PEERS: Final = 1_024
 
@@ -94,4 +109,7 @@ assert PKARR_PAYLOAD_BYTES == 1_072 < DNS_TCP_MESSAGE_BYTES  # noqa: S101
 assert KV_KEY_BYTES < LMDB_KEY_BYTES  # noqa: S101
 assert KV_VALUE_BYTES < HTTP_BODY_BYTES < RAFT_ENTRY_BYTES < RAFT_FRAME_BYTES  # noqa: S101
 assert RAFT_MESSAGE_BYTES <= RAFT_INFLIGHT_BYTES <= NET_SEND_BACKLOG_BYTES  # noqa: S101
+assert RAFT_FRAME_BYTES < NET_RECEIVE_WINDOW_BYTES  # noqa: S101
+assert NET_HELLO_BYTES < NET_UNAUTHENTICATED_BYTES < NET_RECEIVE_WINDOW_BYTES  # noqa: S101
+assert NET_DIAL_MS < NET_HANDSHAKE_MS < NET_IDLE_MS  # noqa: S101
 assert RAFT_PROPOSE_MS < 5_000  # a client hears within five seconds  # noqa: S101

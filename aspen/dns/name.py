@@ -71,6 +71,21 @@ def label_offsets(name: bytes) -> list[int]:
     return offsets
 
 
+def relative_to(name: bytes, origin: bytes) -> bytes | None:
+    """The labels of `name` before `origin`, both wire names of one case; None if it isn't below it.
+
+    Comparing ends alone won't do: the octets of an origin may also end a longer label, whose text
+    happens to hold them (a label's length of 52 is the character "4").
+    """
+    if not name.endswith(origin):
+        return None
+    boundary = len(name) - len(origin)
+    offset = 0
+    while offset < boundary:
+        offset += 1 + name[offset]
+    return name[:boundary] if offset == boundary else None
+
+
 def parents(relative: bytes) -> list[bytes]:
     """The relative names above a relative name, nearest first, the apex `b""` last."""
     above = []
