@@ -18,6 +18,10 @@
     │   ├── NotLeader               only the leader may do this, and this node isn't (says who is)
     │   ├── Overloaded              a bounded queue is full: the write was not proposed
     │   └── OutcomeUnknown          proposed, but its fate can't be known from here
+    ├── ClientError                 a node's refusal or silence, as its HTTP client sees it (status, code)
+    │   ├── ClientNotFound          no such key or packet
+    │   ├── ClientUnavailable       nobody answers, or no leader is known: nothing was changed
+    │   └── ClientOutcomeUnknown    a write was sent; whether it happened can't be known from here
     ├── ControlPlaneError           what ClusterController raises (nested names below)
     └── KeyValueStoreError          what KeyValueStore raises (nested names below)
 
@@ -128,6 +132,27 @@ class OutcomeUnknown(ProposalError):
     """The write was proposed; whether it commits can't be known from here. Never retried silently."""
 
     code = "outcome_unknown"
+
+
+class ClientError(AspenError):
+    """A request to a node failed. `status` is 0 if no answer came; `code` is the JSON `error` value."""
+
+    def __init__(self, status: int, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.code = code
+
+
+class ClientNotFound(ClientError):
+    """The key or packet does not exist."""
+
+
+class ClientUnavailable(ClientError):
+    """The node can't be reached or can't serve now; the request changed nothing."""
+
+
+class ClientOutcomeUnknown(ClientError):
+    """A write was sent, but no answer says whether it happened."""
 
 
 class ControlPlaneError(AspenError):
