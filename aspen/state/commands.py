@@ -76,7 +76,7 @@ class Rejected(msgspec.Struct, frozen=True):
 Result = PacketResult | KvResult | Rejected
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
-_DECODER: Final = msgspec.msgpack.Decoder(Command)
+_DECODER: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)
 
 
 def encode_command(command: Command) -> bytes:
@@ -96,7 +96,9 @@ def validate_key(key: bytes) -> None:
     if not key:
         raise KeyValueStoreError.EmptyKey("the key is empty")
     if len(key) > KV_KEY_BYTES:
-        raise KeyValueStoreError.KeyTooLarge(f"the key is {len(key)} bytes; at most {KV_KEY_BYTES} are allowed")
+        raise KeyValueStoreError.KeyTooLarge(
+            f"the key is {len(key)} bytes; at most {KV_KEY_BYTES} are allowed"
+        )
     if key.startswith(KV_RESERVED_PREFIX):
         raise KeyValueStoreError.ReservedKey(f"keys under {KV_RESERVED_PREFIX.decode()} are reserved")
 

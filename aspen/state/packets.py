@@ -41,7 +41,12 @@ def decode_record(public_key: bytes, value: bytes) -> PacketRecord:
     timestamp_us, received_at_ms, flags, answers_bytes = _HEADER.unpack_from(value)
     end = _HEADER.size + answers_bytes
     return PacketRecord(
-        public_key, timestamp_us, received_at_ms, bool(flags & _TOMBSTONE), value[_HEADER.size : end], value[end:]
+        public_key,
+        timestamp_us,
+        received_at_ms,
+        bool(flags & _TOMBSTONE),
+        value[_HEADER.size : end],
+        value[end:],
     )
 
 

@@ -98,7 +98,9 @@ class Store:
             with self.write() as txn:
                 txn.put(_META_SCHEMA, str(SCHEMA).encode(), db=self.tables["meta"])
         elif found is not None and int(found) != SCHEMA:
-            raise StorageError(f"the store in {self.path} has schema {int(found)}; this version reads {SCHEMA}")
+            raise StorageError(
+                f"the store in {self.path} has schema {int(found)}; this version reads {SCHEMA}"
+            )
 
     @contextmanager
     def read(self) -> Iterator[Txn]:

@@ -1,0 +1,105 @@
+"""The store and the status page: one owner, a schema, shared words."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aspen.errors import InvariantViolation, StorageError
+from aspen.state.status_page import GENERATION, StatusPage
+from aspen.state.store import DataDirectoryLock, Store
+
+MAP_BYTES = 16 * 1024**2
+
+
+def test_a_second_process_is_told_who_holds_the_directory(tmp_path: Path) -> None:
+    lock = DataDirectoryLock(tmp_path)
+    script = (
+        "import sys; from pathlib import Path; from aspen.state.store import DataDirectoryLock\n"
+        "from aspen.errors import StorageError\n"
+        "try: DataDirectoryLock(Path(sys.argv[1]))\n"
+        "except StorageError as error: print(error)\n"
+    )
+    second = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert f"in use by process {os.getpid()}" in second.stdout
+    lock.release()
+    DataDirectoryLock(tmp_path).release()
+
+
+def test_what_a_write_did_is_gone_if_it_failed(tmp_path: Path) -> None:
+    store = Store.open(tmp_path, map_bytes=MAP_BYTES)
+
+    def fail_half_way() -> None:
+        with store.write() as txn:
+            txn.put(b"k", b"v", db=store.tables["kv"])
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    with store.read() as txn:
+        assert txn.get(b"k", db=store.tables["kv"]) is None
+    store.close()
+
+
+def test_a_full_map_is_a_storage_error(tmp_path: Path) -> None:
+    store = Store.open(tmp_path, map_bytes=256 * 1024)
+    with pytest.raises(StorageError, match="could not commit"), store.write() as txn:
+        txn.put(b"k", bytes(1024 * 1024), db=store.tables["kv"])
+    store.close()
+
+
+def test_another_schema_is_refused(tmp_path: Path) -> None:
+    store = Store.open(tmp_path, map_bytes=MAP_BYTES)
+    with store.write() as txn:
+        txn.put(b"schema", b"99", db=store.tables["meta"])
+    store.close()
+    with pytest.raises(StorageError, match="schema 99"):
+        Store.open(tmp_path, map_bytes=MAP_BYTES)
+
+
+def test_a_reader_process_needs_an_existing_store(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="can't open the store"):
+        Store.open(tmp_path, read_only=True)
+
+
+def test_the_page_is_shared_between_its_openers(tmp_path: Path) -> None:
+    path = tmp_path / "status.page"
+    node = StatusPage.create(path, workers=2)
+    worker = StatusPage.open(path)
+    node.generation = 7
+    worker.worker(1).add(3, 5)
+    worker.worker(1).add(3, 1)
+    assert worker.words[GENERATION] == 7
+    assert node.worker(1).get(3) == 6
+    assert node.worker(0).get(3) == 0
+    with pytest.raises(InvariantViolation):
+        worker.worker(2)
+    node.close()
+    worker.close()
+
+
+def test_a_new_run_replaces_the_page_of_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "status.page"
+    old = StatusPage.create(path, workers=1)
+    old.generation = 99
+    new = StatusPage.create(path, workers=1)
+    old.worker(0).add(0, 1)
+    assert (new.generation, new.worker(0).get(0)) == (0, 0)
+    old.close()
+    new.close()
+
+
+def test_a_file_that_is_no_page_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "status.page"
+    path.write_bytes(bytes(4096))
+    with pytest.raises(StorageError, match="not a status page"):
+        StatusPage.open(path)
+    path.write_bytes(b"short")
+    with pytest.raises(StorageError, match="too short"):
+        StatusPage.open(path)
