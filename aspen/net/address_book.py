@@ -1,0 +1,89 @@
+"""Where peers may be found: endpoint id → addresses, each with its source and age.
+
+Every source of addresses writes here (configuration, tickets, a peer that dialled us, gossip, mDNS,
+DNS, pkarr) and dialling reads only here. An address proves nothing: whoever answers there must still
+prove the key that was dialled, so a false address costs one dial, never a wrong peer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from aspen.identity import EndpointId
+from aspen.limits import ADDRESS_BOOK_PEERS, ADDRESSES_PER_PEER
+
+Address = tuple[str, int]
+"""Host (a name, or an IPv4 or IPv6 address) and UDP port."""
+
+# Most trusted first. A source that isn't named here comes last.
+SOURCES: Final = ("connected", "inbound", "manual", "ticket", "membership", "gossip", "mdns", "dns", "pkarr")
+_RANK: Final = {source: rank for rank, source in enumerate(SOURCES)}
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAddress:
+    """One address of one peer, and why we think so."""
+
+    address: Address
+    source: str
+    seen_at: float
+    """By the book's clock, in seconds."""
+
+
+def _order(known: KnownAddress) -> tuple[int, float]:
+    return _RANK.get(known.source, len(SOURCES)), -known.seen_at
+
+
+class AddressBook:
+    """Addresses of peers, bounded in peers and in addresses a peer."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._peers: dict[EndpointId, list[KnownAddress]] = {}
+
+    def add(self, endpoint_id: EndpointId, address: Address, source: str) -> None:
+        """Remember an address; one that is known already becomes as young as this, and as trusted."""
+        known = self._peers.get(endpoint_id)
+        if known is None:
+            if len(self._peers) >= ADDRESS_BOOK_PEERS:
+                self._forget_one(_RANK.get(source, len(SOURCES)))
+            if len(self._peers) >= ADDRESS_BOOK_PEERS:
+                return
+            known = self._peers[endpoint_id] = []
+        address = (address[0], address[1])
+        rest = []
+        for old in known:
+            if old.address != address:
+                rest.append(old)
+            elif _RANK.get(old.source, len(SOURCES)) < _RANK.get(source, len(SOURCES)):
+                source = old.source
+        rest.append(KnownAddress(address, source, self._clock()))
+        known[:] = sorted(rest, key=_order)[:ADDRESSES_PER_PEER]
+
+    def remove(self, endpoint_id: EndpointId, source: str | None = None) -> None:
+        """Forget a peer's addresses: all, or those of one source."""
+        kept = [k for k in self._peers.get(endpoint_id, ()) if source is not None and k.source != source]
+        if kept:
+            self._peers[endpoint_id] = kept
+        else:
+            self._peers.pop(endpoint_id, None)
+
+    def addresses(self, endpoint_id: EndpointId) -> list[Address]:
+        """Where to dial a peer: the most trusted source first, within a source the newest."""
+        return [known.address for known in self._peers.get(endpoint_id, ())]
+
+    def known(self, endpoint_id: EndpointId) -> list[KnownAddress]:
+        """The same with sources and ages, for people."""
+        return list(self._peers.get(endpoint_id, ()))
+
+    def peers(self) -> list[EndpointId]:
+        return list(self._peers)
+
+    def _forget_one(self, rank: int) -> None:
+        """Make room for a source of `rank`: drop the peer known least reliably, if no better than that."""
+        worst_id, worst = max(self._peers.items(), key=lambda item: _order(item[1][0]))
+        if _order(worst[0])[0] >= rank:
+            del self._peers[worst_id]

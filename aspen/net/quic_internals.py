@@ -1,0 +1,177 @@
+"""The one place that touches aioquic's private attributes, and why each is needed.
+
+aioquic is a sans-IO QUIC (RFC 9000) with a small public interface. What Aspen needs beyond it:
+- the certificate TLS verified, to pin the dialled key (there is no public accessor);
+- to see that a connection is closing at once, not three probe timeouts later;
+- a receive window that does not double for ever, so that no peer decides how much memory we spend;
+- acknowledgements that wait for company, since each costs a packet of about 150 µs of Python;
+- how much of a stream is not acknowledged yet, to bound the backlog;
+- a stateless reset token that this node can compute again after a restart.
+
+`tests/net/test_quic_internals.py` says which of these moved when an aioquic release moves one.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from typing import Final
+
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import Limit, QuicConnection, QuicConnectionState
+from aioquic.quic.events import ConnectionTerminated
+from aioquic.quic.packet import QuicFrameType, QuicProtocolVersion
+from aioquic.tls import CipherSuite, Epoch
+
+from aspen.identity import EndpointId, Identity
+from aspen.limits import (
+    NET_ACK_DELAY_MS,
+    NET_ACK_EVERY,
+    NET_RECEIVE_WINDOW_BYTES,
+    NET_UNAUTHENTICATED_BYTES,
+)
+from aspen.net.certificate import certified_key, make_certificate
+
+CONNECTION_ID_BYTES: Final = 8
+
+# Strangers can provoke what aioquic logs here; Aspen counts refusals and logs them itself, rarely.
+logging.getLogger("quic").setLevel(logging.CRITICAL)
+
+
+def listener_configuration(
+    identity: Identity, alpn: list[str], idle_s: float, max_datagram_bytes: int
+) -> QuicConfiguration:
+    """For connections that others dial."""
+    certificate, private_key = make_certificate(identity)
+    configuration = _configuration(alpn, idle_s, max_datagram_bytes, is_client=False)
+    configuration.certificate = certificate
+    configuration.private_key = private_key
+    return configuration
+
+
+def dialler_configuration(alpn: str, idle_s: float, max_datagram_bytes: int) -> QuicConfiguration:
+    """For connections this node dials. No authority vouches for a peer: its key is compared instead."""
+    configuration = _configuration([alpn], idle_s, max_datagram_bytes, is_client=True)
+    configuration.verify_mode = ssl.CERT_NONE
+    return configuration
+
+
+def _configuration(
+    alpn: list[str], idle_s: float, max_datagram_bytes: int, *, is_client: bool
+) -> QuicConfiguration:
+    return QuicConfiguration(
+        is_client=is_client,
+        alpn_protocols=alpn,
+        cipher_suites=[CipherSuite.AES_128_GCM_SHA256, CipherSuite.CHACHA20_POLY1305_SHA256],
+        connection_id_length=CONNECTION_ID_BYTES,
+        idle_timeout=idle_s,
+        max_data=NET_UNAUTHENTICATED_BYTES,
+        # Streams are bounded by the connection's window, below.
+        max_stream_data=NET_RECEIVE_WINDOW_BYTES,
+        max_datagram_size=max_datagram_bytes,
+        supported_versions=[QuicProtocolVersion.VERSION_1],
+    )
+
+
+class ReceiveWindow(Limit):
+    """How much a peer may send beyond what has been handled (RFC 9000 §4.1).
+
+    aioquic doubles its limit whenever half of it is used, so that it grows with the connection's
+    life, gaps in streams counted as data. This one slides: `value` never exceeds what was handled
+    plus the window, whatever is assigned to it.
+    """
+
+    def __init__(self, window_bytes: int) -> None:
+        self._window = window_bytes
+        self._handled = 0
+        self._value = window_bytes
+        super().__init__(QuicFrameType.MAX_DATA, "max_data", window_bytes)
+
+    @property
+    def value(self) -> int:
+        return self._value
+
+    @value.setter
+    def value(self, _doubled: int) -> None:
+        ceiling = self._handled + self._window
+        if ceiling - self._value >= self._window // 2:  # seldom, as each raise costs a frame
+            self._value = ceiling
+
+    def handled(self, count: int) -> None:
+        self._handled += count
+
+    def widen(self, window_bytes: int) -> None:
+        self._window = window_bytes
+        self._value = max(self._value, self._handled + window_bytes)
+
+
+class QuicPipe(QuicConnection):
+    """aioquic's connection with the few additions named on top of this module."""
+
+    def __init__(
+        self,
+        configuration: QuicConfiguration,
+        *,
+        original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
+    ) -> None:
+        super().__init__(
+            configuration=configuration,
+            original_destination_connection_id=original_destination_connection_id,
+            retry_source_connection_id=retry_source_connection_id,
+        )
+        self._receive_window = ReceiveWindow(NET_UNAUTHENTICATED_BYTES)
+        self._local_max_data = self._receive_window
+        self._unacknowledged_datagrams = 0
+
+    @property
+    def certified_key(self) -> EndpointId | None:
+        """The Ed25519 key that the other side proved to hold in the TLS handshake (dialler only)."""
+        certificate = self.tls._peer_certificate
+        return None if certificate is None else certified_key(certificate)
+
+    @property
+    def closing(self) -> ConnectionTerminated | None:
+        """Set from the moment the connection starts to close, by either side or by a timeout."""
+        return self._close_event
+
+    @property
+    def closed_here(self) -> bool:
+        """Whether it is this side that closes and still has to say so."""
+        return self._close_pending
+
+    @property
+    def is_unstarted(self) -> bool:
+        """Whether nothing valid has been received yet."""
+        return self._state is QuicConnectionState.FIRSTFLIGHT
+
+    @property
+    def rtt_s(self) -> float:
+        return self._loss._rtt_smoothed
+
+    def unacknowledged_bytes(self, stream_id: int) -> int:
+        """Bytes written to a stream that the peer has not acknowledged."""
+        stream = self._streams.get(stream_id)
+        return 0 if stream is None else len(stream.sender._buffer)
+
+    def trust(self) -> None:
+        """The peer is authenticated: let it send more at a time, and acknowledge less often."""
+        self._receive_window.widen(NET_RECEIVE_WINDOW_BYTES)
+        self._ack_delay = NET_ACK_DELAY_MS / 1000
+
+    def handled(self, count: int) -> None:
+        """`count` bytes of stream data have been taken; the window may move on."""
+        self._receive_window.handled(count)
+
+    def pace_acknowledgements(self, now: float) -> None:
+        """Called for each datagram received: every few of them are acknowledged without delay."""
+        self._unacknowledged_datagrams += 1
+        if self._unacknowledged_datagrams >= NET_ACK_EVERY:
+            self.acknowledge(now)
+
+    def acknowledge(self, now: float) -> None:
+        """Let a pending acknowledgement leave with the next datagram."""
+        space = self._spaces[Epoch.ONE_RTT]
+        if space.ack_at is not None:
+            space.ack_at = now
+        self._unacknowledged_datagrams = 0

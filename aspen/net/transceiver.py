@@ -1,0 +1,293 @@
+"""All QUIC connections over one UDP socket: reading, timers, and one flush for everything queued (shell).
+
+Everything happens in event-loop callbacks: the socket is readable, a timer fires, or someone has queued
+something. Each ends in one flush, so that what was queued in one turn of the loop leaves in as few
+datagrams as it fits in. There is no timer to wait for company: a lone frame leaves in the same turn.
+
+Timers are lazy. A connection's deadline moves with every packet, mostly further away; the loop's timer is
+left alone then, and looks again when it fires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Final, Protocol
+
+from aspen.identity import EndpointId, Identity
+from aspen.limits import (
+    NET_CONNECTIONS,
+    NET_DATAGRAM_BYTES,
+    NET_DATAGRAMS_PER_TURN,
+    NET_LOOPBACK_DATAGRAM_BYTES,
+    NET_RETRY_ABOVE,
+    NET_UNAUTHENTICATED,
+)
+from aspen.net.connection import Connection, State
+from aspen.net.demultiplexer import Demultiplexer
+from aspen.net.handshake import Credentials
+from aspen.net.quic_internals import QuicPipe, dialler_configuration, listener_configuration
+from aspen.net.udp import SocketAddress, is_loopback, open_udp
+
+_DATAGRAM_MAX_BYTES: Final = 65_536
+# An idle peer is asked for a sign of life after a sixth of the idle time, and given up when it has been
+# silent for two thirds of it: within the whole idle time a dead peer is noticed.
+_PING_PART: Final = 1 / 6
+_SILENCE_PART: Final = 2 / 3
+
+
+class Owner(Protocol):
+    """Whoever decides what connections are for."""
+
+    def opened(self, connection: Connection) -> None:
+        """Both sides are proven."""
+
+    def received(self, connection: Connection, frames: list[bytes]) -> None: ...
+
+    def closed(self, connection: Connection) -> None:
+        """The connection is over; `connection.refusal` says so if it was refused."""
+
+    def turned_away(self, code: str, address: SocketAddress) -> None:
+        """A newcomer was refused before it became a connection."""
+
+    def flushing(self) -> None:
+        """The last moment to hand frames to connections, and to `mark` them."""
+
+
+class Transceiver:
+    """The connections of one endpoint. Use from the event loop it was started in."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        identity: Identity,
+        credentials: Credentials,
+        alpn: str,
+        idle_ms: int,
+        max_datagram_bytes: int | None,
+    ) -> None:
+        self.connections: set[Connection] = set()
+        self.family = socket.AF_INET
+        self._owner = owner
+        self._credentials = credentials
+        self._ping_s = idle_ms / 1000 * _PING_PART
+        silence_s = idle_ms / 1000 * _SILENCE_PART
+        far = max_datagram_bytes or NET_DATAGRAM_BYTES
+        near = max_datagram_bytes or NET_LOOPBACK_DATAGRAM_BYTES
+        self._listening = {
+            True: listener_configuration(identity, [alpn], silence_s, near),
+            False: listener_configuration(identity, [alpn], silence_s, far),
+        }
+        self._dialling = {
+            True: dialler_configuration(alpn, silence_s, near),
+            False: dialler_configuration(alpn, silence_s, far),
+        }
+        self._unproven: set[Connection] = set()
+        self._dirty: dict[Connection, None] = {}
+        self._timers: dict[Connection, tuple[float, asyncio.TimerHandle]] = {}
+        self._flush_scheduled = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._socket: socket.socket | None = None
+        self._buffer = bytearray(_DATAGRAM_MAX_BYTES)
+        self._keepalive: asyncio.TimerHandle | None = None
+        self._demultiplexer = Demultiplexer(self._accept, self._put_on_wire, self._is_full, self._is_crowded)
+
+    # --- the owner's side ----------------------------------------------------------------------
+
+    def start(self, host: str, port: int) -> tuple[str, int]:
+        """Bind, and serve from now on. The bound address. Raises `OSError`."""
+        self._loop = asyncio.get_running_loop()
+        self._socket = open_udp(host, port)
+        self.family = self._socket.family
+        self._loop.add_reader(self._socket.fileno(), self._readable)
+        self._keepalive = self._loop.call_later(self._ping_s, self._ping_the_silent)
+        bound = self._socket.getsockname()
+        return bound[0], bound[1]
+
+    @property
+    def is_running(self) -> bool:
+        return self._socket is not None
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.connections) < NET_CONNECTIONS
+
+    def now(self) -> float:
+        assert self._loop is not None
+        return self._loop.time()
+
+    def dial(self, listener_id: EndpointId, address: SocketAddress) -> Connection:
+        """Start a connection to a peer. What becomes of it, the owner hears."""
+        now = self.now()
+        quic = QuicPipe(self._dialling[is_loopback(address)])
+        connection = Connection(quic, self._credentials, address=address, now=now, listener_id=listener_id)
+        self.connections.add(connection)
+        self._demultiplexer.refresh(connection)
+        connection.dial(now)
+        self.mark(connection)
+        return connection
+
+    def mark(self, connection: Connection) -> None:
+        """The connection may have something to send."""
+        self._dirty[connection] = None
+        self.flush_soon()
+
+    def flush_soon(self) -> None:
+        """Flush at the end of this turn of the loop."""
+        if not self._flush_scheduled and self._loop is not None:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def drop(self, connection: Connection) -> None:
+        """Close a connection the owner has no more use for; it is not told again."""
+        if connection in self.connections:
+            connection.close()
+            self._remove(connection)
+
+    def stop(self) -> None:
+        """Close every connection and the socket."""
+        for connection in list(self.connections):
+            self.drop(connection)
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+        if self._socket is not None and self._loop is not None:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    # --- the network's side --------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        if self._socket is None or self._loop is None:
+            return
+        now = self._loop.time()
+        touched: dict[Connection, None] = {}
+        view = memoryview(self._buffer)
+        for _ in range(NET_DATAGRAMS_PER_TURN):
+            try:
+                size, address = self._socket.recvfrom_into(self._buffer)
+            except OSError:
+                break  # nothing left, or an ICMP error that QUIC's own timers will find out about
+            datagram = bytes(view[:size])
+            connection = self._demultiplexer.route(datagram, address, now)
+            if connection is not None:
+                connection.receive(datagram, address, now)
+                touched[connection] = None
+        for connection in touched:
+            self._settle(connection)
+        self._flush()
+
+    def _accept(
+        self, original_id: bytes, retry_source_id: bytes | None, address: SocketAddress, now: float
+    ) -> Connection:
+        quic = QuicPipe(
+            self._listening[is_loopback(address)],
+            original_destination_connection_id=original_id,
+            retry_source_connection_id=retry_source_id,
+        )
+        connection = Connection(quic, self._credentials, address=address, now=now)
+        self.connections.add(connection)
+        self._unproven.add(connection)
+        return connection
+
+    def _is_full(self, address: SocketAddress) -> bool:
+        if len(self._unproven) < NET_UNAUTHENTICATED and self.has_room:
+            return False
+        self._owner.turned_away("too_many", address)
+        return True
+
+    def _is_crowded(self) -> bool:
+        return len(self._unproven) >= NET_RETRY_ABOVE
+
+    def _settle(self, connection: Connection) -> None:
+        """Something happened to a connection: tell the owner, and look for something to send."""
+        if connection not in self.connections:
+            return
+        if connection.state is State.OPEN and not connection.announced:
+            connection.announced = True
+            self._unproven.discard(connection)
+            self._owner.opened(connection)
+        if connection.frames_received:
+            frames, connection.frames_received = connection.frames_received, []
+            self._owner.received(connection, frames)
+        if connection.state is State.CLOSED:
+            if connection in self.connections:
+                self._remove(connection)
+                self._owner.closed(connection)
+        else:
+            self._dirty[connection] = None
+
+    def _remove(self, connection: Connection) -> None:
+        for datagram, address in connection.datagrams(self.now()):
+            self._put_on_wire(datagram, address)
+        self.connections.discard(connection)
+        self._unproven.discard(connection)
+        self._dirty.pop(connection, None)
+        self._demultiplexer.remove(connection)
+        timer = self._timers.pop(connection, None)
+        if timer is not None:
+            timer[1].cancel()
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        self._owner.flushing()
+        while self._dirty:
+            dirty, self._dirty = self._dirty, {}
+            for connection in dirty:
+                if connection in self.connections:
+                    self._transmit(connection)
+
+    def _transmit(self, connection: Connection) -> None:
+        for datagram, address in connection.datagrams(self.now()):
+            self._put_on_wire(datagram, address)
+        self._demultiplexer.refresh(connection)
+        if connection.state is State.CLOSED:
+            self._settle(connection)
+        else:
+            self._arm(connection)
+
+    def _put_on_wire(self, datagram: bytes, address: SocketAddress) -> None:
+        if self._socket is None:
+            return
+        try:
+            self._socket.sendto(datagram, address)
+        except OSError:
+            pass  # a full buffer or an unreachable network is packet loss, which QUIC repairs
+
+    # --- timers --------------------------------------------------------------------------------
+
+    def _arm(self, connection: Connection) -> None:
+        assert self._loop is not None
+        deadline = connection.deadline()
+        if deadline is None:
+            return
+        timer = self._timers.get(connection)
+        if timer is not None:
+            if timer[0] <= deadline:
+                return
+            timer[1].cancel()
+        handle = self._loop.call_at(deadline, self._timer_fired, connection, deadline)
+        self._timers[connection] = (deadline, handle)
+
+    def _timer_fired(self, connection: Connection, armed_for: float) -> None:
+        self._timers.pop(connection, None)
+        deadline = connection.deadline()
+        if deadline is None:
+            return
+        now = max(self.now(), armed_for)
+        if deadline > now:
+            self._arm(connection)
+            return
+        connection.timer_fired(now)
+        self._settle(connection)
+        self._flush()
+
+    def _ping_the_silent(self) -> None:
+        assert self._loop is not None
+        now = self._loop.time()
+        for connection in list(self.connections):
+            silent_s = now - connection.heard_at
+            if connection.dialled and connection.state is State.OPEN and silent_s >= self._ping_s * 0.9:
+                connection.quic.send_ping(0)
+                self.mark(connection)
+        self._keepalive = self._loop.call_later(self._ping_s, self._ping_the_silent)
