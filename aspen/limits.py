@@ -22,6 +22,7 @@ DNS_TCP_READ_MS: Final = 5_000  # from a message's first byte to its last
 DNS_TCP_PIPELINE: Final = 128  # unanswered queries on one connection
 DNS_CACHE_ENTRIES: Final = 65_536  # ready answers a UDP worker keeps
 DNS_CACHE_LIFE_MS: Final = 1_000  # a cached answer outlives its generation by no more
+DNS_PLANS: Final = 1_024  # query shapes a UDP worker keeps worked out
 DNS_WORKERS: Final = 64
 DNS_CNAME_CHAIN: Final = 8
 DNS_NAME_POINTERS: Final = 127  # compression pointers followed in one name
@@ -32,6 +33,10 @@ DNS_READY_BYTES: Final = 65_535  # of a packet's ready-made answers
 PKARR_PACKET_BYTES: Final = 1_000  # the DNS message inside
 PKARR_PAYLOAD_BYTES: Final = 64 + 8 + PKARR_PACKET_BYTES  # signature, timestamp, message
 PKARR_FUTURE_MS: Final = 300_000  # a timestamp further ahead is refused
+PKARR_RETENTION_MS: Final = 7 * 86_400_000  # a packet lives so long after it was last seen
+PKARR_RENEW_MS: Final = PKARR_RETENTION_MS // 10  # republished identically sooner: no log entry
+PKARR_CACHE_MIN_MS: Final = 300_000  # of a GET's Cache-Control, whatever its records' TTL
+PKARR_CACHE_MAX_MS: Final = 86_400_000
 
 # --- key-value store ---------------------------------------------------------------------------
 KV_KEY_BYTES: Final = 500
@@ -49,7 +54,14 @@ HTTP_CONNECTIONS: Final = 4_096
 HTTP_HEAD_MS: Final = 10_000  # to send the request line and headers
 HTTP_BODY_MS: Final = 10_000  # to send the whole body
 HTTP_KEEPALIVE_MS: Final = 60_000
-HTTP_IN_FLIGHT: Final = 2_048
+HTTP_IN_FLIGHT: Final = 2_048  # requests being answered, those still sending their body not counted
+HTTP_HEAD_BYTES: Final = 65_536  # request line and headers together
+HTTP_HEADERS: Final = 100
+HTTP_READ_BUFFER_BYTES: Final = 65_536  # of a body, taken in ahead of its reader, on one connection
+HTTP_DISCARD_BYTES: Final = 262_144  # of a refused body, read so that its sender hears why
+HTTP_DISCARD_MS: Final = 1_000
+HTTP_BACKLOG: Final = 1_024  # connections the kernel holds before they are accepted
+HTTP_QUERY_PARAMETERS: Final = 16
 
 # --- Raft --------------------------------------------------------------------------------------
 LMDB_KEY_BYTES: Final = 511
@@ -115,6 +127,7 @@ assert DNS_UDP_PLAIN_BYTES <= DNS_UDP_EDNS_BYTES <= DNS_QUERY_BYTES <= DNS_TCP_M
 assert PKARR_PAYLOAD_BYTES == 1_072 < DNS_TCP_MESSAGE_BYTES
 assert KV_KEY_BYTES < LMDB_KEY_BYTES
 assert KV_VALUE_BYTES < HTTP_BODY_BYTES < RAFT_ENTRY_BYTES < RAFT_FRAME_BYTES
+assert HTTP_HEADER_BYTES < HTTP_HEAD_BYTES
 assert RAFT_MESSAGE_BYTES <= RAFT_INFLIGHT_BYTES <= NET_SEND_BACKLOG_BYTES
 assert RAFT_FRAME_BYTES < NET_RECEIVE_WINDOW_BYTES
 assert NET_HELLO_BYTES < NET_UNAUTHENTICATED_BYTES < NET_RECEIVE_WINDOW_BYTES
