@@ -24,7 +24,7 @@ the types whose names may be compressed (RFC 3597 §4); in others, names stand a
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -148,8 +148,8 @@ def add_record(
         rrsets[rrtype] = RRset(ttl, rrset.rdatas)
 
 
-def pack_answers(names: Names) -> bytes:
-    """Render RRsets into a block of ready-made answers.
+def pack_answers(names: Names, empty_names: Iterable[bytes] = ()) -> bytes:
+    """Render RRsets into a block of ready-made answers; `empty_names` exist without any.
 
     RRsets that would take the block past `DNS_READY_BYTES` are left out.
     """
@@ -159,8 +159,8 @@ def pack_answers(names: Names) -> bytes:
         for rrtype, rrset in sorted(names[owner].items()):
             records = _render(_OWNER, rrtype, rrset, pointer)
             packer.add(owner, rrtype, Outcome.SUCCESS, len(rrset.rdatas), records)
-    existing = set(names)
-    for owner in names:
+    existing = set(names).union(empty_names)
+    for owner in tuple(existing):
         existing.update(parents(owner))
     for owner in sorted(existing):
         if _CNAME in names.get(owner, ()):
