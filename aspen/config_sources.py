@@ -44,6 +44,13 @@ _SPELLINGS: Final = (
     frozenset({"ticket", "iroh.gossip_ticket"}),
 )
 
+# Flags not named after their setting.
+_FLAG_NAMES: Final = {
+    "dns_server.origins": "origin",
+    "iroh.enable_gossip": "disable-gossip",
+    "iroh.enable_mdns": "disable-mdns",
+}
+
 Layer = dict[str, tuple[Any, str]]
 """Dotted setting name → value, and the source it came from."""
 
@@ -150,7 +157,7 @@ def _read_flags(flags: Mapping[str, Any]) -> Layer:
     for path, value in flags.items():
         if value is None:
             continue
-        source = "flag --" + path.rpartition(".")[2].replace("_", "-")
+        source = "flag --" + _FLAG_NAMES.get(path, path.rpartition(".")[2].replace("_", "-"))
         if isinstance(value, str):
             layer[path] = (_from_text(path, value, source), source)
         else:

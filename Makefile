@@ -1,0 +1,66 @@
+# Every target makes what it needs first; a second run is quick (stamp files in .venv).
+#
+#   make run       one node on this machine
+#   make cluster   three of them
+#   make test      the whole test suite
+#   make lint      formatting, lint, types, layers
+#   make bench     figures beside Knot's and etcd's
+#   make fmt       format and fix what can be fixed
+#   make clean     remove the environment and caches (the data of run and cluster stays)
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+# The first Python that is new enough.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+# Every install, and every build inside an install, takes exactly the versions listed there.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+ARGS ?=
+
+.PHONY: run cluster test lint bench fmt clean install
+.DEFAULT_GOAL := run
+
+run: $(VENV)/.installed
+	$(BIN)/aspen dev --data-dir .aspen-run $(ARGS)
+
+cluster: $(VENV)/.installed
+	$(BIN)/aspen dev --nodes 3 $(ARGS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(VENV)/.installed-test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m bench $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+install: $(VENV)/.installed
+
+$(VENV)/bin/pip:
+	@test -n "$(PYTHON)" || { echo "Aspen needs Python 3.11 or newer (set PYTHON=…)."; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "On Debian: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --editable '.[test]'
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,184 @@
+"""What every command shares: options, exit codes, and how results and failures are shown.
+
+A command is an `async` action over a `NodeClient`, or plain local work; `talk` and `local` run it
+and turn `AspenError` into one line on standard error and an exit code. Results go to standard
+output: a table or text for people, one JSON document with `--json`. Heavy modules (aiohttp, rich)
+are imported where they are used, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
+
+import typer
+
+from aspen.errors import (
+    AspenError,
+    ClientError,
+    ClientNotFound,
+    ClientOutcomeUnknown,
+    ClientUnavailable,
+    ConfigError,
+    InputError,
+)
+
+if TYPE_CHECKING:
+    from aspen.client import NodeClient
+
+T = TypeVar("T")
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed or refused, 2 wrong usage or configuration, 3 not found, "
+    "4 no node answers or no leader is known (nothing was changed), "
+    "5 a write was sent but its outcome is unknown."
+)
+
+
+class Exit(IntEnum):
+    """What `EXIT_CODES` says."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    UNAVAILABLE = 4
+    OUTCOME_UNKNOWN = 5
+
+
+Addr = Annotated[
+    str,
+    typer.Option("--addr", envvar="ASPEN_ADDR", help="The node's HTTP address.", metavar="URL"),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        "--token", envvar="ASPEN_ADMIN_TOKEN", help="Bearer token of the admin routes.", show_envvar=True
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
+Consistency = Annotated[
+    Literal["consistent", "leader", "stale"],
+    typer.Option(
+        help="How fresh: consistent (linearizable), leader (only the leader answers), "
+        "stale (this node's replica as it is).",
+    ),
+]
+
+DEFAULT_ADDR = "http://127.0.0.1:8080"
+
+
+def new_app(summary: str) -> typer.Typer:
+    """A group of commands, with the settings all groups share."""
+    return typer.Typer(
+        help=f"{summary}\n\n{EXIT_CODES}",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,  # plain help: square brackets stay, and rich isn't loaded for it
+        pretty_exceptions_enable=False,  # a traceback with local variables could show a secret
+    )
+
+
+def talk(addr: str, token: str | None, as_json: bool, action: Callable[[NodeClient], Awaitable[T]]) -> T:
+    """Run `action` with a client of the node at `addr`."""
+    import asyncio
+
+    from aspen.client import NodeClient
+
+    async def run() -> T:
+        async with NodeClient(addr, token=token) as client:
+            return await action(client)
+
+    return local(as_json, lambda: asyncio.run(run()))
+
+
+def local(as_json: bool, action: Callable[[], T]) -> T:
+    """Run `action`; end the process with a message and an exit code if it fails."""
+    try:
+        return action()
+    except AspenError as error:
+        fail(error, as_json)
+    except OSError as error:
+        fail(AspenError(f"{error.filename or 'input or output'}: {error.strerror or error}"), as_json)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def fail(error: AspenError, as_json: bool = False) -> NoReturn:
+    """Say what went wrong and end with the exit code that fits."""
+    code = error.code if isinstance(error, ClientError) else type(error).__name__
+    if as_json:
+        print(json.dumps({"error": code, "reason": str(error)}), file=sys.stderr)
+    else:
+        print(f"aspen: {error}", file=sys.stderr)
+        for hint in _hints(error):
+            print(f"  {hint}", file=sys.stderr)
+    raise typer.Exit(exit_code(error))
+
+
+def exit_code(error: AspenError) -> Exit:
+    match error:
+        case ClientNotFound():
+            return Exit.NOT_FOUND
+        case ClientUnavailable():
+            return Exit.UNAVAILABLE
+        case ClientOutcomeUnknown():
+            return Exit.OUTCOME_UNKNOWN
+        case ConfigError() | InputError():
+            return Exit.USAGE
+        case _:
+            return Exit.FAILED
+
+
+def _hints(error: AspenError) -> Sequence[str]:
+    if isinstance(error, ClientError) and error.code == "unreachable":
+        return ("Start one with `aspen dev`, or name another with --addr or ASPEN_ADDR.",)
+    if isinstance(error, ClientError) and error.status in (401, 403):
+        return ("This route needs the node's admin token: --token or ASPEN_ADMIN_TOKEN.",)
+    if isinstance(error, ClientOutcomeUnknown):
+        return ("The write may or may not have happened: read before writing again.",)
+    return ()
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on standard output. Cells are shown as they are, control characters escaped."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    # Piped, a table must not be cut to some terminal's width.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def printable(text: str) -> str:
+    """The text with control characters escaped, so that stored data can't drive the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def text_or_escaped(data: bytes) -> str:
+    """Bytes for people: as UTF-8 where they are, with escapes where they aren't."""
+    return data.decode("utf-8", "backslashreplace")
+
+
+def json_bytes(name: str, data: bytes) -> dict[str, str | None]:
+    """Bytes for programs: as text if they are UTF-8 (else null), and always in base64."""
+    import base64
+
+    try:
+        text: str | None = data.decode()
+    except UnicodeDecodeError:
+        text = None
+    return {name: text, f"{name}_base64": base64.b64encode(data).decode()}

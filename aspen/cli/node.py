@@ -1,0 +1,238 @@
+"""`aspen node run` and `aspen-node`: one node in this process, until a signal or its own failure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from aspen.cli.common import EXIT_CODES, local, new_app
+from aspen.errors import AspenError
+
+if TYPE_CHECKING:
+    from aspen.config import ClusterBootstrapConfig
+
+app = new_app("Run a node.")
+
+PID_FILE: Final = "node.pid"
+PARENT_VARIABLE: Final = "ASPEN_DEV_PARENT"
+"""Set by `aspen dev`: end when standard input does, for then the parent is gone."""
+
+
+def _flag(help_text: str, metavar: str | None = None) -> Any:
+    # No `envvar` here: the environment ranks below the TOML file, and `load_config` reads it.
+    return typer.Option(help=help_text, metavar=metavar)
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `run` a subcommand while it is the only one."""
+
+
+@app.command(epilog=EXIT_CODES)
+def run(
+    config: Annotated[Path | None, _flag("TOML file of settings.", "FILE")] = None,
+    node_id: Annotated[int | None, _flag("Id of this node in the cluster, from 1.")] = None,
+    data_dir: Annotated[Path | None, _flag("Where the node keeps its state.", "DIR")] = None,
+    host: Annotated[str | None, _flag("Address that QUIC and DNS bind. [127.0.0.1]")] = None,
+    cookie: Annotated[
+        str | None, _flag("The cluster's secret; ASPEN_COOKIE keeps it out of the process list.")
+    ] = None,
+    dns_port: Annotated[int | None, _flag("DNS port, UDP and TCP. [5300]")] = None,
+    http_addr: Annotated[str | None, _flag("HTTP listener. [127.0.0.1:8080]", "HOST:PORT")] = None,
+    admin_addr: Annotated[
+        str | None, _flag("A listener of their own for the admin routes.", "HOST:PORT")
+    ] = None,
+    admin_token: Annotated[
+        str | None, _flag("Bearer token of the admin routes; better as ASPEN_ADMIN_TOKEN.")
+    ] = None,
+    quic_port: Annotated[int | None, _flag("UDP port for the other nodes. [7300]")] = None,
+    peers: Annotated[
+        list[str] | None,
+        _flag("Another member; repeat it, or separate by commas.", "ID@ENDPOINT[@HOST:PORT]"),
+    ] = None,
+    ticket: Annotated[str | None, _flag("Join with a ticket.")] = None,
+    init: Annotated[
+        bool, typer.Option("--init", help="Found a cluster of this node and its peers, unless it has one.")
+    ] = False,
+    profile: Annotated[str | None, _flag("Timings for a fast network.", "default|lan")] = None,
+    heartbeat_interval_ms: Annotated[int | None, _flag("How often a leader is heard. [500]")] = None,
+    election_timeout_min_ms: Annotated[
+        int | None, _flag("Silence before an election, at least. [1500]")
+    ] = None,
+    election_timeout_max_ms: Annotated[
+        int | None, _flag("Silence before an election, at most. [3000]")
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        _flag("Answer names under this origin; repeat it for several. [aspen.local]", "NAME"),
+    ] = None,
+    workers: Annotated[int | None, _flag("UDP worker processes; 0 answers in the node's own. [1]")] = None,
+    relay_url: Annotated[str | None, _flag("iroh relay.", "URL")] = None,
+    enable_dns_discovery: Annotated[bool, typer.Option("--enable-dns-discovery")] = False,
+    dns_discovery_url: Annotated[str | None, _flag("DNS discovery service.", "URL")] = None,
+    enable_pkarr: Annotated[bool, typer.Option("--enable-pkarr")] = False,
+    pkarr_relay_url: Annotated[str | None, _flag("pkarr relay to publish at.", "URL")] = None,
+    disable_mdns: Annotated[bool, typer.Option("--disable-mdns")] = False,
+    disable_gossip: Annotated[bool, typer.Option("--disable-gossip")] = False,
+    log_format: Annotated[str | None, _flag("[auto]", "auto|console|json")] = None,
+    log_level: Annotated[str | None, _flag("[info]", "debug|info|warning|error")] = None,
+) -> None:
+    """Run one node until Ctrl-C. Settings: defaults < ASPEN_* variables < TOML file < flags."""
+    flags: dict[str, Any] = {
+        "node_id": node_id,
+        "data_dir": str(data_dir) if data_dir is not None else None,
+        "host": host,
+        "cookie": cookie,
+        "dns_port": dns_port,
+        "http_addr": http_addr,
+        "admin_addr": admin_addr,
+        "admin_token": admin_token,
+        "quic_port": quic_port,
+        "peers": ",".join(peers) if peers else None,
+        "ticket": ticket,
+        "init": init or None,
+        "profile": profile,
+        "heartbeat_interval_ms": heartbeat_interval_ms,
+        "election_timeout_min_ms": election_timeout_min_ms,
+        "election_timeout_max_ms": election_timeout_max_ms,
+        "dns_server.origins": ",".join(origin) if origin else None,
+        "dns_server.workers": workers,
+        "iroh.relay_url": relay_url,
+        "iroh.enable_dns_discovery": enable_dns_discovery or None,
+        "iroh.dns_discovery_url": dns_discovery_url,
+        "iroh.enable_pkarr": enable_pkarr or None,
+        "iroh.pkarr_relay_url": pkarr_relay_url,
+        "iroh.enable_mdns": False if disable_mdns else None,
+        "iroh.enable_gossip": False if disable_gossip else None,
+        "log_format": log_format,
+        "log_level": log_level,
+    }
+    local(False, lambda: run_node(config, flags))
+
+
+def run_node(config_file: Path | None, flags: dict[str, Any]) -> None:
+    """Load the configuration, run the node, return when it was asked to stop."""
+    from aspen import logs
+    from aspen.config_sources import load_config
+
+    loaded = load_config(
+        config_file=config_file,
+        environment=os.environ,
+        flags=flags,
+        defaults={"dns_server.workers": 1},  # embedded nodes answer in-process; a server doesn't
+    )
+    warnings = loaded.validate()
+    logs.configure(loaded.config.log_format, loaded.config.log_level)
+
+    import structlog
+
+    structlog.contextvars.bind_contextvars(node=loaded.config.node_id)
+    log = structlog.get_logger("aspen.cli")
+    for text in warnings:
+        log.warning("configuration", says=text)
+
+    import asyncio
+
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(loaded.config))
+
+
+async def _serve(config: ClusterBootstrapConfig) -> None:
+    """Start the node, wait for a signal or its end, stop it.
+
+    Raises `AspenError` if it could not start or ended by itself.
+    """
+    import asyncio
+
+    import structlog
+
+    from aspen.node import bootstrap_node
+
+    log = structlog.get_logger("aspen.cli")
+    stop = asyncio.Event()
+    remove_handlers = _stop_on_signals(stop)
+    if os.environ.get(PARENT_VARIABLE):
+        _stop_at_end_of_input(stop)
+    starting = asyncio.ensure_future(bootstrap_node(config))
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()  # bootstrap_node undoes what it has started
+        await asyncio.gather(starting, return_exceptions=True)
+        stopping.cancel()
+        return
+    node = await starting
+    async with node:
+        pid_file = config.data_path / PID_FILE
+        write_pid(pid_file, os.getpid())
+        log.info(
+            "node started",
+            pid=os.getpid(),
+            dns=f"{config.dns_host}:{config.dns_port}" if config.dns_server.enable else "off",
+            http=config.http_addr,
+            quic=f"{config.host}:{config.quic_port}",
+            data_dir=str(config.data_path),
+        )
+        ended = asyncio.ensure_future(node.wait_closed())
+        await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        by_itself = ended.done()
+        stopping.cancel()
+        ended.cancel()
+        remove_handlers()  # a second signal ends the process at once
+        log.info("node stopping", by_itself=by_itself)
+    await asyncio.gather(ended, stopping, return_exceptions=True)
+    remove_pid(pid_file, os.getpid())
+    log.info("node stopped")
+    if by_itself:
+        raise AspenError("the node stopped by itself; its log says why")
+
+
+def _stop_on_signals(stop: Any) -> Callable[[], None]:
+    import asyncio
+    import signal
+
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    for number in signals:
+        loop.add_signal_handler(number, stop.set)
+
+    def remove() -> None:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+    return remove
+
+
+def _stop_at_end_of_input(stop: Any) -> None:
+    import asyncio
+    import sys
+
+    loop = asyncio.get_running_loop()
+    descriptor = sys.stdin.fileno()
+
+    def readable() -> None:
+        if not os.read(descriptor, 4_096):
+            loop.remove_reader(descriptor)
+            stop.set()
+
+    loop.add_reader(descriptor, readable)
+
+
+def write_pid(file: Path, pid: int) -> None:
+    """Say which process the node is."""
+    file.write_text(f"{pid}\n", "ascii")
+
+
+def remove_pid(file: Path, pid: int) -> None:
+    """Take the file away, unless another process has written it since."""
+    try:
+        if file.read_text("ascii").strip() == str(pid):
+            file.unlink()
+    except OSError:
+        pass  # already gone
