@@ -1,0 +1,328 @@
+"""Real nodes as real processes: started, killed, restarted, asked.
+
+A `Cluster` is one to a few `NodeProcess`es on loopback, each with its data in a folder of its own.
+Ports are picked below the range the kernel hands to outgoing connections, so that a node that was
+killed finds its own still free. Each node runs in a session of its own: whatever it starts can be found
+and, at the end, ended.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import dns.message
+from clients import HOST, Answer, Published, dns_query, http_request, texts
+from processes import children, dns_workers, resident_kib, session_members, wait_until
+
+from aspen.identity import Identity
+
+COOKIE = "e2e-0f5ac8d1-only-for-these-tests"
+ORIGINS = ("aspen.local", "example.test")
+_PORTS = iter(random.Random(os.getpid()).sample(range(20_000, 32_000), 4_000))
+LOG_TAIL_BYTES = 12_000
+
+
+def is_free(port: int) -> bool:
+    """Whether the port can be bound for both TCP and UDP."""
+    try:
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            with socket.socket(socket.AF_INET, kind) as probe:
+                probe.bind((HOST, port))
+    except OSError:
+        return False
+    return True
+
+
+def free_port() -> int:
+    return next(port for port in _PORTS if is_free(port))
+
+
+def free_ports_in_a_row(count: int) -> int:
+    """The first of `count` free ports that follow each other."""
+    return next(port for port in _PORTS if all(is_free(port + i) for i in range(count)))
+
+
+class NodeProcess:
+    """One `aspen node run`, with its ports, data directory and log."""
+
+    def __init__(
+        self,
+        node_id: int,
+        data_dir: Path,
+        *,
+        cookie: str = COOKIE,
+        profile: str = "lan",
+        workers: int = 1,
+        identity: Identity | None = None,
+    ) -> None:
+        self.node_id = node_id
+        self.data_dir = data_dir
+        self.cookie = cookie
+        self.profile = profile
+        self.workers = workers
+        self.dns_port, self.http_port, self.quic_port = free_port(), free_port(), free_port()
+        self.peers: list[str] = []
+        self.init = False
+        self.log_path = data_dir.with_name(data_dir.name + ".log")
+        self.process: subprocess.Popen[bytes] | None = None
+        data_dir.mkdir(parents=True, exist_ok=True)
+        key_file = data_dir / "identity.key"
+        if identity is None:
+            self.identity = Identity.load_or_create(key_file)
+        else:
+            identity.save(key_file)
+            self.identity = identity
+
+    def __repr__(self) -> str:
+        return f"node {self.node_id}"
+
+    @property
+    def as_peer(self) -> str:
+        return f"{self.node_id}@{self.identity.z32}@{HOST}:{self.quic_port}"
+
+    @property
+    def addr(self) -> str:
+        return f"http://{HOST}:{self.http_port}"
+
+    # --- the process --------------------------------------------------------------------------
+
+    def command(self) -> list[str]:
+        arguments = ["node", "run", "--node-id", str(self.node_id), "--data-dir", str(self.data_dir)]
+        arguments += ["--host", HOST, "--dns-port", str(self.dns_port), "--quic-port", str(self.quic_port)]
+        arguments += ["--http-addr", f"{HOST}:{self.http_port}", "--log-format", "json"]
+        return [sys.executable, "-m", "aspen.cli.main", *arguments, *(["--init"] if self.init else [])]
+
+    def environment(self) -> dict[str, str]:
+        inherited = {name: text for name, text in os.environ.items() if not name.startswith("ASPEN_")}
+        return inherited | {
+            "ASPEN_COOKIE": self.cookie,
+            "ASPEN_PROFILE": self.profile,
+            "ASPEN_PEERS": ",".join(self.peers),
+            "ASPEN_DNS_SERVER_ORIGINS": ",".join(ORIGINS),
+            "ASPEN_DNS_SERVER_WORKERS": str(self.workers),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONFAULTHANDLER": "1",
+        }
+
+    def start(self) -> None:
+        assert not self.alive, f"{self} runs already"
+        with open(self.log_path, "ab") as log_file:
+            self.process = subprocess.Popen(
+                self.command(),
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=log_file,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def kill(self) -> None:
+        """kill -9 of the node process; its workers must notice by themselves."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, timeout_s: float = 10.0) -> int:
+        """SIGTERM; returns the exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(timeout_s)
+
+    def end_whatever_is_left(self) -> None:
+        if self.process is None:
+            return
+        if self.alive:
+            self.kill()
+        for pid in session_members(self.process.pid):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def workers_alive(self) -> set[int]:
+        return dns_workers(self.pid)
+
+    def memory_kib(self) -> int:
+        return sum(resident_kib(pid) for pid in {self.pid, *children(self.pid)})
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    # --- what it says -------------------------------------------------------------------------
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        timeout_s: float = 10.0,
+    ) -> Answer:
+        return http_request(self.http_port, method, path, body, headers, timeout_s)
+
+    def put(self, packet: Published, timeout_s: float = 10.0) -> Answer:
+        return self.request("PUT", packet.path, packet.payload, timeout_s=timeout_s)
+
+    def stored(self, packet: Published) -> bool:
+        """Whether this node's own replica holds exactly this packet."""
+        answer = self.request("GET", packet.path)
+        return answer.status == 200 and answer.body == packet.payload
+
+    def dig(self, name: str, rtype: str = "TXT", *, tcp: bool = False) -> dns.message.Message:
+        return dns_query(self.dns_port, name, rtype, tcp=tcp)
+
+    def resolves(self, packet: Published) -> bool:
+        """Whether this node's DNS answers with the packet's texts."""
+        return texts(self.dig(packet.name())) == list(packet.texts)
+
+    def status(self) -> dict[str, Any] | None:
+        """The cluster as this node sees it; `None` while it doesn't answer."""
+        try:
+            answer = self.request("GET", "/v1/cluster/status", timeout_s=2.0)
+        except (OSError, HTTPException):
+            return None
+        return answer.json if answer.status == 200 else None
+
+    def ready(self) -> bool:
+        try:
+            return self.request("GET", "/readyz", timeout_s=2.0).status == 200
+        except (OSError, HTTPException):
+            return False
+
+    def wait_ready(self, timeout_s: float = 20.0) -> None:
+        def ready_or_dead() -> bool:
+            assert self.alive, (
+                f"{self} ended with {self.process and self.process.returncode}:\n{self.log()[-2_000:]}"
+            )
+            return self.ready()
+
+        wait_until(ready_or_dead, f"{self} is ready", timeout_s)
+
+
+class Cluster:
+    """Nodes that know each other. The first one founds the cluster."""
+
+    def __init__(self, base: Path, size: int, *, profile: str = "lan", workers: int = 1) -> None:
+        self.nodes = [
+            NodeProcess(i, base / f"node-{i}", profile=profile, workers=workers) for i in range(1, size + 1)
+        ]
+        for node in self.nodes:
+            node.peers = [other.as_peer for other in self.nodes if other is not node]
+        self.nodes[0].init = True
+
+    def __iter__(self) -> Iterator[NodeProcess]:
+        return iter(self.nodes)
+
+    def start(self) -> None:
+        for node in self.nodes:
+            node.start()
+        self.wait_ready()
+
+    def wait_ready(self, timeout_s: float = 20.0) -> None:
+        """Every node serves, and all agree on a leader that lives."""
+        for node in self.nodes:
+            node.wait_ready(timeout_s)
+        self.leader(timeout_s)
+
+    def restore(self) -> None:
+        """Start whatever is down, and wait until all is well again."""
+        for node in self.nodes:
+            if not node.alive:
+                node.start()
+        self.wait_ready()
+
+    @property
+    def living(self) -> list[NodeProcess]:
+        return [node for node in self.nodes if node.alive]
+
+    def node(self, node_id: int) -> NodeProcess:
+        return next(node for node in self.nodes if node.node_id == node_id)
+
+    def leader(self, timeout_s: float = 10.0) -> NodeProcess:
+        """The living leader that all living nodes agree on."""
+
+        def agreed() -> NodeProcess | None:
+            seen = {(status or {}).get("leader_id") for status in (node.status() for node in self.living)}
+            if len(seen) != 1:
+                return None
+            return next((node for node in self.living if node.node_id in seen), None)
+
+        return wait_until(agreed, "the living nodes agree on a leader", timeout_s)
+
+    def followers(self) -> list[NodeProcess]:
+        leader = self.leader()
+        return [node for node in self.living if node is not leader]
+
+    def wait_caught_up(self, timeout_s: float = 15.0) -> int:
+        """Every living node has applied what is committed now; returns that index."""
+        target = max((node.status() or {}).get("commit_index", 0) for node in self.living)
+        for node in self.living:
+            wait_until(
+                lambda node=node: (node.status() or {}).get("applied_index", -1) >= target,
+                f"{node} has applied up to {target}",
+                timeout_s,
+            )
+        return target
+
+    def wait_stored(self, packets: Sequence[Published], timeout_s: float = 15.0) -> None:
+        """Every living node's replica holds every packet."""
+        for node in self.living:
+            missing = list(packets)
+
+            def all_there(node: NodeProcess = node, missing: list[Published] = missing) -> bool:
+                missing[:] = [packet for packet in missing if not node.stored(packet)]
+                return not missing
+
+            wait_until(all_there, f"{node} holds {len(packets)} packets", timeout_s)
+
+    def end(self) -> None:
+        for node in self.living:
+            node.process.terminate() if node.process else None
+        for node in self.nodes:
+            try:
+                if node.process is not None:
+                    node.process.wait(5)
+            except subprocess.TimeoutExpired:
+                pass
+            node.end_whatever_is_left()
+
+
+RUNNING: list[Cluster] = []
+"""What a failing test's report takes its logs from."""
+
+
+@contextmanager
+def running(base: Path, size: int, *, profile: str = "lan", workers: int = 1) -> Iterator[Cluster]:
+    """A cluster for the length of a `with`."""
+    cluster = Cluster(base, size, profile=profile, workers=workers)
+    RUNNING.append(cluster)
+    try:
+        try:
+            cluster.start()
+        except AssertionError as error:
+            for node in cluster:
+                error.add_note(f"--- log of {node}\n{node.log()[-LOG_TAIL_BYTES:]}")
+            raise
+        yield cluster
+    finally:
+        cluster.end()
+        RUNNING.remove(cluster)

@@ -1,0 +1,69 @@
+"""What the kernel knows about processes: who belongs to whom, and how much memory they hold (Linux /proc)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+POLL_S = 0.01
+
+
+def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 10.0, poll_s: float = POLL_S) -> T:
+    """Poll until `condition()` is true; return what it returned. Other processes can only be polled."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}")
+        time.sleep(poll_s)
+
+
+def _stat_fields(pid: int) -> list[str]:
+    """The fields of /proc/<pid>/stat after the command name: state, ppid, pgrp, session, …"""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return text.rpartition(")")[2].split()
+
+
+def _living() -> dict[int, list[str]]:
+    """pid → stat fields, zombies left out."""
+    fields = {int(name): _stat_fields(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+    return {pid: stat for pid, stat in fields.items() if stat and stat[0] != "Z"}
+
+
+def session_members(session_id: int) -> set[int]:
+    """Every living process of a session: a node started in a session of its own, and all it started."""
+    return {pid for pid, stat in _living().items() if int(stat[3]) == session_id}
+
+
+def children(parent: int) -> set[int]:
+    return {pid for pid, stat in _living().items() if int(stat[1]) == parent}
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def dns_workers(node_pid: int) -> set[int]:
+    """The UDP worker processes of a node."""
+    return {pid for pid in children(node_pid) if "aspen.dns.worker" in command_line(pid)}
+
+
+def resident_kib(pid: int) -> int:
+    """VmRSS less what is merely mapped from files: LMDB's map grows with the data, and is no leak."""
+    kib = 0
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(("RssAnon:", "RssShmem:")):
+            kib += int(line.split()[1])
+    return kib

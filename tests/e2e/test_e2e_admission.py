@@ -1,0 +1,70 @@
+"""Strangers stay outside: a wrong cookie, a node id claimed by another key. Said once a minute, counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from clients import sign
+from cluster import Cluster, NodeProcess
+from processes import wait_until
+
+from aspen.identity import Identity
+
+
+def intruder(
+    cluster: Cluster, folder: Path, *, node_id: int, identity: Identity | None, cookie: str | None
+) -> NodeProcess:
+    """A node that knows everything about the cluster but one thing."""
+    options = {} if cookie is None else {"cookie": cookie}
+    node = NodeProcess(node_id, folder / "intruder", identity=identity, **options)
+    node.peers = [member.as_peer for member in cluster if member.node_id != node_id]
+    return node
+
+
+def refusals(node: NodeProcess) -> dict[str, int]:
+    status = node.status() or {}
+    counted = status.get("refusals", status.get("net", {}).get("refusals", {}))
+    return dict(counted)
+
+
+def refused_lines(node: NodeProcess, code: str) -> list[str]:
+    return [line for line in node.log().splitlines() if code in line]
+
+
+@pytest.mark.parametrize(
+    ("code", "same_key", "cookie"),
+    [("wrong_cookie", True, "e2e-another-cookie-entirely"), ("node_id_claimed", False, None)],
+)
+def test_a_stranger_is_refused_logged_once_and_counted(
+    cluster: Cluster, tmp_path: Path, code: str, same_key: bool, cookie: str | None
+) -> None:
+    victim = cluster.followers()[0]
+    others = [node for node in cluster if node is not victim]
+    victim.kill()  # its place is free: only what it knows, and its key, keep the stranger out
+    term = (others[0].status() or {})["term"]
+    stranger = intruder(
+        cluster,
+        tmp_path,
+        node_id=victim.node_id,
+        identity=victim.identity if same_key else None,
+        cookie=cookie,
+    )
+    try:
+        stranger.start()
+        for node in others:
+            wait_until(lambda node=node: refused_lines(node, code), f"{node} logs {code}", timeout_s=15)
+            wait_until(lambda node=node: refusals(node).get(code), f"{node} counts {code}", timeout_s=15)
+        # Let it knock on: the members must not log each knock.
+        before = refusals(others[0])[code]
+        wait_until(lambda: refusals(others[0])[code] >= before + 2, "it knocks on", timeout_s=15, poll_s=0.05)
+        for node in others:
+            assert len(refused_lines(node, code)) == 1
+        assert not stranger.ready()
+        assert stranger.request("GET", "/readyz").status == 503
+        packet = sign("while=knocking")
+        assert others[0].put(packet).status == 204
+        assert stranger.request("GET", packet.path).status == 404
+        assert (others[0].status() or {})["term"] == term
+    finally:
+        stranger.end_whatever_is_left()
