@@ -170,7 +170,9 @@ class RaftDriver:
             Entry(e.term, e.index, e.kind, restamp(e.data, now_ms) if e.kind is EntryKind.NORMAL else e.data)
             for e in message.entries
         )
-        return Message(MessageType.PROP, to=message.to, sender=message.sender, term=message.term, entries=entries)
+        return Message(
+            MessageType.PROP, to=message.to, sender=message.sender, term=message.term, entries=entries
+        )
 
     def _step(self, message: Message) -> None:
         try:

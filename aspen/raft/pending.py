@@ -58,7 +58,9 @@ class PendingProposals:
             batch = list(self._waiting.items())
             self._waiting.clear()
             return batch
-        batch = [item for item, _ in zip(self._waiting.items(), range(RAFT_MAX_PROPOSALS_PER_TURN), strict=False)]
+        batch = [
+            item for item, _ in zip(self._waiting.items(), range(RAFT_MAX_PROPOSALS_PER_TURN), strict=False)
+        ]
         for request_id, _ in batch:
             del self._waiting[request_id]
         return batch
@@ -198,7 +200,10 @@ class PendingReads:
         self._rounds.clear()
 
     def close(self) -> None:
-        for future in (*self._waiting, *(f for r in (*self._rounds.values(), *self._confirmed) for f in r.futures)):
+        for future in (
+            *self._waiting,
+            *(f for r in (*self._rounds.values(), *self._confirmed) for f in r.futures),
+        ):
             self._expire(future)
 
     def _expire(self, future: asyncio.Future[None]) -> None:

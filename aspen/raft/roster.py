@@ -59,7 +59,12 @@ class Roster(msgspec.Struct, frozen=True, array_like=True):
                 if cluster_id == NO_CLUSTER:
                     cluster_id = member.cluster_id
         # A removed voter stays in the outgoing half of a joint configuration until it is left.
-        present = {*conf_state.voters, *conf_state.learners, *conf_state.voters_outgoing, *conf_state.learners_next}
+        present = {
+            *conf_state.voters,
+            *conf_state.learners,
+            *conf_state.voters_outgoing,
+            *conf_state.learners_next,
+        }
         kept = tuple(members[node_id] for node_id in sorted(members) if node_id in present)
         return Roster(cluster_id, conf_state, kept)
 

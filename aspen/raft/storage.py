@@ -91,7 +91,9 @@ class LmdbLog:
                 f"the store says index {self.applied_index} is applied, yet only {self.hard_state.commit} committed"
             )
         if self.hard_state.commit > self._last:
-            raise StorageError(f"the log ends at {self._last}, before its commit index {self.hard_state.commit}")
+            raise StorageError(
+                f"the log ends at {self._last}, before its commit index {self.hard_state.commit}"
+            )
 
     def _read_hard_state(self, txn: Txn) -> HardState:
         value = txn.get(_META_HARD_STATE, db=self._meta)
