@@ -12,6 +12,7 @@
     │   ├── RaftWireError           not a Raft frame
     │   ├── HandshakeError          a peer failed authentication (carries the reason counted)
     │   └── CommandError            not a replicated command, or one that breaks a limit
+    ├── HttpError                   an HTTP request is refused (carries status and code)
     ├── StorageError                LMDB or the disk failed; the node can't acknowledge writes
     ├── ProposalError               a write did not (certainly) happen
     │   ├── NoLeader                no leader is known: the write was not proposed
@@ -31,6 +32,7 @@ One rule per branch: `InputError` is the sender's fault and maps to 400 or an RC
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -93,6 +95,28 @@ class HandshakeError(InputError):
 
 class CommandError(InputError):
     """Not a replicated command, or one that breaks a limit."""
+
+
+class HttpError(AspenError):
+    """An HTTP request is refused. `code` is the JSON `error` value, the message its `reason`.
+
+    With `close`, the connection ends after the answer: what follows on it can't be trusted.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        reason: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        close: bool = False,
+    ) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.code = code
+        self.headers = headers
+        self.close = close
 
 
 class StorageError(AspenError):

@@ -1,0 +1,279 @@
+"""Connections that can't be held open for nothing: what `aiohttp`'s server leaves unbounded.
+
+`Connection` is aiohttp's HTTP/1.1 protocol with the bounds a public server needs: a deadline and
+a size for the request head, an end to bodies that are refused or broken off, a half-closed
+client that still gets its answer, and JSON for every error, those of the parser among them.
+Deadlines are kept by one sweep over all connections, not by a timer for each request.
+
+This file alone touches names that aiohttp keeps to itself (`PRIVATE_NAMES`; a test says when
+they move).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
+
+from aspen import limits as bounds
+from aspen.http.errors import problem, raw_problem
+from aspen.http.routing import Request
+
+log = structlog.get_logger("aspen.http")
+
+PRIVATE_NAMES: Final = (
+    "_close",
+    "_current_request",
+    "_force_close",
+    "_loop",
+    "_messages",
+    "_request_count",
+    "_waiter",
+)
+"""Attributes of `RequestHandler`; beside them `_ErrInfo`, a queued parse error."""
+
+_SWEEPS_PER_DEADLINE: Final = 5
+_MALFORMED: Final = "the request is not well-formed HTTP/1.1"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """The bounds of one listener; tests shorten them."""
+
+    connections: int = bounds.HTTP_CONNECTIONS
+    in_flight: int = bounds.HTTP_IN_FLIGHT
+    head_ms: int = bounds.HTTP_HEAD_MS
+    head_bytes: int = bounds.HTTP_HEAD_BYTES
+    body_ms: int = bounds.HTTP_BODY_MS
+    send_ms: int = bounds.HTTP_SEND_MS
+    keepalive_ms: int = bounds.HTTP_KEEPALIVE_MS
+    discard_ms: int = bounds.HTTP_DISCARD_MS
+    discard_bytes: int = bounds.HTTP_DISCARD_BYTES
+
+
+class Service(web.Server):
+    """Makes and counts the connections of one listener."""
+
+    def __init__(
+        self, handler: Callable[[Request], Awaitable[web.StreamResponse]], limits: HttpLimits
+    ) -> None:
+        super().__init__(handler)
+        self.limits = limits
+        self.in_flight = 0
+        """Requests being answered."""
+        self.open: set[Connection] = set()
+        self.refused = 0
+        """Connections over the limit, since the start."""
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._event_loop = asyncio.get_running_loop()
+
+    def __call__(self) -> RequestHandler:
+        return Connection(self, self._event_loop)
+
+    @contextmanager
+    def waiting_for_body(self) -> Iterator[None]:
+        """A request whose body is still under way uses nothing but its connection."""
+        self.in_flight -= 1
+        try:
+            yield
+        finally:
+            self.in_flight += 1
+
+    def start_sweeping(self) -> None:
+        self._sweep_timer = self._event_loop.call_later(
+            min(self.limits.head_ms, self.limits.send_ms) / 1_000 / _SWEEPS_PER_DEADLINE, self._sweep
+        )
+
+    def stop_sweeping(self) -> None:
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+
+    def _sweep(self) -> None:
+        now = self._event_loop.time()
+        head_due = now - self.limits.head_ms / 1_000
+        send_due = now - self.limits.send_ms / 1_000
+        for connection in list(self.open):
+            if connection.head_began is not None and connection.head_began < head_due:
+                connection.head_overdue()
+            elif connection.stalled_since is not None and connection.stalled_since < send_due:
+                connection.abort()
+        self.start_sweeping()
+
+
+class Connection(RequestHandler):
+    """One client's connection."""
+
+    __slots__ = (
+        "body_error",
+        "discarded",
+        "discarding",
+        "head_began",
+        "head_received",
+        "service",
+        "stalled_since",
+    )
+
+    def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            service,
+            loop=loop,
+            keepalive_timeout=service.limits.keepalive_ms / 1_000,
+            max_line_size=bounds.HTTP_HEADER_BYTES,
+            max_field_size=bounds.HTTP_HEADER_BYTES,
+            max_headers=bounds.HTTP_HEADERS,
+            lingering_time=service.limits.discard_ms / 1_000,
+            read_bufsize=bounds.HTTP_READ_BUFFER_BYTES,
+            auto_decompress=False,
+            access_log=cast(Any, None),  # declared as a Logger, documented and tested for as None too
+        )
+        self.service = service
+        self.head_began: float | None = None
+        """When the client began a request whose head isn't complete; None if it owes none."""
+        self.head_received = 0
+        self.body_error: str | None = None
+        """Why the body being received can't be complete."""
+        self.discarding = False
+        """The request is answered but its body still comes in."""
+        self.discarded = 0
+        self.stalled_since: float | None = None
+        """When the client stopped taking in its answer."""
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        service = self.service
+        if len(service.open) >= service.limits.connections:
+            service.refused += 1
+            self._force_close = True
+            stream = cast(asyncio.Transport, transport)
+            stream.write(raw_problem(503, "overloaded", "too many connections"))
+            stream.close()
+            return
+        service.open.add(self)
+        self.head_began = self._loop.time()
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.head_began = None
+        self.service.open.discard(self)
+        super().connection_lost(exc)
+
+    # --- what comes in ------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self.discarding:
+            self.discarded += len(data)
+            if self.discarded > self.service.limits.discard_bytes:
+                self.force_close()
+                return
+        before = self._request_count
+        try:
+            super().data_received(data)
+        except Exception:
+            # The parser must not fail but by its own errors; if it does, this connection pays.
+            log.exception("the HTTP parser failed")
+            self._end_with(400, "bad_request", _MALFORMED)
+            return
+        if self._request_count != before:
+            self.head_began = None
+            self.head_received = 0
+            self._parser_complained()
+        elif data and self._waiter is not None:  # nothing is being answered: this is a head
+            if self.head_began is None:
+                self.head_began = self._loop.time()
+            self.head_received += len(data)
+            if self.head_received > self.service.limits.head_bytes:
+                self._end_with(
+                    431, "head_too_large", f"more than {self.service.limits.head_bytes} bytes of headers"
+                )
+
+    def _parser_complained(self) -> None:
+        """If the parser has just given up inside a body, end that body: no more of it will come."""
+        if not self._messages or not isinstance(self._messages[-1][0], _ErrInfo):
+            return
+        unfinished = [payload for _, payload in self._messages if not payload.is_eof()]
+        if self._current_request is not None and not self._current_request.content.is_eof():
+            unfinished.append(self._current_request.content)
+        for payload in unfinished:
+            self.body_error = "the body's chunks are malformed"
+            payload.feed_eof()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio: true keeps the sending side open
+        """The client sends no more. It may still wait for the answer to what it sent."""
+        request = self._current_request
+        if self._force_close or (request is None and not self._messages):
+            return False
+        payloads = [payload for _, payload in self._messages]
+        if request is not None:
+            payloads.append(request.content)
+        for payload in payloads:
+            if not payload.is_eof():
+                self.body_error = "the client closed the connection before the end of the body"
+                payload.feed_eof()
+        self._close = True  # after the answers that are due
+        return True
+
+    def head_overdue(self) -> None:
+        """Called by the sweep."""
+        if self.head_received:
+            seconds = self.service.limits.head_ms / 1_000
+            self._end_with(408, "timeout", f"the request's headers did not arrive within {seconds:g} seconds")
+        else:
+            self.force_close()
+
+    def _end_with(self, status: int, code: str, reason: str) -> None:
+        self.head_began = None
+        if self.transport is not None:
+            self.transport.write(raw_problem(status, code, reason))
+        self.force_close()
+
+    # --- what goes out ------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        self.stalled_since = self._loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.stalled_since = None
+        super().resume_writing()
+
+    def abort(self) -> None:
+        """Drop the connection with whatever is unsent."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def begin_request(self) -> None:
+        self.discarding = False
+
+    def discard_rest(self) -> None:
+        """The answer is there before the body: take in a little more of it, so that the client
+        gets to read the answer, but not the gigabyte it may want to send."""
+        self.discarding = True
+        self.discarded = 0
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The parser's refusals. Errors of handlers are answered before they get here."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun already")
+        if isinstance(exc, LineTooLong):
+            response = problem(431, "head_too_large", f"a line of headers over {self.max_field_size} bytes")
+        elif status < 500:
+            response = problem(400, "bad_request", _MALFORMED)
+        else:
+            log.error("a request failed", exc_info=exc)
+            response = problem(500, "internal", "an internal error; it is in the log")
+        response.force_close()
+        return response

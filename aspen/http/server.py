@@ -1,0 +1,214 @@
+"""The HTTP listeners of a node.
+
+The public listener answers what anyone may ask (the pkarr relay, health); admin routes join it
+only if it is a loopback listener or a token guards them, else they have a listener of their own.
+Every request takes one straight way: room for it? → route → guard or CORS → handler → answer;
+every error on it becomes JSON in one place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Final, cast
+
+import structlog
+from aiohttp import web
+
+from aspen.errors import AspenError, ConfigError, InvariantViolation
+from aspen.http.admin import AdminGuard, names_loopback
+from aspen.http.connection import Connection, HttpLimits, Service
+from aspen.http.errors import RETRY_AFTER_SECONDS, answer_to, problem
+from aspen.http.request import target_of
+from aspen.http.routing import Request, Route, Router
+from aspen.limits import HTTP_BACKLOG, SHUTDOWN_MS
+
+log = structlog.get_logger("aspen.http")
+
+Address = tuple[str, int]
+
+SERVER_NAME: Final = "aspen"
+_EXPOSED: Final = ", ".join(
+    (
+        "ETag",
+        "Retry-After",
+        "Aspen-Applied-Index",
+        "Aspen-Known-Leader",
+        "Aspen-Last-Contact-Ms",
+        "Aspen-Revision",
+    )
+)
+_PREFLIGHT_SECONDS: Final = "86400"
+
+
+class Listener:
+    """One listening socket and the routes it serves."""
+
+    def __init__(self, router: Router, guard: AdminGuard, limits: HttpLimits) -> None:
+        self._router = router
+        self._guard = guard
+        self._limits = limits
+        self._service = Service(self._answer, limits)
+        self._server: asyncio.Server | None = None
+        self.address: Address = ("", 0)
+
+    async def start(self, address: Address) -> None:
+        """Bind and listen. Raises `ConfigError` if the address can't be had."""
+        host, port = address
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(self._service, host, port, backlog=HTTP_BACKLOG)
+        except (OSError, socket.gaierror) as error:
+            raise ConfigError(f"HTTP can't listen on {host}:{port}: {error}") from None
+        bound = self._server.sockets[0].getsockname()
+        self.address = (bound[0], bound[1])
+        self._service.start_sweeping()
+
+    async def close(self) -> None:
+        """Accept no more, let requests finish for a moment, then end every connection."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._service.stop_sweeping()
+        self._service.pre_shutdown()
+        await self._service.shutdown(SHUTDOWN_MS / 1_000)
+
+    @property
+    def connections(self) -> int:
+        return len(self._service.open)
+
+    # --- one request --------------------------------------------------------------------------
+
+    async def _answer(self, request: Request) -> web.StreamResponse:
+        service = self._service
+        connection = cast(Connection, request.protocol)
+        connection.begin_request()
+        if service.in_flight >= self._limits.in_flight:
+            response: web.StreamResponse = problem(
+                503,
+                "overloaded",
+                f"{self._limits.in_flight} requests are being answered; try again",
+                {"Retry-After": RETRY_AFTER_SECONDS},
+            )
+        else:
+            service.in_flight += 1
+            try:
+                response = await self._route(request)
+            finally:
+                service.in_flight -= 1
+        response.headers["Server"] = SERVER_NAME
+        if not request.content.is_eof():
+            connection.discard_rest()
+        return response
+
+    async def _route(self, request: Request) -> web.StreamResponse:
+        path = target_of(request)[0]
+        found = self._router.find(path)
+        if found is None:
+            return problem(404, "not_found", "there is nothing at this path")
+        route, rest = found
+        try:
+            response = await self._handle(request, route, rest)
+        except InvariantViolation:
+            raise
+        except AspenError as error:
+            response = answer_to(error)
+        except OSError:
+            # The client is gone: whatever is answered, nobody reads it.
+            response = problem(400, "bad_request", "the connection ended")
+        except Exception:
+            log.exception("a request failed", method=request.method, path=path[:200])
+            response = problem(500, "internal", "an internal error; it is in the log")
+        if route.public:
+            response.headers["Access-Control-Allow-Origin"] = "*"
+            response.headers["Access-Control-Expose-Headers"] = _EXPOSED
+        return response
+
+    async def _handle(self, request: Request, route: Route, rest: str) -> web.StreamResponse:
+        if not route.public:
+            self._guard.check(request)
+        method = request.method
+        handler = route.handlers.get("GET" if method == "HEAD" else method)
+        if handler is not None:
+            return await handler(request, rest)
+        allow = ", ".join(route.methods)
+        if method == "OPTIONS" and route.public:
+            return web.Response(
+                status=204,
+                headers={
+                    "Allow": allow,
+                    "Access-Control-Allow-Methods": allow,
+                    "Access-Control-Allow-Headers": "*",
+                    "Access-Control-Max-Age": _PREFLIGHT_SECONDS,
+                },
+            )
+        return problem(405, "method_not_allowed", f"{method} is not for this path", {"Allow": allow})
+
+
+class HttpServer:
+    """All HTTP of a node. Fill `public` and `admin` with routes, then `start`."""
+
+    def __init__(
+        self,
+        *,
+        listen: Address,
+        admin_listen: Address | None = None,
+        admin_token: str | None = None,
+        limits: HttpLimits | None = None,
+    ) -> None:
+        """Raises `ConfigError` for a separate admin listener that is open to the network."""
+        if admin_listen is not None and not names_loopback(admin_listen[0]) and not admin_token:
+            raise ConfigError(
+                f"admin_addr {admin_listen[0]} is not loopback: set admin_token, or bind 127.0.0.1"
+            )
+        self.public = Router()
+        self.admin = Router()
+        self._listen = listen
+        self._admin_listen = admin_listen
+        self._admin_token = admin_token
+        self._limits = limits if limits is not None else HttpLimits()
+        self._listeners: list[Listener] = []
+
+    @property
+    def admin_on_public(self) -> bool:
+        """Whether admin routes are served on the public listener."""
+        return self._admin_listen is None and (bool(self._admin_token) or names_loopback(self._listen[0]))
+
+    async def start(self) -> None:
+        """Raises `ConfigError` if a listener can't be had; none is left open then."""
+        guard = AdminGuard(self._admin_token or None)
+        public = self.public.joined(self.admin) if self.admin_on_public else self.public
+        plan = [(self._listen, public)]
+        if self._admin_listen is not None:
+            plan.append((self._admin_listen, self.public.joined(self.admin)))
+        try:
+            for address, router in plan:
+                listener = Listener(router, guard, self._limits)
+                await listener.start(address)
+                self._listeners.append(listener)
+        except ConfigError:
+            await self.close()
+            raise
+        if self.admin_address is None:
+            log.warning("admin routes are not served: the listener is not loopback and no token is set")
+
+    @property
+    def address(self) -> Address:
+        """The public listener's address as bound."""
+        return self._listeners[0].address
+
+    @property
+    def admin_address(self) -> Address | None:
+        """Where the admin routes are served, if anywhere."""
+        if self._admin_listen is not None:
+            return self._listeners[1].address
+        return self._listeners[0].address if self.admin_on_public else None
+
+    @property
+    def connections(self) -> int:
+        """Connections open now."""
+        return sum(listener.connections for listener in self._listeners)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(listener.close() for listener in self._listeners))
+        self._listeners.clear()
