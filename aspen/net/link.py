@@ -64,7 +64,8 @@ class Link:
         if connection is not None and connection.state is State.OPEN:
             over = self.waiting_bytes + size + connection.backlog_bytes() > NET_SEND_BACKLOG_BYTES
         else:
-            over = self.waiting_bytes + size > NET_DIAL_BACKLOG_BYTES
+            # A larger frame may wait alone, or it could never be sent first.
+            over = self.waiting_bytes > 0 and self.waiting_bytes + size > NET_DIAL_BACKLOG_BYTES
         if over:
             return False
         self.waiting += frames

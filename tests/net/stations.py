@@ -1,0 +1,131 @@
+"""An endpoint that remembers what it heard, and a stranger who speaks QUIC but not our manners."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+
+from aspen.identity import Cookie, Identity
+from aspen.net.endpoint import AddressBook, Endpoint, Hello, Peer
+from aspen.net.refusals import Refusals
+
+COOKIE = "a cookie for tests only"
+CLUSTER_ID = b"C" * 16
+
+
+class Station:
+    """An endpoint and everything it has heard."""
+
+    def __init__(
+        self,
+        node_id: int,
+        *,
+        identity: Identity | None = None,
+        cookie: str = COOKIE,
+        cluster_id: bytes = CLUSTER_ID,
+        version: int = 1,
+        admit: Callable[[Peer], str | None] | None = None,
+        idle_ms: int = 10_000,
+        max_datagram_bytes: int | None = None,
+        refusals: Refusals | None = None,
+    ) -> None:
+        self.identity = identity or Identity.generate()
+        self.id = self.identity.endpoint_id
+        self.hello = Hello(version, cluster_id, node_id, os.urandom(8))
+        self.heard: asyncio.Queue[tuple[Peer, bytes]] = asyncio.Queue()
+        self.unreachable: asyncio.Queue[bytes] = asyncio.Queue()
+        self.book = AddressBook()
+        self.address = ("", 0)
+        self.endpoint = Endpoint(
+            identity=self.identity,
+            cookie=Cookie(cookie),
+            hello=lambda: self.hello,
+            admit=admit or self.same_cluster,
+            address_book=self.book,
+            on_frame=lambda peer, frame: self.heard.put_nowait((peer, frame)),
+            on_unreachable=self.unreachable.put_nowait,
+            idle_ms=idle_ms,
+            max_datagram_bytes=max_datagram_bytes,
+            refusals=refusals,
+        )
+
+    def same_cluster(self, peer: Peer) -> str | None:
+        return None if peer.cluster_id == self.hello.cluster_id else "foreign_cluster"
+
+    async def start(self, port: int = 0) -> Station:
+        self.address = await self.endpoint.start("127.0.0.1", port)
+        return self
+
+    def knows(self, *others: Station) -> Station:
+        for other in others:
+            self.book.add(other.id, other.address, "manual")
+        return self
+
+    def send(self, other: Station, *frames: bytes) -> bool:
+        return self.endpoint.send(other.id, frames)
+
+    async def hears(self, within_s: float = 10) -> bytes:
+        """The next frame."""
+        async with asyncio.timeout(within_s):
+            return (await self.heard.get())[1]
+
+    async def loses(self, other: Station, within_s: float = 10) -> None:
+        """Returns once `other` was reported unreachable."""
+        async with asyncio.timeout(within_s):
+            while await self.unreachable.get() != other.id:
+                pass
+
+    async def refuses(self, code: str, times: int = 1, within_s: float = 10) -> None:
+        """Returns once `code` was counted so many times."""
+        async with asyncio.timeout(within_s):
+            while self.endpoint.refusals[code] < times:  # noqa: ASYNC110  a counter can't be awaited
+                await asyncio.sleep(0.005)
+
+    async def gets_through(self, other: Station, frame: bytes, within_s: float = 10) -> None:
+        """Sends again and again, as Raft would, until there is a way."""
+        async with asyncio.timeout(within_s):
+            while not self.send(other, frame):  # noqa: ASYNC110  the wait between dials is what we wait for
+                await asyncio.sleep(0.001)
+
+    def kill(self) -> None:
+        """End without a word, as a killed process does: the port is free, nobody was told."""
+        transceiver = self.endpoint._transceiver
+        assert transceiver._socket is not None
+        assert transceiver._loop is not None
+        transceiver._loop.remove_reader(transceiver._socket.fileno())
+        transceiver._socket.close()
+        transceiver._socket = None
+
+
+class Stranger:
+    """A QUIC client that sends whatever a test wants, on any stream."""
+
+    def __init__(self, protocol: QuicConnectionProtocol) -> None:
+        self.protocol = protocol
+        self.received: asyncio.Queue[bytes] = asyncio.Queue()
+
+        def event_received(event: object) -> None:
+            data = getattr(event, "data", None)
+            if data:
+                self.received.put_nowait(data)
+
+        protocol.quic_event_received = event_received
+
+    def write(self, stream_id: int, data: bytes) -> None:
+        self.protocol._quic.send_stream_data(stream_id, data)
+        self.protocol.transmit()
+
+    async def reads(self, within_s: float = 10) -> bytes:
+        async with asyncio.timeout(within_s):
+            return await self.received.get()
+
+    async def closed_by_peer(self, within_s: float = 10) -> str:
+        """Why the other side closed the connection."""
+        async with asyncio.timeout(within_s):
+            await self.protocol.wait_closed()
+        event = self.protocol._quic._close_event
+        assert event is not None
+        return event.reason_phrase
