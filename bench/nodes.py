@@ -1,0 +1,13 @@
+"""Our side: the process harness of tests/e2e, which starts real nodes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "e2e"))
+
+from clients import HOST, now_us, sign
+from cluster import Cluster, NodeProcess, free_port, running
+
+__all__ = ["HOST", "Cluster", "NodeProcess", "free_port", "now_us", "running", "sign"]
