@@ -15,7 +15,7 @@ from aspen.dns.wire import ANY
 from aspen.errors import IdentityError
 from aspen.z32 import KEY_CHARS, decode_key
 
-__all__ = ["Found", "Outcome", "Records", "View", "lookup"]
+__all__ = ["DnsSettings", "Found", "Outcome", "Records", "View", "lookup"]
 
 
 class Records(Protocol):

@@ -33,6 +33,8 @@ from aspen.dns.wire import (
 from aspen.errors import DnsWireError
 from aspen.limits import DNS_TCP_MESSAGE_BYTES, DNS_UDP_EDNS_BYTES, DNS_UDP_PLAIN_BYTES
 
+__all__ = ["Transport", "View", "respond", "servfail", "size_limit"]
+
 
 class Transport(Enum):
     """How a query came, as far as the answer depends on it: by datagram or by stream."""

@@ -1,0 +1,274 @@
+"""DNS over TCP (RFC 1035 §4.2.2, RFC 7766): framing, pipelining, and patience with limits.
+
+A message travels behind its length in two octets. Queries of one connection may follow one another
+without waiting for answers (RFC 7766 §6.2.1.1). What a client may cost is bounded: connections in
+all and for each client, time idle, time from a message's first octet to its last, answers waiting
+to be taken. A client that has shut its sending side still gets the answers it asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections import Counter
+from typing import Any, Final
+
+import structlog
+
+from aspen.dns.respond import Transport, View, respond, servfail
+from aspen.limits import (
+    DNS_FAILURE_LOG_MS,
+    DNS_TCP_CONNECTIONS,
+    DNS_TCP_CONNECTIONS_PER_CLIENT,
+    DNS_TCP_IDLE_MS,
+    DNS_TCP_PIPELINE,
+    DNS_TCP_READ_MS,
+    DNS_TCP_WRITE_BYTES,
+    DNS_TCP_WRITE_MS,
+)
+
+log = structlog.get_logger("aspen.dns.stream")
+
+_LENGTH_BYTES: Final = 2
+
+
+class TcpServer:
+    """Answers DNS over TCP on the event loop, from `view` (assign another to exchange it)."""
+
+    def __init__(
+        self,
+        view: View,
+        *,
+        idle_ms: int = DNS_TCP_IDLE_MS,
+        read_ms: int = DNS_TCP_READ_MS,
+        write_ms: int = DNS_TCP_WRITE_MS,
+        connections_max: int = DNS_TCP_CONNECTIONS,
+        connections_per_client: int = DNS_TCP_CONNECTIONS_PER_CLIENT,
+    ) -> None:
+        self.view = view
+        self.idle_s = idle_ms / 1_000
+        self.read_s = read_ms / 1_000
+        self.write_s = write_ms / 1_000
+        self.answered = 0
+        self.refused = 0
+        """Connections over a limit."""
+        self._connections_max = connections_max
+        self._connections_per_client = connections_per_client
+        self._connections: set[_Connection] = set()
+        self._clients: Counter[str] = Counter()
+        self._failure_logged_at = -float("inf")
+        self._server: asyncio.Server | None = None
+
+    @property
+    def connection_count(self) -> int:
+        return len(self._connections)
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        """Bind, listen, and return the bound address. Raises `OSError`."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Connection(self), host, port)
+        return self._address()
+
+    async def start_on(self, sock: socket.socket) -> tuple[str, int]:
+        """Listen on a bound socket (`bind_udp_and_tcp`); it is closed with the server."""
+        loop = asyncio.get_running_loop()
+        sock.setblocking(False)
+        self._server = await loop.create_server(lambda: _Connection(self), sock=sock)
+        return self._address()
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            for connection in list(self._connections):
+                connection.abort()
+            await self._server.wait_closed()
+            self._server = None
+
+    def _address(self) -> tuple[str, int]:
+        assert self._server is not None  # for the type checker
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return str(host), int(port)
+
+    def admit(self, connection: _Connection) -> bool:
+        """Count a new connection in, unless it is over a limit."""
+        over = (
+            len(self._connections) >= self._connections_max
+            or self._clients[connection.client] >= self._connections_per_client
+        )
+        if over:
+            self.refused += 1
+            return False
+        self._connections.add(connection)
+        self._clients[connection.client] += 1
+        return True
+
+    def release(self, connection: _Connection) -> None:
+        if connection in self._connections:
+            self._connections.discard(connection)
+            self._clients[connection.client] -= 1
+            if not self._clients[connection.client]:
+                del self._clients[connection.client]
+
+    def answer(self, query_untrusted: bytes) -> bytes | None:
+        try:
+            reply = respond(query_untrusted, self.view, Transport.TCP)
+        except Exception as error:
+            # Not the query's fault (respond is total): the replica can't be read just now.
+            now = asyncio.get_running_loop().time()
+            if now - self._failure_logged_at >= DNS_FAILURE_LOG_MS / 1_000:
+                self._failure_logged_at = now
+                log.error("replica_unreadable", error=repr(error))
+            reply = servfail(query_untrusted)
+        if reply is not None:
+            self.answered += 1
+        return reply
+
+
+def client_of(address: Any) -> str:
+    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address."""
+    try:
+        ip = ipaddress.ip_address(str(address[0]).partition("%")[0])
+    except (ValueError, TypeError, IndexError):
+        return "unknown"
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return str(ip.ipv4_mapped)
+        return str(ipaddress.ip_network((ip, 64), strict=False))
+    return str(ip)
+
+
+class _Connection(asyncio.Protocol):
+    """One client's connection.
+
+    At any time it waits for one thing: a first octet (idle), the rest of a message, or the client
+    to take answers. `_deadline` is when that waiting ends; one timer looks at it.
+    """
+
+    def __init__(self, server: TcpServer) -> None:
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._received = bytearray()
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._turn: asyncio.Handle | None = None
+        self._reading = True
+        self._inside_message = False
+        self._blocked = False
+        """The client doesn't take its answers: make no more until it does."""
+        self._ended = False
+        """The client has shut its sending side."""
+        self.client = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # for the type checker
+        self._transport = transport
+        self.client = client_of(transport.get_extra_info("peername"))
+        if not self._server.admit(self):
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(high=DNS_TCP_WRITE_BYTES)
+        self._deadline = self._loop.time() + self._server.idle_s
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.release(self)
+        for handle in (self._timer, self._turn):
+            if handle is not None:
+                handle.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if self._turn is None and not self._blocked:
+            self._answer_some()
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        self._close_when_done()
+        return True  # keep our side open: answers may still be on their way
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+        self._read(False)
+        self._deadline = self._loop.time() + self._server.write_s
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        self._answer_some()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def _answer_some(self) -> None:
+        """Answer the whole messages received, but no more than a turn's worth at a time."""
+        self._turn = None
+        replies, taken, understood = self._answer_received()
+        del self._received[:taken]
+        if replies:
+            self._transport.write(b"".join(replies))  # may call pause_writing
+        if not understood:
+            self._transport.close()  # who sends what is no query doesn't speak DNS
+        if self._blocked or self._transport.is_closing():
+            return
+        if taken and self._has_message():
+            self._read(False)
+            self._turn = self._loop.call_soon(self._answer_some)
+            return
+        self._read(True)
+        self._set_deadline(bool(replies))
+        self._close_when_done()
+
+    def _answer_received(self) -> tuple[list[bytes], int, bool]:
+        """Replies to the messages received, framed; the octets taken; whether all were queries."""
+        received, offset, size = self._received, 0, 0
+        replies: list[bytes] = []
+        while len(replies) < DNS_TCP_PIPELINE and size < DNS_TCP_WRITE_BYTES and self._has_message(offset):
+            start = offset + _LENGTH_BYTES
+            offset = start + (received[offset] << 8 | received[offset + 1])
+            reply = self._server.answer(bytes(received[start:offset]))
+            if reply is None:
+                return replies, offset, False
+            replies.append(len(reply).to_bytes(_LENGTH_BYTES, "big") + reply)
+            size += len(reply)
+        return replies, offset, True
+
+    def _has_message(self, offset: int = 0) -> bool:
+        """Whether a whole message stands at `offset` of what was received."""
+        received = self._received
+        start = offset + _LENGTH_BYTES
+        return start <= len(received) and start + (received[offset] << 8 | received[offset + 1]) <= len(
+            received
+        )
+
+    def _read(self, wanted: bool) -> None:
+        if wanted != self._reading:
+            self._reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _set_deadline(self, answered: bool) -> None:
+        """Idle from now on; or, inside a message, from its first octet, however slowly it comes."""
+        if not self._received:
+            if answered or self._inside_message:
+                self._deadline = self._loop.time() + self._server.idle_s
+            self._inside_message = False
+        elif answered or not self._inside_message:
+            self._deadline = self._loop.time() + self._server.read_s
+            self._inside_message = True
+
+    def _close_when_done(self) -> None:
+        """After the client's last octet, close once everything answerable is answered."""
+        if self._ended and not self._blocked and self._turn is None:
+            self._transport.close()  # sends what is buffered first
+            self._deadline = self._loop.time() + self._server.write_s
+
+    def _watch(self) -> None:
+        """Cut the connection off at its deadline. Runs until it is lost, closing included."""
+        remaining = self._deadline - self._loop.time()
+        if remaining <= 0:
+            self._transport.abort()
+        else:
+            self._timer = self._loop.call_later(remaining, self._watch)

@@ -1,0 +1,216 @@
+"""DNS over UDP as the node process sees it: workers kept running, or answers given in-process.
+
+`UdpWorkers` starts one process per socket and starts it again when it ends unasked. `InProcessUdp`
+answers on the event loop instead, for tests and embedding: slower, but nothing else to run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from aspen.config import LogFormat, LogLevel
+from aspen.dns.fast import ID_BYTES, FastResponder
+from aspen.dns.lookup import DnsSettings, View
+from aspen.dns.respond import servfail
+from aspen.dns.sockets import ANCILLARY_BYTES, bind_udp, bind_udp_and_tcp, is_wildcard, reply_source
+from aspen.dns.worker import WorkerOptions
+from aspen.errors import invariant
+from aspen.limits import (
+    DNS_FAILURE_LOG_MS,
+    DNS_QUERY_BYTES,
+    DNS_UDP_BATCH,
+    DNS_WORKER_RESTART_MAX_MS,
+    DNS_WORKER_RESTART_MIN_MS,
+    DNS_WORKER_STOP_MS,
+)
+
+__all__ = ["InProcessUdp", "UdpWorkers", "bind_udp", "bind_udp_and_tcp"]
+
+log = structlog.get_logger("aspen.dns.udp")
+
+_RECEIVE_BYTES: Final = DNS_QUERY_BYTES + 1
+
+
+class UdpWorkers:
+    """One worker process for each bound socket. The sockets stay the node's: a worker that crashes
+    leaves its queue to the next. `close` ends the workers and closes the sockets."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        sockets: Sequence[socket.socket],
+        settings: DnsSettings,
+        status_page_path: Path,
+        *,
+        log_format: LogFormat = LogFormat.AUTO,
+        log_level: LogLevel = LogLevel.INFO,
+    ) -> None:
+        self._sockets = list(sockets)
+        self._options = [
+            WorkerOptions(
+                index=index,
+                descriptor=sock.fileno(),
+                parent_pid=os.getpid(),
+                data_dir=str(data_dir),
+                status_page=str(status_page_path),
+                settings=settings,
+                log_format=log_format,
+                log_level=log_level,
+            )
+            for index, sock in enumerate(self._sockets)
+        ]
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self._keepers: list[asyncio.Task[None]] = []
+        self.restarts = 0
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers running now, in the order of their sockets."""
+        return [process.pid for _, process in sorted(self._processes.items())]
+
+    async def start(self) -> None:
+        """Start every worker. Raises `OSError` if a process can't be started at all."""
+        invariant(not self._keepers, "the workers are started once")
+        try:
+            for options in self._options:
+                self._processes[options.index] = await self._spawn(options)
+        except OSError:
+            await self.close()
+            raise
+        self._keepers = [asyncio.create_task(self._keep(options)) for options in self._options]
+
+    async def close(self) -> None:
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*(self._end(process) for process in self._processes.values()))
+        self._processes.clear()
+        for sock in self._sockets:
+            sock.close()
+
+    async def _spawn(self, options: WorkerOptions) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "aspen.dns.worker",
+            msgspec.json.encode(options).decode(),
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=(options.descriptor,),
+        )
+
+    async def _keep(self, options: WorkerOptions) -> None:
+        """Start a worker again whenever it ends, more slowly the sooner it ended."""
+        pause_ms = DNS_WORKER_RESTART_MIN_MS
+        started_at = time.monotonic()
+        while True:
+            process = self._processes.get(options.index)
+            status = await process.wait() if process is not None else None
+            if time.monotonic() - started_at > DNS_WORKER_RESTART_MAX_MS / 1_000:
+                pause_ms = DNS_WORKER_RESTART_MIN_MS
+            log.warning("worker_ended", worker=options.index, status=status, restart_ms=pause_ms)
+            await asyncio.sleep(pause_ms / 1_000)
+            pause_ms = min(2 * pause_ms, DNS_WORKER_RESTART_MAX_MS)
+            started_at = time.monotonic()
+            try:
+                self._processes[options.index] = await self._spawn(options)
+                self.restarts += 1
+            except OSError as error:  # out of processes or memory: they may come back
+                self._processes.pop(options.index, None)
+                log.error("worker_cannot_start", worker=options.index, error=str(error))
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        if process.returncode is not None:
+            return
+        _signal(process, signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), DNS_WORKER_STOP_MS / 1_000)
+        except TimeoutError:
+            _signal(process, signal.SIGKILL)
+            await process.wait()
+
+
+def _signal(process: asyncio.subprocess.Process, number: int) -> None:
+    try:
+        process.send_signal(number)
+    except ProcessLookupError:
+        pass  # it ended by itself just now
+
+
+class InProcessUdp:
+    """Answers datagrams on the event loop. `close` closes the sockets."""
+
+    def __init__(self, sockets: Sequence[socket.socket], view: View) -> None:
+        self._sockets = list(sockets)
+        self._responder = FastResponder(view)
+        self._failure_logged_at = -float("inf")
+        self.answered = 0
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets:
+            sock.setblocking(False)
+            take = self._take_wildcard if is_wildcard(sock) else self._take
+            loop.add_reader(sock.fileno(), take, sock)
+
+    async def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets:
+            if sock.fileno() >= 0:
+                loop.remove_reader(sock.fileno())
+            sock.close()
+
+    def replace_view(self, view: View) -> None:
+        """Answer from another view from now on (the environment was exchanged)."""
+        self._responder = FastResponder(view)
+
+    def _take(self, sock: socket.socket) -> None:
+        for _ in range(DNS_UDP_BATCH):
+            try:
+                query, client = sock.recvfrom(_RECEIVE_BYTES)
+            except OSError:  # BlockingIOError: none left
+                return
+            reply = self._answer(query)
+            if reply is not None:
+                try:
+                    sock.sendto(query[:ID_BYTES] + reply, client)
+                except OSError:
+                    pass  # an unreachable client, or no room: UDP may lose
+
+    def _take_wildcard(self, sock: socket.socket) -> None:
+        for _ in range(DNS_UDP_BATCH):
+            try:
+                query, ancillary, _, client = sock.recvmsg(_RECEIVE_BYTES, ANCILLARY_BYTES)
+            except OSError:
+                return
+            reply = self._answer(query)
+            if reply is not None:
+                try:
+                    sock.sendmsg((query[:ID_BYTES], reply), reply_source(ancillary), 0, client)
+                except OSError:
+                    pass
+
+    def _answer(self, query_untrusted: bytes) -> bytes | None:
+        try:
+            reply = self._responder.answer(query_untrusted)
+        except Exception as error:
+            # Not the query's fault (respond is total): the replica can't be read just now.
+            now = time.monotonic()
+            if now - self._failure_logged_at >= DNS_FAILURE_LOG_MS / 1_000:
+                self._failure_logged_at = now
+                log.error("replica_unreadable", error=repr(error))
+            failure = servfail(query_untrusted)
+            reply = None if failure is None else failure[ID_BYTES:]
+        if reply is not None:
+            self.answered += 1
+        return reply
