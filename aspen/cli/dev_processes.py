@@ -25,6 +25,7 @@ from aspen.client import NodeClient
 from aspen.limits import DEV_LINE_BYTES, DEV_READY_MS, SHUTDOWN_MS
 
 _COLOURS: Final = ("36", "33", "35", "32", "34", "31")
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _READY_POLL_MS: Final = 100
 _LOG_TAIL_MS: Final = 1_000  # for the last lines of a node that has ended
 _STOP_GRACE_MS: Final = 2_000  # beyond a node's own limit for its shutdown
@@ -44,7 +45,7 @@ class DevCluster:
     async def run(self) -> int:
         """Run until a signal (0) or until no node is left (1)."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in _STOP_SIGNALS:
             loop.add_signal_handler(number, self._stopping.set)
         watchers: list[asyncio.Task[None]] = []
         for node in self._nodes:
@@ -65,6 +66,8 @@ class DevCluster:
             for task in (ready, stopping):
                 task.cancel()
             await asyncio.gather(ready, stopping, return_exceptions=True)
+            for number in _STOP_SIGNALS:
+                loop.remove_signal_handler(number)
         if not asked:
             _say("every node has ended")
         return Exit.OK if asked else Exit.FAILED

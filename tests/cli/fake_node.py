@@ -1,0 +1,144 @@
+"""A stand-in for a node's HTTP interface: a few lines of aiohttp, a dict for a store.
+
+What it answers next can be set (`problem`), so that every failure a node can report is at hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import threading
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from aiohttp import web
+
+
+class FakeNode:
+    def __init__(self) -> None:
+        self.kv: dict[bytes, bytes] = {}
+        self.packets: dict[str, bytes] = {}
+        self.revision = 0
+        self.token: str | None = None
+        self.problem: tuple[int, dict[str, str] | str] | None = None
+        self.requests: list[web.Request] = []
+        self.page_size = 1_000
+        self.url = ""
+        self._loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._ended = asyncio.Event()
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> FakeNode:
+        self._thread.start()
+        assert self._started.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join(10)
+
+    def reset(self) -> None:
+        self.kv.clear()
+        self.packets.clear()
+        self.requests.clear()
+        self.revision, self.token, self.problem, self.page_size = 0, None, None, 1_000
+
+    def _serve(self) -> None:
+        async def main() -> None:
+            app = web.Application(middlewares=[self._common])
+            app.router.add_get("/v1/kv", self._scan)
+            app.router.add_route("*", "/v1/kv/{key:.*}", self._key)
+            app.router.add_route("*", "/pkarr/{key}", self._packet)
+            app.router.add_get("/v1/cluster/status", self._status)
+            app.router.add_get("/readyz", self._ready)
+            runner = web.AppRunner(app)
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            host, port = runner.addresses[0][:2]
+            self.url = f"http://{host}:{port}"
+            self._started.set()
+            await self._ended.wait()
+            await runner.cleanup()
+
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(main())
+
+    @web.middleware
+    async def _common(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        self.requests.append(request)
+        if self.token is not None and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return web.json_response(
+                {"error": "unauthorized", "reason": "a bearer token is required"}, status=401
+            )
+        if self.problem is not None:
+            status, body = self.problem
+            if status == 0:
+                assert request.transport is not None
+                request.transport.close()
+                return web.Response()
+            return (
+                web.json_response(body, status=status)
+                if isinstance(body, dict)
+                else web.Response(text=body, status=status)
+            )
+        return await handler(request)  # type: ignore[no-any-return]
+
+    async def _key(self, request: web.Request) -> web.StreamResponse:
+        key = unquote_to_bytes(request.raw_path.split("?")[0].removeprefix("/v1/kv/"))
+        if request.method == "PUT":
+            self.revision += 1
+            self.kv[key] = await request.read()
+            return web.json_response({"revision": self.revision, "changed": 1})
+        if request.method == "DELETE":
+            changed = int(self.kv.pop(key, None) is not None)
+            return web.json_response({"revision": self.revision, "changed": changed})
+        if key not in self.kv:
+            return web.json_response({"error": "not_found", "reason": "no such key"}, status=404)
+        return web.json_response(self._entry(key))
+
+    def _entry(self, key: bytes) -> dict[str, Any]:
+        return {
+            "key": base64.b64encode(key).decode(),
+            "value": base64.b64encode(self.kv[key]).decode(),
+            "create_revision": 1,
+            "mod_revision": self.revision,
+            "version": 1,
+        }
+
+    async def _scan(self, request: web.Request) -> web.StreamResponse:
+        query = dict(pair.split("=") for pair in request.rel_url.raw_query_string.split("&"))
+        prefix, after = (unquote_to_bytes(query.get(name, "")) for name in ("prefix", "after"))
+        limit = min(int(query["limit"]), self.page_size)
+        keys = sorted(key for key in self.kv if key.startswith(prefix) and key > after)
+        entries = [self._entry(key) for key in keys[:limit]]
+        return web.json_response({"entries": entries, "more": len(keys) > limit, "revision": self.revision})
+
+    async def _packet(self, request: web.Request) -> web.StreamResponse:
+        key = request.match_info["key"]
+        if request.method == "PUT":
+            self.packets[key] = await request.read()
+            return web.Response(status=204)
+        if key not in self.packets:
+            return web.json_response({"error": "not_found", "reason": "no packet"}, status=404)
+        return web.Response(body=self.packets[key])
+
+    async def _status(self, _request: web.Request) -> web.StreamResponse:
+        return web.json_response(STATUS)
+
+    async def _ready(self, _request: web.Request) -> web.StreamResponse:
+        return web.json_response({"ready": True})
+
+
+STATUS = {
+    "node_id": 2,
+    "leader_id": 1,
+    "term": 7,
+    "commit_index": 41,
+    "applied_index": 40,
+    "members": [
+        {"node_id": n, "endpoint_id": "y" * 52, "role": "voter", "addresses": [f"127.0.0.1:{7299 + n}"]}
+        for n in (1, 2)
+    ],
+}
