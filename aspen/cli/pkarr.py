@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aspen.cli.common import DEFAULT_ADDR, Addr, Json, Token, local, new_app, print_json, printable, talk
+from aspen.limits import RAFT_MEMBERS
 
 if TYPE_CHECKING:
     from aspen.client import NodeClient
@@ -94,15 +95,9 @@ def publish(
         print(f"made a new key: {key} (keep it secret)", file=sys.stderr)
     if out is not None:
         local(as_json, lambda: out.write_bytes(packet.payload))
-        where: dict[str, Any] = {}
     else:
-
-        async def action(client: NodeClient) -> dict[str, Any]:
-            await client.pkarr_put(packet.z32, packet.payload)
-            return await _where_to_ask(client)
-
-        where = talk(addr, token, as_json, action)
-    _print_published(packet, records, where, addr, out, as_json)
+        talk(addr, token, as_json, lambda client: client.pkarr_put(packet.z32, packet.payload))
+    _print_published(packet, records[0], addr, out, as_json)
 
 
 @app.command()
@@ -146,34 +141,11 @@ def _sign(key_file: Path, records: list[str], ttl: int) -> tuple[SignedPacket, b
     return SignedPacket.sign(identity, message, time.time_ns() // 1_000), made
 
 
-async def _where_to_ask(client: NodeClient) -> dict[str, Any]:
-    """DNS port and origin of the node, if it tells."""
-    from aspen.errors import ClientError
-
-    try:
-        status = await client.status()
-    except ClientError:
-        return {}
-    return status.get("dns") or {}
-
-
-def _print_published(
-    packet: SignedPacket,
-    records: list[str],
-    where: dict[str, Any],
-    addr: str,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+def _print_published(packet: SignedPacket, record: str, addr: str, out: Path | None, as_json: bool) -> None:
     from aspen.client import parse_addr
 
-    owner, *rest = records[0].split()
-    name = packet.z32 if owner == "@" else f"{owner}.{packet.z32}"
-    # Between the owner and the type there may be a TTL and a class.
-    kind = next((word.upper() for word in rest if not word.isdigit() and word.upper() != "IN"), "ANY")
-    origin = (where.get("origins") or ["aspen.local"])[0].rstrip(".")
     url = parse_addr(addr)
-    dig = f"dig @{url.host} -p {where.get('port') or 5300} {name}.{origin} {kind}"
+    dig = _dig_command(packet.z32, record, url.host or "", url.port or 0)
     if as_json:
         print_json(
             {
@@ -191,6 +163,19 @@ def _print_published(
     else:
         print("published; ask any node for it:")
         print(f"  {dig}")
+
+
+def _dig_command(z32: str, record: str, host: str, http_port: int) -> str:
+    """How to ask for the record. The DNS port is the default, or node i's of `aspen dev`."""
+    from aspen.config import DEFAULT_DNS_PORT, DEFAULT_ORIGIN
+
+    owner, *rest = record.split()
+    name = z32 if owner == "@" else f"{owner}.{z32}"
+    # Between the owner and the type there may be a TTL and a class.
+    kind = next((word.upper() for word in rest if not word.isdigit() and word.upper() != "IN"), "ANY")
+    offset = http_port - 8080
+    dns_port = DEFAULT_DNS_PORT + (offset if 0 <= offset < RAFT_MEMBERS else 0)
+    return f"dig @{host} -p {dns_port} {name}.{DEFAULT_ORIGIN} {kind}"
 
 
 def _records_of(packet: SignedPacket) -> list[str]:
