@@ -123,6 +123,7 @@ ADDRESS_BOOK_PEERS: Final = 1_024
 CLIENT_CONNECT_MS: Final = 3_000
 CLIENT_REQUEST_MS: Final = 10_000
 CLIENT_RESPONSE_BYTES: Final = 64 * 1_048_576
+DEV_PORTS_MS: Final = 5_000  # for an earlier run to give its ports back
 DEV_READY_MS: Final = 30_000  # for all nodes together to become ready
 DEV_LINE_BYTES: Final = 1_048_576  # a longer line of a node's log is cut
 

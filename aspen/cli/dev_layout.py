@@ -20,6 +20,7 @@ import secrets
 import shlex
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,10 @@ from typing import Final
 from aspen.cli.node import PID_FILE
 from aspen.errors import AspenError, ConfigError
 from aspen.identity import Identity
+from aspen.limits import DEV_PORTS_MS
 
 HOST: Final = "127.0.0.1"
+_PORT_POLL_MS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,19 @@ def _configuration(node: DevNode, peers: list[str], settings: Mapping[str, str])
 
 
 def _check_ports(nodes: list[DevNode]) -> None:
-    """Raise if a port can't be bound: a second UDP listener could even share one unnoticed."""
+    """Raise if a port can't be bound: a second UDP listener could even share one unnoticed.
+
+    What an earlier run left behind may take a moment to end, so this waits a little.
+    """
+    deadline = time.monotonic() + DEV_PORTS_MS / 1_000
+    while (problem := _taken_port(nodes)) is not None:
+        if time.monotonic() > deadline:
+            raise AspenError(problem)
+        time.sleep(_PORT_POLL_MS / 1_000)
+
+
+def _taken_port(nodes: list[DevNode]) -> str | None:
+    """What to say about the first port that can't be bound."""
     for node in nodes:
         for use, kind, port in (
             ("dns", socket.SOCK_DGRAM, node.dns_port),
@@ -168,15 +183,16 @@ def _check_ports(nodes: list[DevNode]) -> None:
             ("http", socket.SOCK_STREAM, node.http_port),
             ("quic", socket.SOCK_DGRAM, node.quic_port),
         ):
-            name = "UDP" if kind == socket.SOCK_DGRAM else "TCP"
             with socket.socket(socket.AF_INET, kind) as probe:
                 if kind == socket.SOCK_STREAM:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the node does
                 try:
                     probe.bind((HOST, port))
                 except (OSError, OverflowError) as error:
-                    reason = error.strerror if isinstance(error, OSError) else str(error)
-                    raise AspenError(
+                    reason = error.strerror if isinstance(error, OSError) else "there is no such port"
+                    name = "UDP" if kind == socket.SOCK_DGRAM else "TCP"
+                    return (
                         f"{name} port {port} of node {node.node_id} can't be bound ({reason}): "
                         f"choose another --{use}-port"
-                    ) from None
+                    )
+    return None

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from aspen.cli.common import EXIT_CODES, local, new_app
-from aspen.errors import AspenError
+from aspen.cli.common import EXIT_CODES, Exit, exit_code, local, new_app
+from aspen.errors import AspenError, InvariantViolation
 
 if TYPE_CHECKING:
     from aspen.config import ClusterBootstrapConfig
@@ -139,8 +139,16 @@ def run_node(config_file: Path | None, flags: dict[str, Any]) -> None:
 
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(loaded.config))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(loaded.config))
+    except InvariantViolation:
+        log.exception("node failed")
+        raise typer.Exit(Exit.FAILED) from None
+    except (AspenError, OSError) as error:
+        log.error("node failed", reason=str(error))
+        code = exit_code(error) if isinstance(error, AspenError) else Exit.FAILED
+        raise typer.Exit(code) from None
 
 
 async def _serve(config: ClusterBootstrapConfig) -> None:

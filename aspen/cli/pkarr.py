@@ -188,5 +188,6 @@ def _print_key(identity: Identity, as_json: bool) -> None:
     if as_json:
         print_json({"public_key": identity.z32, "public_key_hex": identity.endpoint_id.hex()})
     else:
-        print(identity.z32)
-        print(f"  hexadecimal: {identity.endpoint_id.hex()}", file=sys.stderr)
+        print(identity.z32)  # alone when piped, so that $(…) is the key
+        if sys.stdout.isatty():
+            print(f"hexadecimal: {identity.endpoint_id.hex()}")

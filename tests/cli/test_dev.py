@@ -93,7 +93,10 @@ def test_the_directory_is_claimed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
-def test_a_taken_port_is_named(kind: socket.SocketKind, tmp_path: Path) -> None:
+def test_a_taken_port_is_named(
+    kind: socket.SocketKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dev_layout, "DEV_PORTS_MS", 0)
     with socket.socket(socket.AF_INET, kind) as taken:
         taken.bind(("127.0.0.1", 0))
         if kind == socket.SOCK_STREAM:
