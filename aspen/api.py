@@ -27,6 +27,7 @@ from aspen.node import Node
 from aspen.state.commands import KvDelete, KvResult, KvSet
 from aspen.state.kv import KvEntry, KvPage
 from aspen.state.ports import Consistency
+from aspen.z32 import encode_key
 
 # --- requests and answers ---------------------------------------------------------------------
 
@@ -149,11 +150,11 @@ class RaftControlClient:
     async def current_state(self) -> ClusterState:
         """Raises `ControlPlaneError.NotInitialized`."""
         consensus = self._node.consensus
-        if not consensus.initialised:
+        if not consensus.roster.members:
             raise ControlPlaneError.NotInitialized("this node belongs to no cluster yet")
         nodes = tuple(
             ClusterNode(
-                m.node_id, ",".join(f"{host}:{port}" for host, port in m.addresses), self._node.spell(m)
+                m.node_id, ",".join(f"{host}:{port}" for host, port in m.addresses), encode_key(m.endpoint_id)
             )
             for m in consensus.roster.members
         )
@@ -188,7 +189,7 @@ class KvClient:
             case WriteCommand.DeleteMulti(keys):
                 replicated = KvDelete(tuple(_bytes(key) for key in keys))
         try:
-            result = await self._node.propose(replicated)
+            result = await self._node.proposer.propose(replicated)
         except ProposalError as error:
             raise _kv_error(error) from error
         except CommandError as error:
@@ -222,7 +223,7 @@ class KvClient:
 
     async def _barrier(self, consistency: Consistency) -> None:
         try:
-            await self._node.barrier(consistency)
+            await self._node.proposer.barrier(consistency)
         except ProposalError as error:
             raise _kv_error(error) from error
 

@@ -91,6 +91,7 @@ RAFT_READ_MS: Final = 4_000
 RAFT_READ_RETRY_MS: Final = 500  # a ReadIndex round unanswered so long is asked again
 RAFT_MAX_PROPOSALS_PER_TURN: Final = 512
 RAFT_MEMBERS: Final = 16
+RAFT_READY_LAG_ENTRIES: Final = 1_000  # a node further behind is not ready for traffic
 RAFT_LOG_CACHE_ENTRIES: Final = 4_096  # newest entries kept in memory beside LMDB
 RAFT_LOG_CACHE_BYTES: Final = 32 * 1_048_576
 

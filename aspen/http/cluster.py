@@ -47,6 +47,8 @@ class ClusterStatus(msgspec.Struct, frozen=True):
     """Milliseconds since a leader was heard from: 0 on the leader, -1 if never."""
     version: str
     members: tuple[MemberStatus, ...]
+    refusals: dict[str, int]
+    """Peers this node refused since it started, by reason."""
 
 
 class HealthState(StrEnum):

@@ -75,7 +75,7 @@ class Consensus:
         self._machine = machine
         self._timing = timing
         self._clock = clock
-        self._known_peers = known_peers
+        self.known_peers = known_peers
         self._log_storage = LmdbLog(store)
         self._log_storage.claim(node_id, endpoint_id)
         self.driver: RaftDriver
@@ -123,6 +123,8 @@ class Consensus:
             on_failure=on_failure,
         )
         self.driver.start()
+        if self.roster.conf_state.voters == (self.node_id,):
+            self.driver.campaign_once_applied(self.driver.raw.commit_index)
 
     async def stop(self) -> None:
         await self.driver.stop()
@@ -135,14 +137,12 @@ class Consensus:
 
     @property
     def cluster_id(self) -> bytes:
-        return (
-            self.driver.roster.cluster_id if hasattr(self, "driver") else self._log_storage.roster.cluster_id
-        )
+        return self.driver.roster.cluster_id
 
     @property
     def initialised(self) -> bool:
         """Whether this node belongs to a cluster, or has a log of one."""
-        return self._log_storage.initialised or bool(self.roster.members)
+        return self.driver.raw.term > 0 or self.driver.raw.last_index > 0
 
     def initialise(self, members: Sequence[tuple[int, bytes, tuple[tuple[str, int], ...]]]) -> None:
         """Found a new cluster of (node id, endpoint id, addresses), this node among them.
@@ -159,8 +159,7 @@ class Consensus:
             for node_id, endpoint_id, addresses in sorted(members)
         ]
         self.driver.raw.bootstrap(peers)
-        if len(peers) == 1:
-            self.driver.raw.campaign()
+        self.driver.campaign_once_applied(len(peers))
         log.info("cluster founded", members=[node_id for node_id, _ in peers])
         self.driver.wake()
 
@@ -174,14 +173,14 @@ class Consensus:
             member = roster.member(peer_node_id)
             bound = None if member is None else member.endpoint_id
         else:
-            bound = self._known_peers.get(peer_node_id)
+            bound = self.known_peers.get(peer_node_id)
         return None if bound == peer_endpoint_id else "node_id_claimed"
 
     def endpoint_of(self, node_id: int) -> bytes | None:
         """The key that a node id is bound to."""
         if (member := self.driver.roster.member(node_id)) is not None:
             return member.endpoint_id
-        return self._known_peers.get(node_id)
+        return self.known_peers.get(node_id)
 
     # --- reads and writes ---------------------------------------------------------------------
 

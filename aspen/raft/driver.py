@@ -39,7 +39,7 @@ from aspen.raft.pending import PendingProposals, PendingReads
 from aspen.raft.rawnode import RawNode, Role
 from aspen.raft.roster import Roster
 from aspen.raft.storage import LmdbLog
-from aspen.raft.writer import StateMachine, Writer, WriteJob
+from aspen.raft.writer import StateMachine, WriteJob, Writer
 from aspen.state.store import Store
 
 log = structlog.get_logger("aspen.raft")
@@ -106,6 +106,7 @@ class RaftDriver:
         self._pump_scheduled = False
         self._stopped = False
         self._tick_timer: asyncio.TimerHandle | None = None
+        self._campaign_from: int | None = None
         incarnation = os.urandom(8)
         self._proposals = PendingProposals(self._loop, incarnation)
         self._reads = PendingReads(self._loop, incarnation)
@@ -210,6 +211,19 @@ class RaftDriver:
 
     def leader_id_now(self) -> int:
         return self.raw.leader_id
+
+    def campaign_once_applied(self, index: int) -> None:
+        """Stand for election when `index` is applied, without waiting for a timeout first: for a
+        founder, and for a sole voter, whom nobody else can be leading."""
+        self._campaign_from = index
+        self._campaign_if_due()
+
+    def _campaign_if_due(self) -> None:
+        if self._campaign_from is not None and self.applied_index >= self._campaign_from:
+            self._campaign_from = None
+            if not self.raw.leader_id:
+                self.raw.campaign()
+                self.wake()
 
     # --- the pump -----------------------------------------------------------------------------
 
@@ -335,6 +349,7 @@ class RaftDriver:
                     self.raw.step(message)
                 else:
                     outgoing.append(message)
+        self._campaign_if_due()
         if outgoing and not self._stopped:
             self._transport.send(outgoing)
         self._on_progress(self)

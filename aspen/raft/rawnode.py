@@ -125,6 +125,10 @@ class RawNode:
     def commit_index(self) -> int:
         return self.raft.log.committed
 
+    @property
+    def last_index(self) -> int:
+        return self.raft.log.last_index
+
     def status(self) -> Status:
         raft = self.raft
         leads = raft.role is Role.LEADER

@@ -106,11 +106,6 @@ class LmdbLog:
         index, term = _APPLIED.unpack(value)
         return index, term
 
-    @property
-    def initialised(self) -> bool:
-        """Whether this store has ever held a term, a vote or an entry."""
-        return self._last > 0 or self.hard_state != HardState()
-
     # --- LogStorage: the core's thread --------------------------------------------------------
 
     def initial_state(self) -> tuple[HardState, ConfState]:

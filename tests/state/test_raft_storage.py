@@ -35,7 +35,6 @@ def test_a_new_log_is_empty(tmp_path: Path) -> None:
     store = Store.open(tmp_path, map_bytes=MAP_BYTES)
     log = LmdbLog(store)
     assert (log.first_index(), log.last_index(), log.term(0)) == (1, 0, 0)
-    assert not log.initialised
     with pytest.raises(LogUnavailable):
         log.term(1)
     store.close()

@@ -1,0 +1,70 @@
+"""What this node says of itself and its cluster, for status and health."""
+
+from __future__ import annotations
+
+from aspen import __version__
+from aspen.http.cluster import ClusterStatus, Health, HealthState, MemberStatus
+from aspen.identity import Identity
+from aspen.limits import RAFT_READY_LAG_ENTRIES
+from aspen.net.endpoint import Endpoint
+from aspen.raft.cluster import Consensus
+from aspen.raft.driver import Clock
+from aspen.raft.roster import NO_CLUSTER, Member
+from aspen.z32 import encode_key
+
+
+class NodeView:
+    """`aspen.http.cluster.ClusterView` over the running parts."""
+
+    def __init__(
+        self, node_id: int, identity: Identity, consensus: Consensus, endpoint: Endpoint, clock: Clock
+    ) -> None:
+        self._node_id = node_id
+        self._identity = identity
+        self._consensus = consensus
+        self._endpoint = endpoint
+        self._clock = clock
+
+    def status(self) -> ClusterStatus:
+        consensus = self._consensus
+        driver, roster = consensus.driver, consensus.roster
+        return ClusterStatus(
+            node_id=self._node_id,
+            endpoint_id=self._identity.z32,
+            cluster_id="" if roster.cluster_id == NO_CLUSTER else roster.cluster_id.hex(),
+            role=driver.role.name.lower(),
+            leader_id=driver.leader_id,
+            term=driver.raw.term,
+            commit_index=driver.raw.commit_index,
+            applied_index=driver.applied_index,
+            last_contact_ms=consensus.since_contact_ms(),
+            version=__version__,
+            members=tuple(self._member(member) for member in roster.members),
+            refusals=dict(sorted(self._endpoint.refusals.items())),
+        )
+
+    def _member(self, member: Member) -> MemberStatus:
+        conf_state = self._consensus.roster.conf_state
+        voter = member.node_id in conf_state.voters or member.node_id in conf_state.voters_outgoing
+        return MemberStatus(
+            node_id=member.node_id,
+            endpoint_id=encode_key(member.endpoint_id),
+            role="voter" if voter else "learner",
+            addresses=tuple(
+                f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in member.addresses
+            ),
+        )
+
+    def health(self) -> Health:
+        consensus = self._consensus
+        driver = consensus.driver
+        if driver.failure is not None:
+            return Health(HealthState.UNHEALTHY, False, (f"the store failed: {driver.failure}",))
+        if not consensus.roster.members:
+            return Health(HealthState.DEGRADED, False, ("this node belongs to no cluster yet",))
+        if not driver.leader_id:
+            return Health(HealthState.DEGRADED, False, ("no leader is known",))
+        behind = driver.raw.commit_index - driver.applied_index
+        if behind > RAFT_READY_LAG_ENTRIES:
+            return Health(HealthState.DEGRADED, False, (f"catching up: {behind} entries behind",))
+        return Health(HealthState.HEALTHY, True)

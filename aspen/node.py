@@ -1,0 +1,253 @@
+"""A node: everything put together, started and stopped in order. No logic lives here.
+
+Start, bottom up: claim the data directory, take up the identity, open the store, bind the sockets,
+run consensus, then answer DNS and HTTP. Stop, top down. If a part can't start, those before it
+are stopped again; if the store fails later, the node ends by itself (`wait_closed`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+
+from aspen.cluster_view import NodeView
+from aspen.config import ClusterBootstrapConfig, ControlBackend
+from aspen.dns.lookup import View
+from aspen.dns.origin import DnsSettings
+from aspen.dns.stream import TcpServer
+from aspen.dns.udp import InProcessUdp, UdpWorkers, bind_udp_and_tcp
+from aspen.errors import ConfigError
+from aspen.http.cluster import ClusterRoutes
+from aspen.http.kv import KvRoutes
+from aspen.http.server import HttpServer
+from aspen.identity import Cookie, Identity
+from aspen.net.address_book import AddressBook
+from aspen.net.endpoint import Endpoint, Hello, Peer
+from aspen.net.handshake import INCARNATION_BYTES
+from aspen.pkarr.relay import Relay
+from aspen.proposer import ClusterProposer
+from aspen.raft.cluster import Consensus, Timing
+from aspen.raft.driver import Clock, RaftDriver
+from aspen.raft.transport import RaftTransport
+from aspen.state.kv import LmdbKv
+from aspen.state.machine import Machine
+from aspen.state.packets import LmdbPackets, LmdbRecords
+from aspen.state.status_page import StatusPage
+from aspen.state.store import DataDirectoryLock, Store
+
+log = structlog.get_logger("aspen.node")
+
+IDENTITY_FILE: Final = "identity.key"
+STATUS_PAGE_FILE: Final = "status.page"
+PROTOCOL_VERSION: Final = 1
+"""Of what nodes say to each other; nodes of different versions refuse each other."""
+
+
+async def bootstrap_node(config: ClusterBootstrapConfig) -> Node:
+    """Start a node; use it as an async context manager, which stops it.
+
+    Raises `ConfigError` for settings that can't be used (ports taken included), `IdentityError`
+    for a bad key file, `StorageError` if the data directory is taken or can't be trusted.
+    """
+    config.validate()
+    if config.control_backend is not ControlBackend.RAFT:
+        raise ConfigError("control_backend: only `raft` can run a node")
+    node = Node(config)
+    try:
+        await node._start()
+    except BaseException:
+        await node.shutdown()
+        raise
+    return node
+
+
+class Node:
+    """A running node. `kv`, `packets` read the local replica; `proposer` writes."""
+
+    identity: Identity
+    consensus: Consensus
+    proposer: ClusterProposer
+    kv: LmdbKv
+    packets: LmdbPackets
+    http: HttpServer
+    view: NodeView
+
+    def __init__(self, config: ClusterBootstrapConfig) -> None:
+        self.config = config
+        self.node_id = config.node_id
+        self.quic_address: tuple[str, int] = ("", 0)
+        self.dns_address: tuple[str, int] | None = None
+        self.address_book = AddressBook()
+        self._stack = AsyncExitStack()
+        self._ended = asyncio.Event()
+        self._closing: asyncio.Task[None] | None = None
+        self._known_roster: object = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.shutdown()
+
+    async def wait_closed(self) -> None:
+        """Return when the node has ended, whether it was stopped or its store failed."""
+        await self._ended.wait()
+
+    async def shutdown(self) -> None:
+        """Stop answering, make durable what was accepted, let go of everything. Idempotent."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._stack.aclose())
+        try:
+            await asyncio.shield(self._closing)
+        finally:
+            self._ended.set()
+
+    # --- starting, bottom up ------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        data_dir = self.config.data_path
+        lock = DataDirectoryLock(data_dir)
+        self._stack.callback(lock.release)
+        secret_key = self.config.iroh.secret_key
+        self.identity = (
+            Identity.from_hex(secret_key) if secret_key else Identity.load_or_create(data_dir / IDENTITY_FILE)
+        )
+        store = Store.open(data_dir)
+        self._stack.callback(store.close)
+        workers = self.config.dns_server.workers if self.config.dns_server.enable else 0
+        self._page = StatusPage.create(data_dir / STATUS_PAGE_FILE, workers)
+        self._stack.callback(self._page.close)
+        await self._start_consensus(store)
+        self.kv, self.packets = LmdbKv(store), LmdbPackets(store)
+        if self.config.dns_server.enable:
+            await self._start_dns(store, data_dir, workers)
+        await self._start_http()
+
+    async def _start_consensus(self, store: Store) -> None:
+        config = self.config
+        for peer in config.manual_peers:
+            if peer.address is not None:
+                self.address_book.add(peer.endpoint_id, peer.address, "manual")
+        clock = Clock(lambda: time.monotonic_ns() // 1_000_000, lambda: time.time_ns() // 1_000_000)
+        self.consensus = consensus = Consensus(
+            node_id=config.node_id,
+            endpoint_id=self.identity.endpoint_id,
+            store=store,
+            machine=Machine(store),
+            timing=Timing(
+                config.heartbeat_interval_ms, config.election_timeout_min_ms, config.election_timeout_max_ms
+            ),
+            clock=clock,
+            known_peers={peer.node_id: peer.endpoint_id for peer in config.manual_peers},
+        )
+        incarnation = os.urandom(INCARNATION_BYTES)
+        endpoint = Endpoint(
+            identity=self.identity,
+            cookie=Cookie(config.cookie),
+            hello=lambda: Hello(PROTOCOL_VERSION, consensus.cluster_id, config.node_id, incarnation),
+            admit=lambda peer: self._admit(peer),
+            address_book=self.address_book,
+            on_frame=lambda peer, frame: transport.frame_received(peer, frame),
+            on_unreachable=lambda endpoint_id: transport.peer_unreachable(endpoint_id),
+        )
+        transport = RaftTransport(
+            endpoint,
+            config.node_id,
+            consensus.endpoint_of,
+            on_message=lambda message: consensus.driver.receive(message),
+            on_unreachable=lambda node_id: consensus.driver.unreachable(node_id),
+        )
+        consensus.start(
+            transport,
+            on_dns_change=self._dns_changed,
+            on_progress=self._progressed,
+            on_failure=lambda error: self._failed(error),
+        )
+        self._stack.push_async_callback(consensus.stop)
+        try:
+            self.quic_address = await endpoint.start(config.host, config.quic_port)
+        except OSError as error:
+            raise ConfigError(f"QUIC can't bind {config.host}:{config.quic_port}: {error}") from None
+        self._stack.push_async_callback(endpoint.close)
+        self.proposer = ClusterProposer(consensus)
+        self.view = NodeView(config.node_id, self.identity, consensus, endpoint, clock)
+        if config.init and not consensus.initialised:
+            consensus.initialise(self._founders())
+        transport.greet(
+            [member.node_id for member in consensus.roster.members] or list(consensus.known_peers)
+        )
+
+    def _founders(self) -> list[tuple[int, bytes, tuple[tuple[str, int], ...]]]:
+        own = (self.node_id, self.identity.endpoint_id, (self.quic_address,))
+        peers = self.config.manual_peers
+        return [own, *((p.node_id, p.endpoint_id, (p.address,) if p.address else ()) for p in peers)]
+
+    async def _start_dns(self, store: Store, data_dir: Path, workers: int) -> None:
+        host, port = self.config.dns_host, self.config.dns_port
+        settings = DnsSettings(origins=self.config.dns_server.all_origins)
+        view = View.build(LmdbRecords(store), settings)
+        try:
+            udp_sockets, tcp_socket = bind_udp_and_tcp(host, port, max(workers, 1))
+        except OSError as error:
+            raise ConfigError(f"DNS can't bind {host}:{port}: {error}") from None
+        tcp = TcpServer(view)
+        self._stack.push_async_callback(tcp.close)
+        self.dns_address = await tcp.start_on(tcp_socket)
+        if workers:
+            udp: UdpWorkers | InProcessUdp = UdpWorkers(
+                data_dir,
+                udp_sockets,
+                settings,
+                data_dir / STATUS_PAGE_FILE,
+                log_format=self.config.log_format,
+                log_level=self.config.log_level,
+            )
+        else:
+            udp = InProcessUdp(udp_sockets, view)
+        self._stack.push_async_callback(udp.close)
+        await udp.start()
+
+    async def _start_http(self) -> None:
+        config = self.config
+        self.http = HttpServer(
+            listen=config.http_listen, admin_listen=config.admin_listen, admin_token=config.admin_token
+        )
+        Relay(self.proposer, self.packets).add_routes(self.http.public)
+        KvRoutes(self.proposer, self.kv).add_routes(self.http.admin)
+        ClusterRoutes(self.view).add_routes(self.http.public, self.http.admin)
+        self._stack.push_async_callback(self.http.close)
+        await self.http.start()
+
+    # --- what the parts tell the node ---------------------------------------------------------
+
+    def _admit(self, peer: Peer) -> str | None:
+        return self.consensus.admit(peer.node_id, peer.endpoint_id, peer.cluster_id)
+
+    def _dns_changed(self) -> None:
+        """On the writer thread, which alone moves this word."""
+        self._page.generation += 1
+
+    def _progressed(self, driver: RaftDriver) -> None:
+        page = self._page
+        page.role = driver.role
+        page.commit_index = driver.raw.commit_index
+        page.applied_index = driver.applied_index
+        page.last_contact_ms = driver.last_contact_ms or 0
+        if driver.roster is not self._known_roster:
+            self._known_roster = driver.roster
+            for member in driver.roster.members:
+                for address in member.addresses:
+                    self.address_book.add(member.endpoint_id, address, "membership")
+
+    def _failed(self, error: Exception) -> None:
+        log.critical("node halts", error=str(error))
+        self._halt = asyncio.ensure_future(self.shutdown())
