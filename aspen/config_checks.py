@@ -78,6 +78,8 @@ def _value_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
     parent = config.data_path.absolute().parent
     if not parent.is_dir():
         yield f"data_dir: its parent directory {parent} does not exist"
+    if config.control_backend is not ControlBackend.RAFT:
+        yield "control_backend: only raft can run a node"
     yield from _address_errors(config)
     for origin in config.dns_server.all_origins:
         if not _is_domain_name(origin):
@@ -158,7 +160,6 @@ _UNBUILT: Final = {
     "dns_server.https_config": "the HTTPS listener is not built yet",
     "dns_server.data_dir": "records are part of the replicated state and live in the node's data_dir",
     "dns_server.enable_dht_fallback": "the DHT is not built yet",
-    "control_backend": "only the raft backend is built yet",
 }
 
 
@@ -176,7 +177,7 @@ def unbuilt_warnings(config: ClusterBootstrapConfig, given: frozenset[str] = fro
         switched_off = value is None or value == [] or value is RelayMode.DISABLED or value is False
         if path == "iroh.enable_raft_auth":
             switched_off = value is True
-        if value is not ControlBackend.RAFT and not switched_off:
+        if not switched_off:
             found[section] = f"{section} has no effect yet: {_UNBUILT[section]}"
     if config.ticket is not None and config.ticket == config.iroh.gossip_ticket:
         found.pop("ticket", None)  # one setting, one warning
