@@ -40,6 +40,8 @@ ID_BYTES: Final = 2
 _PREFIX: Final = bytes((READY_VERSION,)) + DEFAULT_MARK
 _KEY_LABEL_BYTES: Final = 1 + KEY_CHARS
 _COUNT_START: Final = 4  # of ANCOUNT, in a header without its id
+# Type 0, too: it would find the entry for types a name has not.
+_SPECIAL_QTYPES: Final = META_QTYPES | {0, ANY, AXFR, IXFR}
 _UNPACK_ENTRY: Final = ENTRY.unpack_from
 # z-base-32 digits of either case to Python's; others to an octet that int() refuses.
 _DIGITS: Final = bytes(
@@ -168,7 +170,7 @@ class FastResponder:
         """Whether a query's answer is its type's entry in the packet of the key at `key_offset`."""
         if query.edns is not None and query.edns.version:
             return False
-        if query.qclass != CLASS_IN or query.qtype in META_QTYPES or query.qtype in (ANY, AXFR, IXFR):
+        if query.qclass != CLASS_IN or query.qtype in _SPECIAL_QTYPES:
             return False
         above = key_offset + _KEY_LABEL_BYTES - HEADER_BYTES
         name = query.name
