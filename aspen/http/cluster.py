@@ -30,6 +30,13 @@ class MemberStatus(msgspec.Struct, frozen=True):
     """`host:port` of its QUIC endpoint."""
 
 
+class DnsStatus(msgspec.Struct, frozen=True):
+    """Where this node answers DNS."""
+
+    origins: tuple[str, ...]
+    port: int
+
+
 class ClusterStatus(msgspec.Struct, frozen=True):
     """One node's view of the cluster."""
 
@@ -49,6 +56,8 @@ class ClusterStatus(msgspec.Struct, frozen=True):
     members: tuple[MemberStatus, ...]
     refusals: dict[str, int]
     """Peers this node refused since it started, by reason."""
+    dns: DnsStatus | None = None
+    """None if DNS is switched off."""
 
 
 class HealthState(StrEnum):
