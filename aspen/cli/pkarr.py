@@ -125,7 +125,7 @@ def resolve(
     when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(packet.timestamp_us / 1_000_000))
     print(f"; {packet.z32}, signed {when}, signature verified")
     for line in lines:
-        print(printable(line))
+        print(printable(line.expandtabs(1)))
 
 
 def _sign(key_file: Path, records: list[str], ttl: int) -> tuple[SignedPacket, bool]:

@@ -160,6 +160,7 @@ def test_publish_and_resolve(aspen: Aspen, node: Any, tmp_path: Path) -> None:
     resolved = aspen("pkarr", "resolve", identity.z32, "--addr", node.url)
     assert "relay=https://relay.example./" in resolved.stdout
     assert "verified" in resolved.stdout
+    assert "\\t" not in resolved.stdout
     answer = json.loads(aspen("pkarr", "resolve", identity.z32, "--addr", node.url, "--json").stdout)
     assert len(answer["records"]) == 1
     assert aspen("pkarr", "show", str(key)).stdout == f"{identity.z32}\n"
