@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from aspen import __version__
-from aspen.http.cluster import ClusterStatus, Health, HealthState, MemberStatus
+from aspen.http.cluster import ClusterStatus, DnsStatus, Health, HealthState, MemberStatus
 from aspen.identity import Identity
 from aspen.limits import RAFT_READY_LAG_ENTRIES
 from aspen.net.endpoint import Endpoint
 from aspen.raft.cluster import Consensus
-from aspen.raft.driver import Clock
 from aspen.raft.roster import NO_CLUSTER, Member
 from aspen.z32 import encode_key
 
@@ -16,14 +15,12 @@ from aspen.z32 import encode_key
 class NodeView:
     """`aspen.http.cluster.ClusterView` over the running parts."""
 
-    def __init__(
-        self, node_id: int, identity: Identity, consensus: Consensus, endpoint: Endpoint, clock: Clock
-    ) -> None:
+    def __init__(self, node_id: int, identity: Identity, consensus: Consensus, endpoint: Endpoint) -> None:
         self._node_id = node_id
         self._identity = identity
         self._consensus = consensus
         self._endpoint = endpoint
-        self._clock = clock
+        self.dns: DnsStatus | None = None
 
     def status(self) -> ClusterStatus:
         consensus = self._consensus
@@ -40,6 +37,7 @@ class NodeView:
             last_contact_ms=consensus.since_contact_ms(),
             version=__version__,
             members=tuple(self._member(member) for member in roster.members),
+            dns=self.dns,
             refusals=dict(sorted(self._endpoint.refusals.items())),
         )
 

@@ -24,7 +24,7 @@ from aspen.dns.origin import DnsSettings
 from aspen.dns.stream import TcpServer
 from aspen.dns.udp import InProcessUdp, UdpWorkers, bind_udp_and_tcp
 from aspen.errors import ConfigError
-from aspen.http.cluster import ClusterRoutes
+from aspen.http.cluster import ClusterRoutes, DnsStatus
 from aspen.http.kv import KvRoutes
 from aspen.http.server import HttpServer
 from aspen.identity import Cookie, Identity
@@ -179,7 +179,7 @@ class Node:
             raise ConfigError(f"QUIC can't bind {config.host}:{config.quic_port}: {error}") from None
         self._stack.push_async_callback(endpoint.close)
         self.proposer = ClusterProposer(consensus)
-        self.view = NodeView(config.node_id, self.identity, consensus, endpoint, clock)
+        self.view = NodeView(config.node_id, self.identity, consensus, endpoint)
         if config.init and not consensus.initialised:
             consensus.initialise(self._founders())
         transport.greet(
@@ -202,6 +202,7 @@ class Node:
         tcp = TcpServer(view)
         self._stack.push_async_callback(tcp.close)
         self.dns_address = await tcp.start_on(tcp_socket)
+        self.view.dns = DnsStatus(settings.origins, self.dns_address[1])
         if workers:
             udp: UdpWorkers | InProcessUdp = UdpWorkers(
                 data_dir,
