@@ -112,7 +112,8 @@ NET_UNAUTHENTICATED_BYTES: Final = 262_144  # all a peer may send before it is a
 NET_RETRY_ABOVE: Final = 16  # with more in the handshake, a new one must first prove its address
 NET_RECEIVE_WINDOW_BYTES: Final = 16 * 1_048_576  # sent by a peer and not yet handled, on one connection
 NET_DATAGRAM_BYTES: Final = 1_200  # fits every path (RFC 9000 §14.1)
-NET_LOOPBACK_DATAGRAM_BYTES: Final = 16_384
+NET_LOOPBACK_DATAGRAM_BYTES: Final = 16_384  # aioquic writes lengths of stream data in 14 bits
+NET_RESETS_PER_S: Final = 100  # answers to packets of connections nobody remembers
 NET_SOCKET_BUFFER_BYTES: Final = 4 * 1_048_576  # asked for; the kernel may grant less
 NET_DATAGRAMS_PER_TURN: Final = 64  # read before anything else gets its turn
 NET_ACK_EVERY: Final = 8  # packets acknowledged by one packet of their own, if no data goes back
@@ -144,6 +145,7 @@ assert HTTP_HEADER_BYTES < HTTP_HEAD_BYTES
 assert RAFT_MESSAGE_BYTES <= RAFT_INFLIGHT_BYTES <= NET_SEND_BACKLOG_BYTES
 assert RAFT_FRAME_BYTES < NET_RECEIVE_WINDOW_BYTES
 assert NET_HELLO_BYTES < NET_UNAUTHENTICATED_BYTES < NET_RECEIVE_WINDOW_BYTES
+assert NET_DATAGRAM_BYTES <= NET_LOOPBACK_DATAGRAM_BYTES <= 16_384  # noqa: S101
 assert NET_DIAL_MS < NET_HANDSHAKE_MS < NET_IDLE_MS
 assert RAFT_PROPOSE_MS < CLIENT_REQUEST_MS  # the node's own answer comes first
 assert RAFT_PROPOSE_MS < 5_000  # a client hears within five seconds

@@ -74,6 +74,8 @@ class Connection:
         """What the peer may address this connection by."""
         self.ids_retired: list[bytes] = []
         """Ids that were in use and no longer are (the owner takes them)."""
+        self.was_reset = False
+        """Whether it ended because the peer does not remember it."""
         self.announced = False
         """Whether the owner knows that it is open (kept by the owner)."""
         self.frames_received: list[bytes] = []
@@ -102,6 +104,10 @@ class Connection:
     def backlog_bytes(self) -> int:
         return self.quic.unacknowledged_bytes(FRAME_STREAM)
 
+    def is_quiet(self, now: float) -> bool:
+        """Whether asking for `datagrams` may wait until the `deadline`."""
+        return self.state is State.OPEN and self.announced and self.quic.is_quiet(now)
+
     def refuse(self, code: str, reason: str) -> None:
         """End the connection and tell the peer the code."""
         if self.state is not State.CLOSED:
@@ -115,8 +121,16 @@ class Connection:
             self.state = State.CLOSED
             self.quic.close(error_code=CLOSE_DONE)
 
+    def reset(self) -> None:
+        """The peer has proven that it forgot this connection: there is nobody to say goodbye to."""
+        if self.state is not State.CLOSED:
+            self.state = State.CLOSED
+            self.was_reset = True
+
     def receive(self, datagram_untrusted: bytes, address: SocketAddress, now: float) -> None:
         """Take a datagram. Look at `state`, `frames_received` and `connection_ids` afterwards."""
+        if self.state is State.CLOSED:
+            return
         if self.state is not State.OPEN:
             self._unproven_bytes += len(datagram_untrusted)
             if self._unproven_bytes > NET_UNAUTHENTICATED_BYTES:
@@ -159,7 +173,7 @@ class Connection:
 
     def datagrams(self, now: float) -> list[tuple[bytes, SocketAddress]]:
         """What to put on the wire now."""
-        if self.quic.is_unstarted and not self.dialled:
+        if self.was_reset or (self.quic.is_unstarted and not self.dialled):
             return []
         try:
             datagrams = self.quic.datagrams_to_send(now)

@@ -6,16 +6,21 @@ Initial packet of a version we speak; everything else from nowhere is dropped wi
 
 Starting a connection costs milliseconds and a slot, so when many are unproven at once, a newcomer must
 first show that it receives at the address it names (Retry, RFC 9000 §8.1.2), which costs us no memory.
+
+A short header with an unknown id is what a peer sends that has not noticed our restart: it is told by a
+stateless reset (§10.3). One that arrives for us ends the connection it belongs to.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from aioquic._buffer import Buffer  # aioquic.buffer re-exports it, but not in a typed way
 from aioquic.quic.packet import (
+    STATELESS_RESET_TOKEN_SIZE,
     QuicHeader,
     QuicPacketType,
     QuicProtocolVersion,
@@ -25,13 +30,17 @@ from aioquic.quic.packet import (
 )
 from aioquic.quic.retry import QuicRetryTokenHandler
 
+from aspen.limits import NET_RESETS_PER_S
 from aspen.net.connection import Connection
-from aspen.net.quic_internals import CONNECTION_ID_BYTES
+from aspen.net.quic_internals import CONNECTION_ID_BYTES, ResetTokens
 from aspen.net.udp import SocketAddress
 
 VERSIONS: Final[list[int]] = [QuicProtocolVersion.VERSION_1]
 _INITIAL_BYTES: Final = 1200  # a client's first datagram is padded to this (RFC 9000 §14.1)
 _SHORT_END: Final = 1 + CONNECTION_ID_BYTES
+_FIXED_BIT: Final = 0x40
+_RESET_BYTES: Final = 5 + STATELESS_RESET_TOKEN_SIZE  # RFC 9000 §10.3
+_RESET_MAX_BYTES: Final = 43
 
 
 class Accept(Protocol):
@@ -49,6 +58,7 @@ class Demultiplexer:
         reply: Callable[[bytes, SocketAddress], None],
         is_full: Callable[[SocketAddress], bool],
         is_crowded: Callable[[], bool],
+        reset_tokens: ResetTokens,
     ) -> None:
         self._accept = accept
         self._reply = reply
@@ -56,6 +66,10 @@ class Demultiplexer:
         self._is_crowded = is_crowded
         self._table: dict[bytes, Connection] = {}
         self._retry = QuicRetryTokenHandler()
+        self._reset_tokens = reset_tokens
+        self._resettable: dict[bytes, Connection] = {}  # by a digest of the token: see `expect_reset`
+        self._resets_left = NET_RESETS_PER_S
+        self._resets_second = 0
 
     def __len__(self) -> int:
         return len(self._table)
@@ -65,7 +79,10 @@ class Demultiplexer:
         if len(datagram_untrusted) < _SHORT_END:
             return None
         if not datagram_untrusted[0] & 0x80:
-            return self._table.get(datagram_untrusted[1:_SHORT_END])
+            connection = self._table.get(datagram_untrusted[1:_SHORT_END])
+            if connection is None and len(datagram_untrusted) >= _RESET_BYTES:
+                return self._unknown(datagram_untrusted, address, now)
+            return connection
         try:
             header = pull_quic_header(Buffer(data=datagram_untrusted), host_cid_length=CONNECTION_ID_BYTES)
         except ValueError:  # BufferReadError is one
@@ -127,6 +144,35 @@ class Demultiplexer:
         )
         self._reply(packet, address)
 
+    def _unknown(self, datagram_untrusted: bytes, address: SocketAddress, now: float) -> Connection | None:
+        """A short header that names no connection: a reset of one of ours, or reason to send one."""
+        forgotten = self._resettable.get(_digest(datagram_untrusted[-STATELESS_RESET_TOKEN_SIZE:]))
+        if forgotten is not None:
+            forgotten.reset()
+            return forgotten
+        second = int(now)
+        if second != self._resets_second:
+            self._resets_second, self._resets_left = second, NET_RESETS_PER_S
+        # Always shorter than what it answers, so that two nodes can't keep each other busy.
+        size = min(len(datagram_untrusted) - 1, _RESET_MAX_BYTES)
+        if self._resets_left == 0 or size < _RESET_BYTES or not datagram_untrusted[0] & _FIXED_BIT:
+            return None
+        self._resets_left -= 1
+        token = self._reset_tokens.token(datagram_untrusted[1:_SHORT_END])
+        noise = bytearray(os.urandom(size - len(token)))
+        noise[0] = (noise[0] & 0x3F) | _FIXED_BIT
+        self._reply(bytes(noise) + token, address)
+        return None
+
+    def expect_reset(self, connection: Connection) -> None:
+        """Heed a stateless reset for this connection from now on.
+
+        The table is keyed by a digest, so that the time of a lookup tells nothing about a token.
+        """
+        token = connection.quic.peer_reset_token
+        if token:
+            self._resettable[_digest(token)] = connection
+
     def refresh(self, connection: Connection) -> None:
         """Take over a connection's ids after they may have changed."""
         for connection_id in connection.connection_ids:
@@ -139,8 +185,15 @@ class Demultiplexer:
         """Forget a connection; what still arrives for it is from nowhere."""
         self._retire(connection, connection.connection_ids)
         self._retire(connection, connection.ids_retired)
+        digest = _digest(connection.quic.peer_reset_token)
+        if self._resettable.get(digest) is connection:
+            del self._resettable[digest]
 
     def _retire(self, connection: Connection, connection_ids: Iterable[bytes]) -> None:
         for connection_id in connection_ids:
             if self._table.get(connection_id) is connection:
                 del self._table[connection_id]
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.blake2b(token, digest_size=16).digest()

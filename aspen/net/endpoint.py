@@ -4,9 +4,9 @@ It dials from the port it listens on, so a peer learns from an accepted connecti
 Each node sends its frames on a connection it dialled itself: between two nodes there are two connections,
 and neither side has to agree with the other which one to keep.
 
-A peer that was killed leaves a connection here that only time could tell from a slow one. When the peer
-comes back it dials us; its new incarnation proves that our connection to the old one is dead, and it is
-replaced at once.
+A peer that was killed leaves a connection here that only time could tell from a slow one. Two things tell
+sooner, once the peer is back: it dials us, and its new incarnation proves that our connection leads to the
+old one; or it answers what we send there with a stateless reset. Either way we dial anew at once.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ __all__ = ["ALPN_RAFT", "AddressBook", "ConnectionStatus", "Endpoint", "Hello", 
 log = structlog.get_logger("aspen.net")
 
 ALPN_RAFT: Final = "aspen-raft/1"
+_RESET_AGE_S: Final = 0.5  # a younger connection that is forgotten again is redialled with the usual wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +268,9 @@ class Endpoint:
             link = self._links.get(connection.listener_id)
             if link is not None and link.connection is connection:
                 self._lost(link)
+                if connection.was_reset and self._transceiver.now() - connection.opened_at > _RESET_AGE_S:
+                    link.forgive()  # somebody with the peer's key is there: the peer, restarted
+                    self._is_dialled(link)
 
     def turned_away(self, code: str, address: SocketAddress) -> None:
         host, port = plain(address)

@@ -17,10 +17,11 @@ import logging
 import ssl
 from typing import Final
 
+import blake3
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import Limit, QuicConnection, QuicConnectionState
 from aioquic.quic.events import ConnectionTerminated
-from aioquic.quic.packet import QuicFrameType, QuicProtocolVersion
+from aioquic.quic.packet import STATELESS_RESET_TOKEN_SIZE, QuicFrameType, QuicProtocolVersion
 from aioquic.tls import CipherSuite, Epoch
 
 from aspen.identity import EndpointId, Identity
@@ -33,6 +34,7 @@ from aspen.limits import (
 from aspen.net.certificate import certified_key, make_certificate
 
 CONNECTION_ID_BYTES: Final = 8
+_RESET_CONTEXT: Final = "aspen 2026 quic stateless reset v1"
 
 # Strangers can provoke what aioquic logs here; Aspen counts refusals and logs them itself, rarely.
 logging.getLogger("quic").setLevel(logging.CRITICAL)
@@ -105,6 +107,19 @@ class ReceiveWindow(Limit):
         self._value = max(self._value, self._handled + window_bytes)
 
 
+class ResetTokens:
+    """Stateless reset tokens (RFC 9000 §10.3.2), computed from the identity key and the connection id.
+
+    A process that was killed forgets its connections, but after its restart it can still say so.
+    """
+
+    def __init__(self, identity: Identity) -> None:
+        self._key = blake3.blake3(identity.seed, derive_key_context=_RESET_CONTEXT).digest()
+
+    def token(self, connection_id: bytes) -> bytes:
+        return blake3.blake3(connection_id, key=self._key).digest(length=STATELESS_RESET_TOKEN_SIZE)
+
+
 class QuicPipe(QuicConnection):
     """aioquic's connection with the few additions named on top of this module."""
 
@@ -112,6 +127,7 @@ class QuicPipe(QuicConnection):
         self,
         configuration: QuicConfiguration,
         *,
+        reset_tokens: ResetTokens,
         original_destination_connection_id: bytes | None = None,
         retry_source_connection_id: bytes | None = None,
     ) -> None:
@@ -123,6 +139,22 @@ class QuicPipe(QuicConnection):
         self._receive_window = ReceiveWindow(NET_UNAUTHENTICATED_BYTES)
         self._local_max_data = self._receive_window
         self._unacknowledged_datagrams = 0
+        self._reset_tokens = reset_tokens
+        self._name_reset_tokens()
+
+    def _name_reset_tokens(self) -> None:
+        for issued in self._host_cids:
+            if issued.stateless_reset_token is not None:  # a client's first id has none
+                issued.stateless_reset_token = self._reset_tokens.token(issued.cid)
+
+    def _replenish_connection_ids(self) -> None:
+        super()._replenish_connection_ids()
+        self._name_reset_tokens()
+
+    @property
+    def peer_reset_token(self) -> bytes:
+        """What the peer will send if it has forgotten this connection; empty if it never told."""
+        return self._peer_cid.stateless_reset_token or b""
 
     @property
     def certified_key(self) -> EndpointId | None:
@@ -168,6 +200,17 @@ class QuicPipe(QuicConnection):
         self._unacknowledged_datagrams += 1
         if self._unacknowledged_datagrams >= NET_ACK_EVERY:
             self.acknowledge(now)
+
+    def is_quiet(self, now: float) -> bool:
+        """Whether an open connection has nothing to send yet: no data, no due acknowledgement.
+
+        Whatever else a peer may provoke comes in packets that want an acknowledgement, and leaves with it.
+        Asking this is far cheaper than finding that there is no datagram to build.
+        """
+        ack_at = self._spaces[Epoch.ONE_RTT].ack_at
+        if self._probe_pending or (ack_at is not None and ack_at <= now):
+            return False
+        return all(stream.sender.buffer_is_empty for stream in self._streams.values())
 
     def acknowledge(self, now: float) -> None:
         """Let a pending acknowledgement leave with the next datagram."""

@@ -15,6 +15,7 @@ import socket
 import time
 from typing import Final, Protocol
 
+from aspen.errors import ConfigError
 from aspen.identity import EndpointId, Identity
 from aspen.limits import (
     NET_CONNECTIONS,
@@ -27,7 +28,7 @@ from aspen.limits import (
 from aspen.net.connection import Connection, State
 from aspen.net.demultiplexer import Demultiplexer
 from aspen.net.handshake import Credentials
-from aspen.net.quic_internals import QuicPipe, dialler_configuration, listener_configuration
+from aspen.net.quic_internals import QuicPipe, ResetTokens, dialler_configuration, listener_configuration
 from aspen.net.udp import SocketAddress, is_loopback, open_udp
 
 _DATAGRAM_MAX_BYTES: Final = 65_536
@@ -67,14 +68,19 @@ class Transceiver:
         idle_ms: int,
         max_datagram_bytes: int | None,
     ) -> None:
+        far = max_datagram_bytes or NET_DATAGRAM_BYTES
+        near = max_datagram_bytes or NET_LOOPBACK_DATAGRAM_BYTES
+        if not NET_DATAGRAM_BYTES <= far <= near <= NET_LOOPBACK_DATAGRAM_BYTES:
+            raise ConfigError(
+                f"the largest datagram is {NET_DATAGRAM_BYTES} to {NET_LOOPBACK_DATAGRAM_BYTES} bytes, "
+                f"not {max_datagram_bytes}"
+            )
         self.connections: set[Connection] = set()
         self.family = socket.AF_INET
         self._owner = owner
         self._credentials = credentials
         self._ping_s = idle_ms / 1000 * _PING_PART
         silence_s = idle_ms / 1000 * _SILENCE_PART
-        far = max_datagram_bytes or NET_DATAGRAM_BYTES
-        near = max_datagram_bytes or NET_LOOPBACK_DATAGRAM_BYTES
         self._listening = {
             True: listener_configuration(identity, [alpn], silence_s, near),
             False: listener_configuration(identity, [alpn], silence_s, far),
@@ -91,7 +97,10 @@ class Transceiver:
         self._socket: socket.socket | None = None
         self._buffer = bytearray(_DATAGRAM_MAX_BYTES)
         self._keepalive: asyncio.TimerHandle | None = None
-        self._demultiplexer = Demultiplexer(self._accept, self._put_on_wire, self._is_full, self._is_crowded)
+        self._reset_tokens = ResetTokens(identity)
+        self._demultiplexer = Demultiplexer(
+            self._accept, self._put_on_wire, self._is_full, self._is_crowded, self._reset_tokens
+        )
 
     # --- the owner's side ----------------------------------------------------------------------
 
@@ -120,7 +129,7 @@ class Transceiver:
     def dial(self, listener_id: EndpointId, address: SocketAddress) -> Connection:
         """Start a connection to a peer. What becomes of it, the owner hears."""
         now = self.now()
-        quic = QuicPipe(self._dialling[is_loopback(address)])
+        quic = QuicPipe(self._dialling[is_loopback(address)], reset_tokens=self._reset_tokens)
         connection = Connection(quic, self._credentials, address=address, now=now, listener_id=listener_id)
         self.connections.add(connection)
         self._demultiplexer.refresh(connection)
@@ -175,7 +184,7 @@ class Transceiver:
                 connection.receive(datagram, address, now)
                 touched[connection] = None
         for connection in touched:
-            self._settle(connection)
+            self._settle(connection, now)
         self._flush()
 
     def _accept(
@@ -183,6 +192,7 @@ class Transceiver:
     ) -> Connection:
         quic = QuicPipe(
             self._listening[is_loopback(address)],
+            reset_tokens=self._reset_tokens,
             original_destination_connection_id=original_id,
             retry_source_connection_id=retry_source_id,
         )
@@ -200,13 +210,14 @@ class Transceiver:
     def _is_crowded(self) -> bool:
         return len(self._unproven) >= NET_RETRY_ABOVE
 
-    def _settle(self, connection: Connection) -> None:
+    def _settle(self, connection: Connection, now: float) -> None:
         """Something happened to a connection: tell the owner, and look for something to send."""
         if connection not in self.connections:
             return
         if connection.state is State.OPEN and not connection.announced:
             connection.announced = True
             self._unproven.discard(connection)
+            self._demultiplexer.expect_reset(connection)
             self._owner.opened(connection)
         if connection.frames_received:
             frames, connection.frames_received = connection.frames_received, []
@@ -215,6 +226,8 @@ class Transceiver:
             if connection in self.connections:
                 self._remove(connection)
                 self._owner.closed(connection)
+        elif connection.is_quiet(now):
+            self._arm(connection)
         else:
             self._dirty[connection] = None
 
@@ -243,7 +256,7 @@ class Transceiver:
             self._put_on_wire(datagram, address)
         self._demultiplexer.refresh(connection)
         if connection.state is State.CLOSED:
-            self._settle(connection)
+            self._settle(connection, self.now())
         else:
             self._arm(connection)
 
@@ -280,7 +293,7 @@ class Transceiver:
             self._arm(connection)
             return
         connection.timer_fired(now)
-        self._settle(connection)
+        self._settle(connection, now)
         self._flush()
 
     def _ping_the_silent(self) -> None:

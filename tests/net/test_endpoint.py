@@ -110,6 +110,21 @@ async def test_a_killed_peer_is_found_again_as_soon_as_it_dials(station):
     assert time.monotonic() - started < 0.5
 
 
+async def test_a_restarted_peer_that_says_nothing_resets_our_connection(station):
+    a, b = await station(1), await station(2)
+    a.knows(b).send(b, b"before")
+    assert await b.hears() == b"before"
+    a.endpoint._transceiver.connections.copy().pop().opened_at -= 60  # an old connection
+    b.kill()
+    reborn = await station(2, identity=b.identity, port=b.address[1])
+    started = time.monotonic()
+    assert a.send(b, b"to a process that is gone")
+    await a.loses(b)
+    await a.gets_through(b, b"after")
+    assert await reborn.hears() == b"after"
+    assert time.monotonic() - started < 0.5
+
+
 async def test_a_dead_peer_is_noticed_within_the_idle_time(station):
     a, b = await station(1, idle_ms=600), await station(2, idle_ms=600)
     a.knows(b).send(b, b"hello")

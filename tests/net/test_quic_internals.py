@@ -17,6 +17,7 @@ from aspen.limits import NET_ACK_EVERY, NET_RECEIVE_WINDOW_BYTES, NET_UNAUTHENTI
 from aspen.net.quic_internals import (
     QuicPipe,
     ReceiveWindow,
+    ResetTokens,
     dialler_configuration,
     listener_configuration,
 )
@@ -30,9 +31,13 @@ class Pair:
     def __init__(self, datagram_bytes=1200):
         self.identity = Identity.generate()
         self.now = 100.0
-        self.dialler = QuicPipe(dialler_configuration("x/1", 5, datagram_bytes))
+        self.tokens = ResetTokens(self.identity)
+        self.dialler = QuicPipe(
+            dialler_configuration("x/1", 5, datagram_bytes), reset_tokens=ResetTokens(Identity.generate())
+        )
         self.listener = QuicPipe(
             listener_configuration(self.identity, ["x/1"], 5, datagram_bytes),
+            reset_tokens=self.tokens,
             original_destination_connection_id=self.dialler.original_destination_connection_id,
         )
         self.dialler.connect(ADDRESS, self.now)
@@ -162,3 +167,27 @@ def test_acknowledgements_wait_for_company(pair):
         assert (space.ack_at == pair.now) == (number == NET_ACK_EVERY - 1)
     assert pair.carry(pair.listener, pair.dialler) == 1
     assert pair.dialler.unacknowledged_bytes(2) == 0
+
+
+def test_the_dialler_learns_a_reset_token_that_the_listener_can_compute_again(pair):
+    token = ResetTokens(pair.identity).token(pair.listener.host_cid)
+    assert pair.dialler.peer_reset_token == token
+    issued = pair.dialler._peer_cid_available
+    assert issued
+    assert all(each.stateless_reset_token == pair.tokens.token(each.cid) for each in issued)
+    assert ResetTokens(Identity.generate()).token(pair.listener.host_cid) != token
+
+
+def test_an_open_connection_is_quiet_until_it_has_something_to_send(pair):
+    pair.now += 1
+    pair.settle()
+    assert pair.dialler.is_quiet(pair.now)
+    assert pair.dialler.datagrams_to_send(pair.now) == []
+    pair.dialler.send_stream_data(2, b"x")
+    assert not pair.dialler.is_quiet(pair.now)
+    pair.listener.trust()
+    pair.carry(pair.dialler, pair.listener)
+    assert pair.dialler.is_quiet(pair.now)
+    assert pair.listener.is_quiet(pair.now)  # the acknowledgement may wait
+    pair.now += 1
+    assert not pair.listener.is_quiet(pair.now)
