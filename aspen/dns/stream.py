@@ -12,7 +12,7 @@ import asyncio
 import ipaddress
 import socket
 from collections import Counter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 
@@ -162,13 +162,12 @@ class _Connection(asyncio.Protocol):
         self.client = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # for the type checker
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by behaviour alone
         self.client = client_of(transport.get_extra_info("peername"))
         if not self._server.admit(self):
-            transport.abort()
+            self._transport.abort()
             return
-        transport.set_write_buffer_limits(high=DNS_TCP_WRITE_BYTES)
+        self._transport.set_write_buffer_limits(high=DNS_TCP_WRITE_BYTES)
         self._deadline = self._loop.time() + self._server.idle_s
         self._watch()
 
