@@ -81,11 +81,14 @@ def _forward(raft: RaftState, message: Message) -> None:
 
 def _handle_append(raft: RaftState, message: Message) -> None:
     log = raft.log
+    entries = message.entries
+    if entries and (entries[0].index, entries[-1].index) != (message.index + 1, message.index + len(entries)):
+        return  # no leader of ours says this: it would leave a gap
     if message.index < log.committed:
         # An old one. What is committed matches; say so, and the leader goes on from there.
         raft.reply(MessageType.APP_RESP, message.sender, index=log.committed)
         return
-    last_new = log.maybe_append(message.index, message.log_term, message.entries, message.commit)
+    last_new = log.maybe_append(message.index, message.log_term, entries, message.commit)
     if last_new is not None:
         raft.reply(MessageType.APP_RESP, message.sender, index=last_new)
         return

@@ -115,7 +115,8 @@ class RaftLog:
 
     @property
     def last_index(self) -> int:
-        return self.unstable.last_index
+        unstable = self.unstable
+        return unstable.offset + len(unstable.entries) - 1
 
     def term(self, index: int) -> int:
         """The term of the entry at `index`. Raises `LogCompacted` or `LogUnavailable`."""

@@ -14,6 +14,8 @@ from collections import deque
 from enum import Enum
 from typing import Final
 
+import msgspec
+
 from aspen.errors import invariant
 
 NO_LIMIT: Final = 2**64 - 1
@@ -63,6 +65,20 @@ class Inflights:
         self._bytes = 0
 
 
+class ProgressView(msgspec.Struct, frozen=True, gc=False):
+    """A picture of one member's progress, for status and transcripts."""
+
+    match: int
+    next: int
+    state: ReplicationState
+    is_learner: bool
+    paused: bool
+    pending_snapshot: int
+    recent_active: bool
+    inflight_messages: int
+    window_full: bool
+
+
 class Progress:
     """One follower (or the leader itself) as the leader sees it."""
 
@@ -106,6 +122,19 @@ class Progress:
     @property
     def paused(self) -> bool:
         return self.probe_sent or self.state is ReplicationState.SNAPSHOT
+
+    def view(self) -> ProgressView:
+        return ProgressView(
+            match=self.match,
+            next=self.next,
+            state=self.state,
+            is_learner=self.is_learner,
+            paused=self.paused,
+            pending_snapshot=self.pending_snapshot,
+            recent_active=self.recent_active,
+            inflight_messages=len(self.inflights),
+            window_full=self.inflights.full,
+        )
 
     # --- transitions --------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ from aspen.raft.messages import (
     conf_change_kind,
     encode_conf_change,
 )
-from aspen.raft.progress import Progress
+from aspen.raft.progress import ProgressView
 from aspen.raft.reads import ReadState
 from aspen.raft.reconfiguration import apply_conf_change
 from aspen.raft.roles import become_follower
@@ -89,7 +89,7 @@ class Status(msgspec.Struct, frozen=True):
     last_index: int
     lead_transferee: int
     configuration: Configuration
-    progress: Mapping[int, Progress]
+    progress: Mapping[int, ProgressView]
 
 
 class RawNode:
@@ -140,7 +140,7 @@ class RawNode:
             last_index=raft.log.last_index,
             lead_transferee=raft.lead_transferee,
             configuration=raft.configuration,
-            progress={k: v.clone() for k, v in raft.progress.items()} if leads else {},
+            progress={i: member.view() for i, member in raft.progress.items()} if leads else {},
         )
 
     def _current_soft_state(self) -> SoftState:
@@ -252,10 +252,10 @@ class RawNode:
             return True
         if unstable.snapshot is not None and not unstable.snapshot_in_progress:
             return True
-        if raft.leader_id != self._soft_state.leader_id or raft.role is not self._soft_state.role:
+        soft, hard = self._soft_state, self._hard_state
+        if raft.leader_id != soft.leader_id or raft.role is not soft.role:
             return True
-        hard_state = raft.hard_state
-        return hard_state not in (_EMPTY_HARD_STATE, self._hard_state)
+        return raft.term != hard.term or raft.vote != hard.vote or log.committed != hard.commit
 
     def ready(self) -> Ready:
         """What is to be done now. It counts as accepted: the caller must carry it out."""

@@ -25,10 +25,6 @@ class Unstable:
         self.snapshot: Snapshot | None = None
         self.snapshot_in_progress = False
 
-    @property
-    def last_index(self) -> int:
-        return self.offset + len(self.entries) - 1
-
     def term(self, index: int) -> int | None:
         """The term of the entry at `index`, `None` if it is not here."""
         if index < self.offset:

@@ -19,7 +19,7 @@ from aspen.raft.messages import (
     Snapshot,
     decode_conf_change,
 )
-from aspen.raft.progress import Progress, ReplicationState
+from aspen.raft.progress import ProgressView, ReplicationState
 from aspen.raft.rawnode import Ready, Role, SoftState
 
 MESSAGE_NAMES = {
@@ -165,7 +165,7 @@ def configuration(item: Configuration) -> str:
     return text + (" autoleave" if item.auto_leave else "")
 
 
-def progress(item: Progress) -> str:
+def progress(item: ProgressView) -> str:
     text = f"{_STATE_NAMES[item.state]} match={item.match} next={item.next}"
     if item.is_learner:
         text += " learner"
@@ -175,8 +175,8 @@ def progress(item: Progress) -> str:
         text += f" pendingSnap={item.pending_snapshot}"
     if not item.recent_active:
         text += " inactive"
-    if len(item.inflights):
-        text += f" inflight={len(item.inflights)}" + ("[full]" if item.inflights.full else "")
+    if item.inflight_messages:
+        text += f" inflight={item.inflight_messages}" + ("[full]" if item.window_full else "")
     return text
 
 

@@ -125,5 +125,5 @@ class ConfChangeScript:
             self._configuration, self._progress = commands[case.command]()
         except ConfigurationRefused as refusal:
             return str(refusal)
-        members = [f"{node_id}: {describe.progress(item)}" for node_id, item in self._progress.items()]
+        members = [f"{node_id}: {describe.progress(item.view())}" for node_id, item in self._progress.items()]
         return "\n".join([describe.configuration(self._configuration), *members])
