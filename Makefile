@@ -5,6 +5,7 @@
 #   make test      the whole test suite
 #   make lint      formatting, lint, types, layers
 #   make bench     figures beside Knot's and etcd's
+#   make scripts   DIR=…: run Raft scripts in etcd-raft's data-driven form
 #   make fmt       format and fix what can be fixed
 #   make clean     remove the environment and caches (the data of run and cluster stays)
 
@@ -22,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 ARGS ?=
 
-.PHONY: run cluster test lint bench fmt clean install
+.PHONY: run cluster test lint bench scripts fmt clean install
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -46,6 +47,10 @@ fmt: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m bench $(ARGS)
+
+scripts: $(VENV)/.installed-test
+	@test -n "$(DIR)" || { echo "make scripts DIR=<folder of scripts>"; exit 2; }
+	$(BIN)/python tests/raft/run_scripts.py $(ARGS) $(DIR)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aspen.cli.common import DEFAULT_ADDR, Addr, Json, Token, local, new_app, print_json, printable, talk
-from aspen.limits import RAFT_MEMBERS
 
 if TYPE_CHECKING:
     from aspen.client import NodeClient
@@ -93,11 +92,18 @@ def publish(
     packet, made = local(as_json, lambda: _sign(key, records, ttl))
     if made and not as_json:
         print(f"made a new key: {key} (keep it secret)", file=sys.stderr)
+    where: dict[str, Any] = {}
     if out is not None:
         local(as_json, lambda: out.write_bytes(packet.payload))
     else:
-        talk(addr, token, as_json, lambda client: client.pkarr_put(packet.z32, packet.payload))
-    _print_published(packet, records[0], addr, out, as_json)
+
+        async def action(client: NodeClient) -> dict[str, Any]:
+            await client.pkarr_put(packet.z32, packet.payload)
+            return await _where_dns_answers(client)
+
+        where = talk(addr, token, as_json, action)
+    dig = _dig_command(packet.z32, records[0], addr, where)
+    _print_published(packet, dig, addr, out, as_json)
 
 
 @app.command()
@@ -141,11 +147,19 @@ def _sign(key_file: Path, records: list[str], ttl: int) -> tuple[SignedPacket, b
     return SignedPacket.sign(identity, message, time.time_ns() // 1_000), made
 
 
-def _print_published(packet: SignedPacket, record: str, addr: str, out: Path | None, as_json: bool) -> None:
+async def _where_dns_answers(client: NodeClient) -> dict[str, Any]:
+    """The node's DNS port and origins, if it tells: for whom may publish, status may be closed."""
+    from aspen.errors import ClientError
+
+    try:
+        return (await client.status()).get("dns") or {}
+    except ClientError:
+        return {}
+
+
+def _print_published(packet: SignedPacket, dig: str, addr: str, out: Path | None, as_json: bool) -> None:
     from aspen.client import parse_addr
 
-    url = parse_addr(addr)
-    dig = _dig_command(packet.z32, record, url.host or "", url.port or 0)
     if as_json:
         print_json(
             {
@@ -159,23 +173,24 @@ def _print_published(packet: SignedPacket, record: str, addr: str, out: Path | N
     print(packet.z32)
     if out is not None:
         print(f"written to {out}; publish it with:")
-        print(f"  curl -X PUT --data-binary @{out} {url.origin()}/pkarr/{packet.z32}")
+        print(f"  curl -X PUT --data-binary @{out} {parse_addr(addr).origin()}/pkarr/{packet.z32}")
     else:
         print("published; ask any node for it:")
         print(f"  {dig}")
 
 
-def _dig_command(z32: str, record: str, host: str, http_port: int) -> str:
-    """How to ask for the record. The DNS port is the default, or node i's of `aspen dev`."""
+def _dig_command(z32: str, record: str, addr: str, where: dict[str, Any]) -> str:
+    """How to ask the node for the record."""
+    from aspen.client import parse_addr
     from aspen.config import DEFAULT_DNS_PORT, DEFAULT_ORIGIN
 
     owner, *rest = record.split()
     name = z32 if owner == "@" else f"{owner}.{z32}"
     # Between the owner and the type there may be a TTL and a class.
     kind = next((word.upper() for word in rest if not word.isdigit() and word.upper() != "IN"), "ANY")
-    offset = http_port - 8080
-    dns_port = DEFAULT_DNS_PORT + (offset if 0 <= offset < RAFT_MEMBERS else 0)
-    return f"dig @{host} -p {dns_port} {name}.{DEFAULT_ORIGIN} {kind}"
+    origin = (where.get("origins") or [DEFAULT_ORIGIN])[0].strip(".")
+    full_name = f"{name}.{origin}" if origin else f"{name}."
+    return f"dig @{parse_addr(addr).host} -p {where.get('port', DEFAULT_DNS_PORT)} {full_name} {kind}"
 
 
 def _records_of(packet: SignedPacket) -> list[str]:

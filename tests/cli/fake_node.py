@@ -137,6 +137,7 @@ STATUS = {
     "term": 7,
     "commit_index": 41,
     "applied_index": 40,
+    "dns": {"origins": ["example.test"], "port": 5353},
     "members": [
         {"node_id": n, "endpoint_id": "y" * 52, "role": "voter", "addresses": [f"127.0.0.1:{7299 + n}"]}
         for n in (1, 2)

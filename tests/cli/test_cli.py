@@ -152,7 +152,7 @@ def test_publish_and_resolve(aspen: Aspen, node: Any, tmp_path: Path) -> None:
     identity = Identity.load(key)
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert str(key) in published.stderr
-    assert f"dig @127.0.0.1 -p 5300 _iroh.{identity.z32}.aspen.local TXT" in published.stdout
+    assert f"dig @127.0.0.1 -p 5353 _iroh.{identity.z32}.example.test TXT" in published.stdout
     SignedPacket.parse(identity.endpoint_id, node.packets[identity.z32])
 
     again = aspen("pkarr", "publish", "--key", str(key), record, "--addr", node.url, "--json")
@@ -171,6 +171,9 @@ def test_publish_to_a_file(aspen: Aspen, tmp_path: Path) -> None:
     result = aspen("pkarr", "publish", "--key", str(key), "@ A 192.0.2.1", "--out", str(out))
     assert result.exit_code == 0, result.stderr
     assert f"--data-binary @{out}" in result.stdout
+    z32 = Identity.load(key).z32
+    same = aspen("pkarr", "publish", "--key", str(key), "@ 60 IN A 192.0.2.1", "--out", str(out), "--json")
+    assert json.loads(same.stdout)["dig"] == f"dig @127.0.0.1 -p 5300 {z32}.aspen.local A"
     SignedPacket.parse(Identity.load(key).endpoint_id, out.read_bytes())
 
 
