@@ -100,25 +100,29 @@ def test_ctrl_c_ends_a_whole_dev_cluster(tmp_path: Path) -> None:
             stderr=log_file,
             start_new_session=True,
         )
+    nodes: list[int] = []
+
+    def everything() -> set[int]:
+        return set().union(*(session_members(leader) for leader in (process.pid, *nodes)))
+
     try:
         for i in range(3):
             wait_until(
                 lambda i=i: _is_ready(ports["http"] + i), f"node {i + 1} of the dev cluster is ready", 30
             )
-            pid = int((data_dir / f"node-{i + 1}" / "node.pid").read_text())
-            assert pid in session_members(process.pid)
+            nodes.append(int((data_dir / f"node-{i + 1}" / "node.pid").read_text()))
         packet = sign("dev=yes")
         assert http_request(ports["http"], "PUT", packet.path, packet.payload).status == 204
         # As a terminal does it: to every process of the foreground group.
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(20) == 0, log_path.read_text()
-        wait_until(lambda: not session_members(process.pid), "no orphan is left", timeout_s=5)
+        wait_until(lambda: not everything(), "no orphan is left", timeout_s=5)
         assert "Traceback" not in log_path.read_text()
     except AssertionError as error:
         error.add_note(log_path.read_text()[-8_000:])
         raise
     finally:
-        for pid in session_members(process.pid):
+        for pid in everything():
             os.kill(pid, signal.SIGKILL)
         process.wait(5)
 
