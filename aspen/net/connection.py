@@ -166,10 +166,12 @@ class Connection:
             else:
                 self.refuse("timeout", "the handshake was not finished in time")
             return
-        at = self.quic.get_timer()
-        if at is not None and now >= at:
+        try:
             self.quic.handle_timer(now)
-            self._take_events()
+        except Exception as error:
+            self.refuse("malformed", f"QUIC: {type(error).__name__}")
+            return
+        self._take_events()
 
     def datagrams(self, now: float) -> list[tuple[bytes, SocketAddress]]:
         """What to put on the wire now."""

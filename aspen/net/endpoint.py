@@ -154,8 +154,13 @@ class Endpoint:
             return None
         link = self._links.get(endpoint_id)
         if link is None:
-            if endpoint_id == self.identity.endpoint_id or len(self._links) >= NET_CONNECTIONS:
+            if endpoint_id == self.identity.endpoint_id:
                 return None
+            if len(self._links) >= NET_CONNECTIONS:
+                idle = next((link for link in self._links.values() if link.is_idle), None)
+                if idle is None:
+                    return None
+                del self._links[idle.endpoint_id]
             link = self._links[endpoint_id] = Link(endpoint_id)
         return link
 

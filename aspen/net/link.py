@@ -54,8 +54,9 @@ class Link:
         self._reported_at = float("-inf")
 
     @property
-    def is_open(self) -> bool:
-        return self.connection is not None and self.connection.state is State.OPEN
+    def is_idle(self) -> bool:
+        """Whether nothing but the wait for the next dial would be forgotten with it."""
+        return self.connection is None and not self.resolving
 
     def offer(self, frames: Sequence[bytes]) -> bool:
         """Queue frames to leave in order. False if that would be over the bound; nothing is queued then."""

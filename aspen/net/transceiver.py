@@ -29,7 +29,7 @@ from aspen.net.connection import Connection, State
 from aspen.net.demultiplexer import Demultiplexer
 from aspen.net.handshake import Credentials
 from aspen.net.quic_internals import QuicPipe, ResetTokens, dialler_configuration, listener_configuration
-from aspen.net.udp import SocketAddress, is_loopback, open_udp
+from aspen.net.udp import SocketAddress, is_loopback, open_udp, received_from
 
 _DATAGRAM_MAX_BYTES: Final = 65_536
 # An idle peer is asked for a sign of life after a sixth of the idle time, and given up when it has been
@@ -89,7 +89,7 @@ class Transceiver:
             True: dialler_configuration(alpn, silence_s, near),
             False: dialler_configuration(alpn, silence_s, far),
         }
-        self._unproven: set[Connection] = set()
+        self._unproven: dict[Connection, None] = {}  # accepted, not proven; the oldest first
         self._dirty: dict[Connection, None] = {}
         self._timers: dict[Connection, tuple[float, asyncio.TimerHandle]] = {}
         self._flush_scheduled = False
@@ -173,19 +173,22 @@ class Transceiver:
         now = self.now()
         touched: dict[Connection, None] = {}
         view = memoryview(self._buffer)
+        self._flush_scheduled = True  # at the end of this
         for _ in range(NET_DATAGRAMS_PER_TURN):
             try:
                 size, address = self._socket.recvfrom_into(self._buffer)
             except OSError:
                 break  # nothing left, or an ICMP error that QUIC's own timers will find out about
-            datagram = bytes(view[:size])
+            datagram, address = bytes(view[:size]), received_from(address)
             connection = self._demultiplexer.route(datagram, address, now)
             if connection is not None:
                 connection.receive(datagram, address, now)
                 touched[connection] = None
-        for connection in touched:
-            self._settle(connection, now)
-        self._flush()
+        try:
+            for connection in touched:
+                self._settle(connection, now)
+        finally:
+            self._flush()
 
     def _accept(
         self, original_id: bytes, retry_source_id: bytes | None, address: SocketAddress, now: float
@@ -198,11 +201,16 @@ class Transceiver:
         )
         connection = Connection(quic, self._credentials, address=address, now=now)
         self.connections.add(connection)
-        self._unproven.add(connection)
+        self._unproven[connection] = None
         return connection
 
     def _is_full(self, address: SocketAddress) -> bool:
-        if len(self._unproven) < NET_UNAUTHENTICATED and self.has_room:
+        if len(self._unproven) >= NET_UNAUTHENTICATED:
+            # An honest handshake is over in a moment, so whoever has taken longest goes.
+            oldest = next(iter(self._unproven))
+            oldest.refuse("too_many", "too many others are in the handshake")
+            self._settle(oldest, self.now())
+        if self.has_room:
             return False
         self._owner.turned_away("too_many", address)
         return True
@@ -216,7 +224,7 @@ class Transceiver:
             return
         if connection.state is State.OPEN and not connection.announced:
             connection.announced = True
-            self._unproven.discard(connection)
+            self._unproven.pop(connection, None)
             self._demultiplexer.expect_reset(connection)
             self._owner.opened(connection)
         if connection.frames_received:
@@ -235,7 +243,7 @@ class Transceiver:
         for datagram, address in connection.datagrams(self.now()):
             self._put_on_wire(datagram, address)
         self.connections.discard(connection)
-        self._unproven.discard(connection)
+        self._unproven.pop(connection, None)
         self._dirty.pop(connection, None)
         self._demultiplexer.remove(connection)
         timer = self._timers.pop(connection, None)
@@ -293,8 +301,10 @@ class Transceiver:
             self._arm(connection)
             return
         connection.timer_fired(now)
-        self._settle(connection, now)
-        self._flush()
+        try:
+            self._settle(connection, now)
+        finally:
+            self._flush()
 
     def _ping_the_silent(self) -> None:
         assert self._loop is not None

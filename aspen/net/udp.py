@@ -15,7 +15,7 @@ SocketAddress = Any
 
 def open_udp(host: str, port: int) -> socket.socket:
     """A bound, non-blocking UDP socket. Raises `OSError`."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
     family, _, _, _, address = found[0]
     opened = socket.socket(family, socket.SOCK_DGRAM)
     try:
@@ -52,6 +52,13 @@ def _lookup(family: int, address: Address, flags: int) -> SocketAddress | None:
     return found[0][4] if found else None
 
 
+def received_from(address: SocketAddress) -> SocketAddress:
+    """A sender's address as `numeric` spells it: without the name of the interface, whose number it has."""
+    if len(address) == 4 and "%" in address[0]:
+        return (address[0].partition("%")[0], *address[1:])
+    return address
+
+
 def plain(address: SocketAddress) -> Address:
     """A socket's address as people write it."""
     host = str(address[0])
@@ -60,6 +67,6 @@ def plain(address: SocketAddress) -> Address:
 
 def is_loopback(address: SocketAddress) -> bool:
     try:
-        return ipaddress.ip_address(plain(address)[0].partition("%")[0]).is_loopback
+        return ipaddress.ip_address(plain(address)[0]).is_loopback
     except ValueError:
         return False

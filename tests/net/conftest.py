@@ -34,12 +34,12 @@ Strangers = Callable[..., Awaitable[Stranger]]
 
 @pytest.fixture
 async def station() -> AsyncIterator[Stations]:
-    """Starts a `Station`; arguments as its constructor, and `port`."""
+    """Starts a `Station`; arguments as its constructor, `host` and `port`."""
     started: list[Station] = []
 
-    async def start(node_id: int, *, port: int = 0, **settings: object) -> Station:
+    async def start(node_id: int, *, host: str = "127.0.0.1", port: int = 0, **settings: object) -> Station:
         new = Station(node_id, **settings)  # type: ignore[arg-type]
-        await new.start(port)
+        await new.start(host, port)
         started.append(new)
         return new
 

@@ -55,8 +55,8 @@ class Station:
     def same_cluster(self, peer: Peer) -> str | None:
         return None if peer.cluster_id == self.hello.cluster_id else "foreign_cluster"
 
-    async def start(self, port: int = 0) -> Station:
-        self.address = await self.endpoint.start("127.0.0.1", port)
+    async def start(self, host: str, port: int) -> Station:
+        self.address = await self.endpoint.start(host, port)
         return self
 
     def knows(self, *others: Station) -> Station:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
+from aspen.errors import ConfigError
 from aspen.limits import NET_DIAL_BACKLOG_BYTES
 
 
@@ -180,6 +183,16 @@ async def test_sending_inside_the_backoff_is_refused_cheaply(station, monkeypatc
     assert a.endpoint._transceiver.connections == set()
 
 
+async def test_links_to_peers_long_gone_make_room_for_others(station, monkeypatch):
+    monkeypatch.setattr("aspen.net.endpoint.NET_CONNECTIONS", 3)
+    a, b = await station(1), await station(2)
+    for number in range(5):
+        assert not a.endpoint.send(bytes([number]) * 32, [b"nobody"])
+    assert a.knows(b).send(b, b"hello")
+    assert await b.hears() == b"hello"
+    assert len(a.endpoint._links) == 3
+
+
 async def test_closing_tells_the_peers(station):
     a, b = await station(1), await station(2)
     a.knows(b).send(b, b"hello")
@@ -195,3 +208,39 @@ async def test_after_closing_nothing_is_sent_and_the_port_is_free(station):
     assert not a.knows(b).send(b, b"late")
     again = await station(1, port=a.address[1])
     assert again.address == a.address
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+async def test_ipv6_and_ipv4_on_one_socket(station, host):
+    a, b = await station(1, host="::"), await station(2, host=host)
+    near = "127.0.0.1" if host == "::" else "::1"
+    a.book.add(b.id, (near, b.address[1]), "manual")
+    assert a.send(b, b"ping")
+    assert await b.hears() == b"ping"
+    assert b.send(a, b"pong")
+    assert await a.hears() == b"pong"
+    assert b.book.addresses(a.id) == [(near, a.address[1])]
+
+
+@pytest.mark.parametrize("size", [1199, 16_385])
+async def test_a_datagram_size_that_cannot_work_is_refused(station, size):
+    with pytest.raises(ConfigError):
+        await station(1, max_datagram_bytes=size)
+
+
+async def test_a_receiver_that_fails_disturbs_nobody_else(station):
+    a, b = await station(1), await station(2)
+    problems = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
+    a.knows(b).send(b, b"first")
+    await b.hears()
+    b.endpoint._on_frame = lambda peer, frame: 1 / 0
+    a.send(b, b"second")
+    async with asyncio.timeout(5):
+        while not problems:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    b.endpoint._on_frame = lambda peer, frame: b.heard.put_nowait((peer, frame))
+    a.send(b, b"third")
+    assert await b.hears() == b"third"
+    assert b.send(a, b"and back")
+    assert await a.hears() == b"and back"

@@ -161,14 +161,25 @@ async def test_a_client_that_never_finishes_its_handshake_times_out(station, str
     assert not b.endpoint._transceiver.connections
 
 
-async def test_unproven_connections_are_bounded(station, stranger, monkeypatch):
+async def test_unproven_connections_are_bounded_and_the_oldest_makes_room(station, stranger, monkeypatch):
     monkeypatch.setattr("aspen.net.transceiver.NET_UNAUTHENTICATED", 3)
+    a, b = await station(1), await station(2)
+    crowd = [await stranger(b) for _ in range(3)]
+    a.knows(b).send(b, b"let me through")
+    assert await crowd[0].closed_by_peer() == "too_many"
+    assert await b.hears() == b"let me through"
+    assert b.endpoint.refusals["too_many"] == 1
+    assert len(b.endpoint._transceiver.connections) == 3  # two of the crowd, and a
+
+
+async def test_connections_are_bounded(station, stranger, monkeypatch):
+    monkeypatch.setattr("aspen.net.transceiver.NET_CONNECTIONS", 2)
     b = await station(2)
-    for _ in range(3):
-        await stranger(b)
+    await stranger(b)
+    await stranger(b)
     late = asyncio.ensure_future(stranger(b, idle_s=0.3))
     await b.refuses("too_many")
-    assert len(b.endpoint._transceiver.connections) == 3
+    assert len(b.endpoint._transceiver.connections) == 2
     late.cancel()
     await asyncio.gather(late, return_exceptions=True)
 
