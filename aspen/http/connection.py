@@ -20,6 +20,7 @@ from typing import Any, Final, cast
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from aspen import limits as bounds
@@ -30,15 +31,17 @@ log = structlog.get_logger("aspen.http")
 
 PRIVATE_NAMES: Final = (
     "_close",
-    "_current_request",
     "_force_close",
+    "_keepalive_handle",
     "_loop",
     "_messages",
+    "_process_keepalive",
     "_request_count",
     "_waiter",
 )
 """Attributes of `RequestHandler`; beside them `_ErrInfo`, a queued parse error."""
 
+SERVER_NAME: Final = "aspen"
 _SWEEPS_PER_DEADLINE: Final = 5
 _MALFORMED: Final = "the request is not well-formed HTTP/1.1"
 
@@ -111,11 +114,12 @@ class Connection(RequestHandler):
     """One client's connection."""
 
     __slots__ = (
-        "body_error",
+        "_cut_short",
         "discarded",
         "discarding",
         "head_began",
         "head_received",
+        "newest_payload",
         "service",
         "stalled_since",
     )
@@ -137,8 +141,9 @@ class Connection(RequestHandler):
         self.head_began: float | None = None
         """When the client began a request whose head isn't complete; None if it owes none."""
         self.head_received = 0
-        self.body_error: str | None = None
-        """Why the body being received can't be complete."""
+        self.newest_payload: StreamReader = EMPTY_PAYLOAD
+        """The body of the newest request; those before it are complete."""
+        self._cut_short: tuple[StreamReader, str] | None = None
         self.discarding = False
         """The request is answered but its body still comes in."""
         self.discarded = 0
@@ -182,10 +187,8 @@ class Connection(RequestHandler):
             self._end_with(400, "bad_request", _MALFORMED)
             return
         if self._request_count != before:
-            self.head_began = None
-            self.head_received = 0
-            self._parser_complained()
-        elif data and self._waiter is not None:  # nothing is being answered: this is a head
+            self._request_arrived()
+        elif data and self._idle():  # nothing is being answered: this is a head
             if self.head_began is None:
                 self.head_began = self._loop.time()
             self.head_received += len(data)
@@ -194,31 +197,46 @@ class Connection(RequestHandler):
                     431, "head_too_large", f"more than {self.service.limits.head_bytes} bytes of headers"
                 )
 
-    def _parser_complained(self) -> None:
-        """If the parser has just given up inside a body, end that body: no more of it will come."""
-        if not self._messages or not isinstance(self._messages[-1][0], _ErrInfo):
-            return
-        unfinished = [payload for _, payload in self._messages if not payload.is_eof()]
-        if self._current_request is not None and not self._current_request.content.is_eof():
-            unfinished.append(self._current_request.content)
-        for payload in unfinished:
-            self.body_error = "the body's chunks are malformed"
-            payload.feed_eof()
+    def _idle(self) -> bool:
+        """Whether no request is waiting for its answer."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def _request_arrived(self) -> None:
+        """A head is complete (its body may not be), or the parser has given up."""
+        self.head_began = None
+        self.head_received = 0
+        message, payload = self._messages[-1]
+        if isinstance(message, _ErrInfo):
+            self._end_body("the body's chunks are malformed")
+        else:
+            self.newest_payload = payload
+
+    def _end_body(self, reason: str) -> None:
+        """No more of the body being received will come: let its reader see that."""
+        if not self.newest_payload.is_eof():
+            self._cut_short = (self.newest_payload, reason)
+            self.newest_payload.feed_eof()
+
+    def cut_short(self, payload: StreamReader) -> str | None:
+        """Why a body that has ended is not complete, if it isn't."""
+        if self._cut_short is None or self._cut_short[0] is not payload:
+            return None
+        return self._cut_short[1]
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio: true keeps the sending side open
         """The client sends no more. It may still wait for the answer to what it sent."""
-        request = self._current_request
-        if self._force_close or (request is None and not self._messages):
+        if self._force_close or self._idle():
             return False
-        payloads = [payload for _, payload in self._messages]
-        if request is not None:
-            payloads.append(request.content)
-        for payload in payloads:
-            if not payload.is_eof():
-                self.body_error = "the client closed the connection before the end of the body"
-                payload.feed_eof()
-        self._close = True  # after the answers that are due
+        self._end_body("the client closed the connection before the end of the body")
+        self._close = True  # after the answer that is due
         return True
+
+    def _process_keepalive(self) -> None:
+        """Idle for long. But a request that has begun has its own deadline."""
+        if self.head_received:
+            self._keepalive_handle = None
+        else:
+            super()._process_keepalive()
 
     def head_overdue(self) -> None:
         """Called by the sweep."""
@@ -276,4 +294,6 @@ class Connection(RequestHandler):
             log.error("a request failed", exc_info=exc)
             response = problem(500, "internal", "an internal error; it is in the log")
         response.force_close()
+        response.headers["Connection"] = "close"  # aiohttp answers what it can't parse as HTTP/1.0
+        response.headers["Server"] = SERVER_NAME
         return response

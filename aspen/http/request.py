@@ -89,8 +89,9 @@ async def read_body(request: Request, max_bytes: int, *, code: str = "too_large"
     else:
         with connection.service.waiting_for_body():
             body = await _read_slowly(request, connection, max_bytes, code)
-    if connection.body_error is not None:
-        raise HttpError(400, "bad_body", connection.body_error, close=True)
+    flaw = connection.cut_short(payload)
+    if flaw is not None:
+        raise HttpError(400, "bad_body", flaw, close=True)
     return body
 
 

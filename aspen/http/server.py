@@ -17,7 +17,7 @@ from aiohttp import web
 
 from aspen.errors import AspenError, ConfigError, InvariantViolation
 from aspen.http.admin import AdminGuard, names_loopback
-from aspen.http.connection import Connection, HttpLimits, Service
+from aspen.http.connection import SERVER_NAME, Connection, HttpLimits, Service
 from aspen.http.errors import RETRY_AFTER_SECONDS, answer_to, problem
 from aspen.http.request import target_of
 from aspen.http.routing import Request, Route, Router
@@ -27,7 +27,6 @@ log = structlog.get_logger("aspen.http")
 
 Address = tuple[str, int]
 
-SERVER_NAME: Final = "aspen"
 _EXPOSED: Final = ", ".join(
     (
         "ETag",
@@ -80,45 +79,42 @@ class Listener:
     # --- one request --------------------------------------------------------------------------
 
     async def _answer(self, request: Request) -> web.StreamResponse:
-        service = self._service
         connection = cast(Connection, request.protocol)
         connection.begin_request()
-        if service.in_flight >= self._limits.in_flight:
-            response: web.StreamResponse = problem(
-                503,
-                "overloaded",
-                f"{self._limits.in_flight} requests are being answered; try again",
-                {"Retry-After": RETRY_AFTER_SECONDS},
-            )
+        path = target_of(request)[0]
+        found = self._router.find(path)
+        if found is None:
+            response: web.StreamResponse = problem(404, "not_found", "there is nothing at this path")
         else:
-            service.in_flight += 1
-            try:
-                response = await self._route(request)
-            finally:
-                service.in_flight -= 1
+            response = await self._admit(request, path, *found)
         response.headers["Server"] = SERVER_NAME
         if not request.content.is_eof():
             connection.discard_rest()
         return response
 
-    async def _route(self, request: Request) -> web.StreamResponse:
-        path = target_of(request)[0]
-        found = self._router.find(path)
-        if found is None:
-            return problem(404, "not_found", "there is nothing at this path")
-        route, rest = found
-        try:
-            response = await self._handle(request, route, rest)
-        except InvariantViolation:
-            raise
-        except AspenError as error:
-            response = answer_to(error)
-        except OSError:
-            # The client is gone: whatever is answered, nobody reads it.
-            response = problem(400, "bad_request", "the connection ended")
-        except Exception:
-            log.exception("a request failed", method=request.method, path=path[:200])
-            response = problem(500, "internal", "an internal error; it is in the log")
+    async def _admit(self, request: Request, path: str, route: Route, rest: str) -> web.StreamResponse:
+        service = self._service
+        if service.in_flight >= self._limits.in_flight:
+            reason = f"{self._limits.in_flight} requests are being answered; try again"
+            response: web.StreamResponse = problem(
+                503, "overloaded", reason, {"Retry-After": RETRY_AFTER_SECONDS}
+            )
+        else:
+            service.in_flight += 1
+            try:
+                response = await self._handle(request, route, rest)
+            except InvariantViolation:
+                raise
+            except AspenError as error:
+                response = answer_to(error)
+            except OSError:
+                # The client is gone: whatever is answered, nobody reads it.
+                response = problem(400, "bad_request", "the connection ended")
+            except Exception:
+                log.exception("a request failed", method=request.method, path=path[:200])
+                response = problem(500, "internal", "an internal error; it is in the log")
+            finally:
+                service.in_flight -= 1
         if route.public:
             response.headers["Access-Control-Allow-Origin"] = "*"
             response.headers["Access-Control-Expose-Headers"] = _EXPOSED

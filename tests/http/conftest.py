@@ -1,0 +1,76 @@
+"""A listening server over a fake cluster. The helpers beside this file are a plain module, found by path.
+
+Every asynchronous test here runs under asyncio's own loop and under uvloop, which production uses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import uvloop
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from http_fakes import NODE_MS, Client, FakeCluster, Line
+
+from aspen.http.cluster import ClusterRoutes
+from aspen.http.connection import HttpLimits
+from aspen.http.kv import KvRoutes
+from aspen.http.server import HttpServer
+from aspen.pkarr.relay import Relay
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+Serve = Callable[..., Awaitable[HttpServer]]
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    return FakeCluster()
+
+
+@pytest.fixture
+async def serve(cluster: FakeCluster) -> AsyncIterator[Serve]:
+    """Starts an `HttpServer` with all routes: `await serve(limits=…, admin_token=…)`."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            *,
+            listen: tuple[str, int] = ("127.0.0.1", 0),
+            admin_listen: tuple[str, int] | None = None,
+            admin_token: str | None = None,
+            limits: HttpLimits | None = None,
+        ) -> HttpServer:
+            server = HttpServer(
+                listen=listen, admin_listen=admin_listen, admin_token=admin_token, limits=limits
+            )
+            relay = Relay(cluster, cluster.packet_reader, wall_us=lambda: NODE_MS * 1_000)
+            relay.add_routes(server.public)
+            KvRoutes(cluster, cluster.kv_reader).add_routes(server.admin)
+            ClusterRoutes(cluster).add_routes(server.public, server.admin)
+            await server.start()
+            stack.push_async_callback(server.close)
+            return server
+
+        yield start
+        for line in Line.opened:
+            await line.close()
+        Line.opened.clear()
+
+
+@pytest.fixture
+async def client(serve: Serve) -> AsyncIterator[Client]:
+    """A client of a server with the usual limits."""
+    server = await serve()
+    one = Client(server.address)
+    yield one
+    await one.close()

@@ -1,0 +1,260 @@
+"""A cluster of nothing but dictionaries, and a client that sends exactly the bytes it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+from aspen.errors import AspenError
+from aspen.http.cluster import ClusterStatus, Health, HealthState, MemberStatus
+from aspen.state.commands import (
+    Command,
+    KvDelete,
+    KvResult,
+    KvSet,
+    PacketOutcome,
+    PacketPut,
+    PacketResult,
+    Result,
+)
+from aspen.state.kv import KvEntry, KvPage
+from aspen.state.packets import PacketRecord
+from aspen.state.ports import Consistency, Freshness
+
+NODE_MS = 1_700_000_000_000
+"""What the fake cluster's clock says."""
+
+
+@dataclass
+class FakeCluster:
+    """Proposer, readers and cluster view in one; `commands` and `barriers` tell what was asked."""
+
+    packets: dict[bytes, PacketRecord] = field(default_factory=dict)
+    entries: dict[bytes, KvEntry] = field(default_factory=dict)
+    revision_now: int = 0
+    commands: list[Command] = field(default_factory=list)
+    barriers: list[Consistency] = field(default_factory=list)
+    failure: AspenError | Exception | None = None
+    """Raised by every proposal and barrier."""
+    held: asyncio.Event | None = None
+    """Proposals wait for it."""
+    answer: Result | None = None
+    """Given instead of what applying would say."""
+    health_now: Health = field(default_factory=lambda: Health(HealthState.HEALTHY, True))
+
+    async def propose(self, command: Command) -> Result:
+        self.commands.append(command)
+        if self.held is not None:
+            await self.held.wait()
+        if self.failure is not None:
+            raise self.failure
+        if self.answer is not None:
+            return self.answer
+        match command:
+            case PacketPut():
+                return self._put(command)
+            case KvSet(pairs=pairs):
+                self.revision_now += 1
+                for key, value in pairs:
+                    old = self.entries.get(key)
+                    created, version = (
+                        (old.create_revision, old.version + 1) if old else (self.revision_now, 1)
+                    )
+                    self.entries[key] = KvEntry(key, value, created, self.revision_now, version)
+                return KvResult(self.revision_now, len(pairs))
+            case KvDelete(keys=keys):
+                changed = sum(self.entries.pop(key, None) is not None for key in keys)
+                self.revision_now += bool(changed)
+                return KvResult(self.revision_now, changed)
+
+    def _put(self, command: PacketPut) -> PacketResult:
+        timestamp_us = int.from_bytes(command.payload[64:72], "big")
+        old = self.packets.get(command.public_key)
+        if old is not None and command.payload[64:] < old.payload[64:]:
+            return PacketResult(PacketOutcome.OLDER, old.timestamp_us)
+        identical = old is not None and command.payload[64:] == old.payload[64:]
+        self.packets[command.public_key] = PacketRecord(
+            command.public_key, timestamp_us, NODE_MS, False, b"", command.payload
+        )
+        return PacketResult(PacketOutcome.IDENTICAL if identical else PacketOutcome.STORED, timestamp_us)
+
+    async def barrier(self, consistency: Consistency) -> None:
+        self.barriers.append(consistency)
+        if self.failure is not None:
+            raise self.failure
+
+    def freshness(self) -> Freshness:
+        return Freshness(applied_index=42, leader_id=1, last_contact_ms=7)
+
+    # --- readers ------------------------------------------------------------------------------
+
+    @property
+    def packet_reader(self) -> PacketView:
+        return PacketView(self.packets)
+
+    @property
+    def kv_reader(self) -> KvView:
+        return KvView(self)
+
+    def status(self) -> ClusterStatus:
+        member = MemberStatus(1, "y" * 52, "voter", ("127.0.0.1:7300",))
+        return ClusterStatus(
+            node_id=1,
+            endpoint_id="y" * 52,
+            cluster_id="00" * 16,
+            role="leader",
+            leader_id=1,
+            term=3,
+            commit_index=42,
+            applied_index=42,
+            last_contact_ms=0,
+            version="0.1.0",
+            members=(member,),
+            refusals={},
+        )
+
+    def health(self) -> Health:
+        return self.health_now
+
+
+class PacketView:
+    def __init__(self, packets: dict[bytes, PacketRecord]) -> None:
+        self.get: Callable[[bytes], PacketRecord | None] = packets.get
+
+
+class KvView:
+    def __init__(self, cluster: FakeCluster) -> None:
+        self._cluster = cluster
+
+    def get(self, key: bytes) -> KvEntry | None:
+        return self._cluster.entries.get(key)
+
+    def scan(self, prefix: bytes, after: bytes | None, limit: int, max_bytes: int) -> KvPage:
+        found = [
+            entry
+            for key, entry in sorted(self._cluster.entries.items())
+            if key.startswith(prefix) and (after is None or key > after)
+        ]
+        return KvPage(tuple(found[:limit]), len(found) > limit, self._cluster.revision_now)
+
+    def revision(self) -> int:
+        return self._cluster.revision_now
+
+
+# --- a client ---------------------------------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    """Names in lower case."""
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> tuple[int, str]:
+        """(status, code), after checking that it is an error as all errors are."""
+        assert self.headers["content-type"] == "application/json", self
+        problem = self.json
+        assert isinstance(problem["reason"], str)
+        assert problem["reason"], self
+        return self.status, problem["error"]
+
+
+class Line:
+    """One TCP connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    opened: ClassVar[list[Line]] = []
+    """All of one test; the fixture closes what the test leaves open."""
+
+    @classmethod
+    async def open(cls, address: tuple[str, int]) -> Line:
+        line = cls(*await asyncio.open_connection(*address))
+        cls.opened.append(line)
+        return line
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def answer(self, method: str = "GET") -> Answer:
+        """Read one answer (to `method`: an answer to HEAD has no body)."""
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        status_line, *lines = head.decode().rstrip().split("\r\n")
+        headers = {}
+        for line in lines:
+            name, _, value = line.partition(":")
+            headers[name.lower()] = value.strip()
+        status = int(status_line.split()[1])
+        body = b""
+        if method != "HEAD" and status not in (204, 304) and status >= 200:
+            body = await self.reader.readexactly(int(headers["content-length"]))
+        return Answer(status, headers, body)
+
+    async def ended(self) -> bool:
+        """Wait until the server closes; whether it sent nothing more."""
+        try:
+            return await self.reader.read() == b""
+        except ConnectionError:
+            return True
+
+    async def close(self) -> None:
+        self.writer.transport.abort()
+        try:
+            await self.writer.wait_closed()
+        except OSError:
+            pass
+
+
+class Client:
+    """Requests over one kept-alive connection, opened anew when the server closed it."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.address = address
+        self._line: Line | None = None
+
+    async def request(self, method: str, target: str, body: bytes | None = None, **headers: str) -> Answer:
+        """`headers` by name with underscores for hyphens; `Host` is right unless given."""
+        fields = {"Host": f"{self.address[0]}:{self.address[1]}"}
+        if body is not None:
+            fields["Content-Length"] = str(len(body))
+        fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        if self._line is None:
+            self._line = await Line.open(self.address)
+        line = self._line
+        await line.send(f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode() + (body or b""))
+        answer = await line.answer(method)
+        if answer.headers.get("connection") == "close":
+            await self.close()
+        return answer
+
+    async def get(self, target: str, **headers: str) -> Answer:
+        return await self.request("GET", target, **headers)
+
+    async def put(self, target: str, body: bytes, **headers: str) -> Answer:
+        return await self.request("PUT", target, body, **headers)
+
+    async def close(self) -> None:
+        if self._line is not None:
+            await self._line.close()
+            self._line = None
+
+
+async def within(seconds: float, condition: Callable[[], bool]) -> None:
+    """Wait for something that no event announces."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        await asyncio.sleep(0.005)
