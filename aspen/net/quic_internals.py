@@ -202,15 +202,23 @@ class QuicPipe(QuicConnection):
             self.acknowledge(now)
 
     def is_quiet(self, now: float) -> bool:
-        """Whether an open connection has nothing to send yet: no data, no due acknowledgement.
+        """Whether an open connection has nothing to send yet: no data, no due acknowledgement, no new limit.
 
-        Whatever else a peer may provoke comes in packets that want an acknowledgement, and leaves with it.
         Asking this is far cheaper than finding that there is no datagram to build.
         """
         ack_at = self._spaces[Epoch.ONE_RTT].ack_at
-        if self._probe_pending or (ack_at is not None and ack_at <= now):
+        if ack_at is not None and ack_at <= now:
             return False
-        return all(stream.sender.buffer_is_empty for stream in self._streams.values())
+        if self._probe_pending or self._handshake_done_pending or self._retire_connection_ids:
+            return False
+        if self._receive_window.sent != self._receive_window.value:
+            return False
+        for stream in self._streams.values():
+            if not stream.sender.buffer_is_empty:
+                return False
+            if stream.max_stream_data_local_sent != stream.max_stream_data_local:
+                return False
+        return True
 
     def acknowledge(self, now: float) -> None:
         """Let a pending acknowledgement leave with the next datagram."""

@@ -301,6 +301,7 @@ class Transceiver:
             self._arm(connection)
             return
         connection.timer_fired(now)
+        self._dirty[connection] = None
         try:
             self._settle(connection, now)
         finally:
