@@ -15,9 +15,10 @@ from aspen.raft.messages import ConfState, Entry, HardState, Snapshot, SnapshotM
 class MemoryStorage:
     """A log, a hard state and the newest snapshot."""
 
-    def __init__(self) -> None:
+    def __init__(self, conf_state: ConfState | None = None) -> None:
+        """`conf_state` is the membership before the first entry; without it, the log must bring one."""
         self.hard_state = HardState()
-        self._snapshot = Snapshot()
+        self._snapshot = Snapshot(b"", SnapshotMetadata(conf_state or ConfState()))
         # The position before the first entry: index and term of what was compacted away last.
         self._before = (0, 0)
         self._entries: list[Entry] = []

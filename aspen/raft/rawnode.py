@@ -55,6 +55,7 @@ from aspen.raft.state import ProposalDropped as ProposalDropped
 from aspen.raft.state import RaftState
 
 _LOCAL_THREADS = (LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD)
+_OUTSIDE_TERMS = frozenset({MessageType.PROP, MessageType.READ_INDEX})
 _EMPTY_HARD_STATE = HardState()
 
 
@@ -179,10 +180,13 @@ class RawNode:
         return apply_conf_change(self.raft, change.as_v2())
 
     def knows(self, message: Message) -> bool:
-        """Whether `message` may be stepped: local ones come from here, responses from members."""
+        """Whether `message` may be stepped: local ones come from here, responses from members.
+
+        Every message between members is of some term, but for the forwarded ones.
+        """
         if message.sender in _LOCAL_THREADS:
             return True
-        if message.type in LOCAL_TYPES:
+        if message.type in LOCAL_TYPES or (message.term == 0) is not (message.type in _OUTSIDE_TERMS):
             return False
         return message.type not in RESPONSE_TYPES or message.sender in self.raft.progress
 
