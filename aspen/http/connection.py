@@ -199,7 +199,9 @@ class Connection(RequestHandler):
 
     def _idle(self) -> bool:
         """Whether no request is waiting for its answer."""
-        return self._waiter is not None and not self._waiter.done()
+        if self._waiter is None:  # being answered, unless the connection is brand-new
+            return self._request_count == 0
+        return not self._waiter.done()
 
     def _request_arrived(self) -> None:
         """A head is complete (its body may not be), or the parser has given up."""

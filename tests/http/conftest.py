@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from http_fakes import NODE_MS, Client, FakeCluster, Line
+from http_fakes import NODE_MS, Client, FakeCluster, Line, Serve
 
 from aspen.http.cluster import ClusterRoutes
 from aspen.http.connection import HttpLimits
@@ -28,9 +28,6 @@ from aspen.pkarr.relay import Relay
 @pytest.hookimpl(optionalhook=True)
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-
-
-Serve = Callable[..., Awaitable[HttpServer]]
 
 
 @pytest.fixture

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from aspen.errors import AspenError
 from aspen.http.cluster import ClusterStatus, Health, HealthState, MemberStatus
+from aspen.http.server import HttpServer
 from aspen.state.commands import (
     Command,
     KvDelete,
@@ -24,6 +25,9 @@ from aspen.state.commands import (
 from aspen.state.kv import KvEntry, KvPage
 from aspen.state.packets import PacketRecord
 from aspen.state.ports import Consistency, Freshness
+
+Serve = Callable[..., Awaitable[HttpServer]]
+"""The fixture that starts a server."""
 
 NODE_MS = 1_700_000_000_000
 """What the fake cluster's clock says."""

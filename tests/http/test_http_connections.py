@@ -8,7 +8,7 @@ import socket
 import aiohttp
 import pytest
 from aiohttp.web_protocol import RequestHandler
-from http_fakes import Answer, Client, FakeCluster, Line, within
+from http_fakes import Answer, Client, FakeCluster, Line, Serve, within
 from test_relay import PACKET, PATH
 
 from aspen.http import connection
@@ -16,7 +16,6 @@ from aspen.http.connection import HttpLimits
 from aspen.http.server import HttpServer
 from aspen.state.kv import KvEntry
 
-Serve = object  # the fixture's type lives in conftest, which tests can't import
 BRIEF = HttpLimits(head_ms=150, body_ms=150, keepalive_ms=150, send_ms=300, discard_ms=150)
 PUT_HEAD = f"PUT {PATH} HTTP/1.1\r\nHost: localhost\r\n".encode()
 
