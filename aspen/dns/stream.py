@@ -168,8 +168,7 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
             return
         self._transport.set_write_buffer_limits(high=DNS_TCP_WRITE_BYTES)
-        self._deadline = self._loop.time() + self._server.idle_s
-        self._watch()
+        self._wait(self._server.idle_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.release(self)
@@ -190,7 +189,7 @@ class _Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._blocked = True
         self._read(False)
-        self._deadline = self._loop.time() + self._server.write_s
+        self._wait(self._server.write_s)
 
     def resume_writing(self) -> None:
         self._blocked = False
@@ -252,22 +251,29 @@ class _Connection(asyncio.Protocol):
         """Idle from now on; or, inside a message, from its first octet, however slowly it comes."""
         if not self._received:
             if answered or self._inside_message:
-                self._deadline = self._loop.time() + self._server.idle_s
+                self._wait(self._server.idle_s)
             self._inside_message = False
         elif answered or not self._inside_message:
-            self._deadline = self._loop.time() + self._server.read_s
+            self._wait(self._server.read_s)
             self._inside_message = True
 
     def _close_when_done(self) -> None:
         """After the client's last octet, close once everything answerable is answered."""
         if self._ended and not self._blocked and self._turn is None:
             self._transport.close()  # sends what is buffered first
-            self._deadline = self._loop.time() + self._server.write_s
+            self._wait(self._server.write_s)
+
+    def _wait(self, seconds: float) -> None:
+        """Give what is awaited now this long. A later deadline lets the timer be: it looks again."""
+        self._deadline = self._loop.time() + seconds
+        if self._timer is None or self._timer.when() > self._deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(self._deadline, self._watch)
 
     def _watch(self) -> None:
         """Cut the connection off at its deadline. Runs until it is lost, closing included."""
-        remaining = self._deadline - self._loop.time()
-        if remaining <= 0:
+        if self._loop.time() >= self._deadline:
             self._transport.abort()
         else:
-            self._timer = self._loop.call_later(remaining, self._watch)
+            self._timer = self._loop.call_at(self._deadline, self._watch)
