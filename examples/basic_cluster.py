@@ -30,7 +30,8 @@ async def main() -> None:
             print("Node 1 has started")
 
             cluster = RaftControlClient(node)
-            await cluster.init(InitRequest(initial_members=[ClusterNode(1, "127.0.0.1:7300")]))
+            host, port = node.quic_address
+            await cluster.init(InitRequest(initial_members=[ClusterNode(1, f"{host}:{port}")]))
             print("Cluster founded, with node 1 as its only member")
 
             state = await cluster.current_state()

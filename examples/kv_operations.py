@@ -53,7 +53,8 @@ async def main() -> None:
             iroh=IrohConfig(enable_gossip=False, enable_mdns=False),
         )
         async with await bootstrap_node(config) as node:
-            await RaftControlClient(node).init(InitRequest([ClusterNode(1, "127.0.0.1:7300")]))
+            host, port = node.quic_address
+            await RaftControlClient(node).init(InitRequest([ClusterNode(1, f"{host}:{port}")]))
             await operate(KvClient(node))
 
 

@@ -25,6 +25,7 @@ from clients import HOST, Answer, Published, dns_query, http_request, texts
 from processes import children, dns_workers, resident_kib, session_members, wait_until
 
 from aspen.identity import Identity
+from aspen.state.store import Store
 
 COOKIE = "e2e-0f5ac8d1-only-for-these-tests"
 ORIGINS = ("aspen.local", "example.test")
@@ -167,6 +168,19 @@ class NodeProcess:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
+    def tables(self) -> dict[str, dict[bytes, bytes]]:
+        """The replicated state as it lies in this node's LMDB, read beside the running node."""
+        store = Store.open(self.data_dir, read_only=True)
+        try:
+            with store.read() as txn:
+                return {
+                    name: dict(txn.cursor(db=table))
+                    for name, table in store.tables.items()
+                    if name not in ("meta", "log")
+                }
+        finally:
+            store.close()
+
     # --- what it says -------------------------------------------------------------------------
 
     def request(
@@ -293,6 +307,14 @@ class Cluster:
                 return not missing
 
             wait_until(all_there, f"{node} holds {len(packets)} packets", timeout_s)
+
+    def wait_same_state(self) -> None:
+        """Every node's tables are the same, byte for byte (nothing may be in flight)."""
+        self.wait_caught_up()
+        tables = [node.tables() for node in self.nodes]
+        for node, found in zip(self.nodes, tables, strict=True):
+            for name, rows in found.items():
+                assert rows == tables[0][name], f"{name} of {node} differs from that of {self.nodes[0]}"
 
     def end(self) -> None:
         for node in self.living:

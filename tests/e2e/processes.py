@@ -60,6 +60,10 @@ def dns_workers(node_pid: int) -> set[int]:
     return {pid for pid in children(node_pid) if "aspen.dns.worker" in command_line(pid)}
 
 
+def open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
 def resident_kib(pid: int) -> int:
     """VmRSS less what is merely mapped from files: LMDB's map grows with the data, and is no leak."""
     kib = 0

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
-from clients import Published, sign, texts
+from clients import HOST, Published, sign, texts
 from cluster import Cluster, NodeProcess
 from load import missing_at, put_all
 from processes import session_members, wait_until
 
-ROUNDS = 10
+ROUNDS = int(os.environ.get("ASPEN_TEST_ROUNDS", "10"))
 BURST = 200
 
 
@@ -89,17 +93,28 @@ def test_a_minority_never_acknowledges_and_goes_on_answering(cluster: Cluster) -
     leader.kill()
     other.kill()
 
-    for attempt in range(3):
+    def refused(method: str, path: str, body: bytes | None = None) -> None:
         began = time.monotonic()
-        answer = survivor.put(sign(f"attempt={attempt}"))
+        answer = survivor.request(method, path, body)
         took = time.monotonic() - began
-        assert answer.status == 503, answer
+        assert answer.status == 503, (method, path, answer)
         assert set(answer.json) >= {"error", "reason"}
         assert answer.headers["content-type"].startswith("application/json")
         assert took <= 5.0
-    assert survivor.request("PUT", "/v1/kv/minority", b"no").status == 503
-    assert survivor.request("GET", "/v1/kv/minority").status == 503  # linearizable by default
+
+    packets = [sign(f"attempt={attempt}") for attempt in range(3)]
+    with ThreadPoolExecutor() as threads:
+        pending = [threads.submit(refused, "PUT", packet.path, packet.payload) for packet in packets]
+        pending.append(threads.submit(refused, "PUT", "/v1/kv/minority", b"no"))
+        pending.append(threads.submit(refused, "GET", "/v1/kv/minority"))  # linearizable by default
+        while not all(future.done() for future in pending):  # it answers what it knows all the while
+            assert survivor.resolves(known)
+            time.sleep(0.05)
+        for future in pending:
+            future.result()
     assert survivor.request("GET", "/v1/kv/minority?consistency=stale").status == 404
+    assert survivor.status() is not None
+    assert not survivor.ready()
     assert survivor.resolves(known)
     assert texts(survivor.dig(known.name(), "TXT", tcp=True)) == list(known.texts)
     assert survivor.stored(known)
@@ -145,3 +160,64 @@ async def test_200_puts_in_flight_while_the_leader_dies_ten_times(cluster: Clust
     assert in_flight >= ROUNDS * BURST // 3
     for node in cluster:
         assert await missing_at(node, acknowledged) == []
+    cluster.wait_same_state()
+
+
+async def test_puts_in_flight_while_all_three_die(cluster: Cluster) -> None:
+    """The disk is all that is left of them: what was acknowledged was on it."""
+
+    def kill_all() -> None:
+        for node in cluster:
+            node.process.kill() if node.process else None  # all of them, before anyone is waited for
+        for node in cluster:
+            node.kill()
+
+    in_flight = 0
+    for number in range(3):
+        packets = [sign(f"round={number}", f"put={i}") for i in range(BURST)]
+        outcome = await put_all(packets, cluster.nodes, kill_after=1 + 30 * number, kill=kill_all)
+        assert not cluster.living
+        in_flight += outcome.in_flight_at_kill
+        cluster.restore()
+        cluster.wait_caught_up()
+        for node in cluster:
+            assert await missing_at(node, outcome.acknowledged) == [], f"round {number}, {node}"
+    assert in_flight >= BURST // 2
+    cluster.wait_same_state()
+
+
+def test_a_leader_that_slept_does_not_answer_from_the_past(cluster: Cluster) -> None:
+    """Resumed, it still believes in itself: a read that reached it asleep must be linearizable still."""
+    leader, others = cluster.leader(), cluster.followers()
+    assert leader.request("PUT", "/v1/kv/slept", b"old").status in (200, 201, 204)
+    os.kill(leader.pid, signal.SIGSTOP)
+    try:
+
+        def written() -> bool:
+            return others[0].request("PUT", "/v1/kv/slept", b"new").status in (200, 201, 204)
+
+        wait_until(written, "the others take writes")
+        waiting = []
+        for consistency in ("consistent", "leader"):
+            connection = socket.create_connection((HOST, leader.http_port), timeout=10)
+            lines = (
+                f"GET /v1/kv/slept?consistency={consistency} HTTP/1.1",
+                f"Host: {HOST}",
+                "Accept: application/octet-stream",
+                "Connection: close",
+            )
+            connection.sendall("".join(f"{line}\r\n" for line in (*lines, "")).encode())
+            waiting.append(connection)
+    finally:
+        os.kill(leader.pid, signal.SIGCONT)
+    for connection in waiting:
+        with connection:
+            answer = b"".join(iter(lambda connection=connection: connection.recv(4_096), b""))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        if head.startswith(b"HTTP/1.1 200"):
+            assert body == b"new"
+        else:
+            assert head.startswith(b"HTTP/1.1 503"), answer
+    cluster.wait_ready()
+    got = leader.request("GET", "/v1/kv/slept", headers={"Accept": "application/octet-stream"})
+    assert (got.status, got.body) == (200, b"new")

@@ -13,7 +13,7 @@ import pytest
 from clients import HOST, Published, dns_query, sign, texts, udp_socket
 from cluster import Cluster, NodeProcess
 from garbage import bodies, datagrams, dns_queries, http_requests, quic_datagrams
-from processes import wait_until
+from processes import open_files, wait_until
 
 COUNT = 10_000
 GROWTH_KIB = 16 * 1_024
@@ -27,11 +27,13 @@ def node(single: Cluster) -> Iterator[NodeProcess]:
     """The single node; afterwards the same processes must be there, and have complained of nothing."""
     (node,) = single
     pid, workers = node.pid, node.workers_alive()
+    files = open_files(pid)
     log_before = len(node.log())
     yield node
     assert node.alive
     assert node.pid == pid
     assert node.workers_alive() == workers
+    wait_until(lambda: open_files(pid) <= files + 2, "no connection was left open", timeout_s=15)
     said = node.log()[log_before:]
     assert not [alarm for alarm in ALARMS if alarm in said], said[-4_000:]
 
