@@ -114,6 +114,7 @@ NET_RECEIVE_WINDOW_BYTES: Final = 16 * 1_048_576  # sent by a peer and not yet h
 NET_DATAGRAM_BYTES: Final = 1_200  # fits every path (RFC 9000 §14.1)
 NET_LOOPBACK_DATAGRAM_BYTES: Final = 16_384  # aioquic writes lengths of stream data in 14 bits
 NET_RESETS_PER_S: Final = 100  # answers to packets of connections nobody remembers
+NET_KEY_PACKETS: Final = 2**22  # sent under one AES-GCM key; half of what RFC 9001 §6.6 allows
 NET_SOCKET_BUFFER_BYTES: Final = 4 * 1_048_576  # asked for; the kernel may grant less
 NET_DATAGRAMS_PER_TURN: Final = 64  # read before anything else gets its turn
 NET_ACK_EVERY: Final = 8  # packets acknowledged by one packet of their own, if no data goes back

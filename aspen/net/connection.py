@@ -20,7 +20,13 @@ from aioquic.tls import AlertDescription
 
 from aspen.errors import HandshakeError
 from aspen.identity import EndpointId
-from aspen.limits import NET_DIAL_MS, NET_HANDSHAKE_MS, NET_UNAUTHENTICATED_BYTES, RAFT_FRAME_BYTES
+from aspen.limits import (
+    NET_DIAL_MS,
+    NET_HANDSHAKE_MS,
+    NET_KEY_PACKETS,
+    NET_UNAUTHENTICATED_BYTES,
+    RAFT_FRAME_BYTES,
+)
 from aspen.net.frames import FrameReader, encode_frames
 from aspen.net.handshake import (
     NONCE_BYTES,
@@ -82,6 +88,7 @@ class Connection:
         self._credentials = credentials
         self._prove_by = now + (NET_HANDSHAKE_MS if listener_id is None else NET_DIAL_MS) / 1000
         self._unproven_bytes = 0
+        self._key_packets = 0
         self._handshake: Handshake | None = None
         self._reader = FrameReader(RAFT_FRAME_BYTES)
 
@@ -183,6 +190,10 @@ class Connection:
             self.refuse("malformed", f"QUIC: {type(error).__name__}")
             return []
         self._take_events()  # ids issued in these datagrams may be used by the very next one to arrive
+        self._key_packets += len(datagrams)
+        if self._key_packets >= NET_KEY_PACKETS:
+            self._key_packets = 0
+            self.quic.request_key_update()
         return datagrams
 
     def _take_events(self) -> None:
@@ -196,6 +207,8 @@ class Connection:
             self._ended(closing)
 
     def _event(self, event: events.QuicEvent) -> None:
+        if self.state is State.CLOSED:
+            return  # refused or ended: nothing it says counts any more
         if isinstance(event, events.StreamDataReceived):
             self._stream_data(event.stream_id, event.data, event.end_stream)
         elif isinstance(event, events.HandshakeCompleted):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from aspen.errors import invariant
 from aspen.identity import EndpointId
 from aspen.limits import (
     NET_DIAL_BACKLOG_BYTES,
@@ -16,6 +17,7 @@ from aspen.limits import (
     NET_RECONNECT_MIN_MS,
     NET_SEND_BACKLOG_BYTES,
     NET_UNREACHABLE_MS,
+    RAFT_FRAME_BYTES,
 )
 from aspen.net.connection import Connection, State
 
@@ -61,6 +63,8 @@ class Link:
     def offer(self, frames: Sequence[bytes]) -> bool:
         """Queue frames to leave in order. False if that would be over the bound; nothing is queued then."""
         size = sum(map(len, frames))
+        if size > RAFT_FRAME_BYTES:
+            invariant(max(map(len, frames)) <= RAFT_FRAME_BYTES, "a frame is larger than any peer accepts")
         connection = self.connection
         if connection is not None and connection.state is State.OPEN:
             over = self.waiting_bytes + size + connection.backlog_bytes() > NET_SEND_BACKLOG_BYTES

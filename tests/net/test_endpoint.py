@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+from aioquic.tls import Epoch
 
 from aspen.errors import ConfigError
 from aspen.limits import NET_DIAL_BACKLOG_BYTES
@@ -110,7 +111,7 @@ async def test_a_killed_peer_is_found_again_as_soon_as_it_dials(station):
     await a.loses(b)  # its new incarnation says that the old connection is dead
     await a.gets_through(b, b"after")
     assert await reborn.hears() == b"after"
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 1  # some ten milliseconds on an idle machine
 
 
 async def test_a_restarted_peer_that_says_nothing_resets_our_connection(station):
@@ -125,7 +126,7 @@ async def test_a_restarted_peer_that_says_nothing_resets_our_connection(station)
     await a.loses(b)
     await a.gets_through(b, b"after")
     assert await reborn.hears() == b"after"
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 1  # some ten milliseconds on an idle machine
 
 
 async def test_a_dead_peer_is_noticed_within_the_idle_time(station):
@@ -135,18 +136,18 @@ async def test_a_dead_peer_is_noticed_within_the_idle_time(station):
     b.kill()
     started = time.monotonic()
     await a.loses(b)
-    assert time.monotonic() - started < 0.8
+    assert time.monotonic() - started < 1.2
     assert a.endpoint.connections() == []
 
 
 async def test_an_idle_connection_lives_on(station):
-    a, b = await station(1, idle_ms=300), await station(2, idle_ms=300)
+    a, b = await station(1, idle_ms=500), await station(2, idle_ms=500)
     a.knows(b).send(b, b"hello")
     await b.hears()
     before = a.endpoint.connections()[0]
-    await asyncio.sleep(0.9)  # three idle times
+    await asyncio.sleep(1.2)  # more than two idle times
     after = a.endpoint.connections()[0]
-    assert after.age_s > before.age_s + 0.8
+    assert after.age_s > before.age_s + 1.1
     assert a.unreachable.empty()
 
 
@@ -181,6 +182,19 @@ async def test_sending_inside_the_backoff_is_refused_cheaply(station, monkeypatc
     await a.loses(b)
     assert not a.send(b, b"too soon")
     assert a.endpoint._transceiver.connections == set()
+
+
+async def test_keys_are_changed_before_they_wear_out(station, monkeypatch):
+    monkeypatch.setattr("aspen.net.connection.NET_KEY_PACKETS", 20)
+    a, b = await station(1), await station(2)
+    a.knows(b)
+    secrets = set()
+    for number in range(100):
+        assert a.send(b, b"%d" % number)
+        assert await b.hears() == b"%d" % number
+        (connection,) = a.endpoint._transceiver.connections
+        secrets.add(connection.quic._cryptos[Epoch.ONE_RTT].send.secret)
+    assert len(secrets) > 2
 
 
 async def test_links_to_peers_long_gone_make_room_for_others(station, monkeypatch):

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import random
 
-from aspen.limits import NET_RECONNECT_MAX_MS, NET_RECONNECT_MIN_MS, NET_UNREACHABLE_MS
+import pytest
+
+from aspen.errors import InvariantViolation
+from aspen.limits import (
+    NET_RECONNECT_MAX_MS,
+    NET_RECONNECT_MIN_MS,
+    NET_UNREACHABLE_MS,
+    RAFT_FRAME_BYTES,
+)
 from aspen.net.link import Link
 
 
@@ -41,6 +49,13 @@ def test_what_waited_for_a_lost_dial_is_lost():
     assert link.offer([b"x"])
     link.lost(0.0, random.Random(1))
     assert (link.waiting, link.waiting_bytes) == ([], 0)
+
+
+def test_a_frame_no_peer_would_take_is_a_bug_here():
+    link = Link(b"P" * 32)
+    assert link.offer([bytes(RAFT_FRAME_BYTES)])
+    with pytest.raises(InvariantViolation):
+        link.offer([bytes(RAFT_FRAME_BYTES + 1)])
 
 
 def test_unreachable_is_said_once_in_a_while():
