@@ -154,6 +154,8 @@ def test_garbage_requests(node: NodeProcess) -> None:
                     connection.sendall(request)
                     connection.shutdown(socket.SHUT_WR)
                     connection.recv(4_096)
+                except TimeoutError:
+                    pytest.fail(f"neither answered nor hung up: {request!r}")
                 except OSError:
                     pass  # it hung up: its right
 
