@@ -12,8 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aspen.errors import NoLeader, OutcomeUnknown, Overloaded, ProposalError
-from aspen.limits import RAFT_MAX_PROPOSALS_PER_TURN, RAFT_PENDING_PROPOSALS, RAFT_PENDING_READS
-from aspen.limits import RAFT_PROPOSE_MS, RAFT_READ_MS, RAFT_READ_RETRY_MS
+from aspen.limits import (
+    RAFT_MAX_PROPOSALS_PER_TURN,
+    RAFT_PENDING_PROPOSALS,
+    RAFT_PENDING_READS,
+    RAFT_PROPOSE_MS,
+    RAFT_READ_MS,
+    RAFT_READ_RETRY_MS,
+)
 
 _COUNTER_BYTES: Final = 8
 
