@@ -29,7 +29,7 @@ from pathlib import Path
 from statistics import median
 
 from aspen.dns.lookup import DnsSettings
-from aspen.dns.sockets import bind_udp
+from aspen.dns.sockets import bind_udp, bind_udp_and_tcp
 from aspen.dns.udp import UdpWorkers
 from aspen.state.commands import PacketPut
 from aspen.state.packets import apply_packet_put
@@ -114,7 +114,7 @@ def write_zone(path: Path, keys: list[bytes]) -> None:
 
 @contextmanager
 def knot(folder: Path, keys: list[bytes]) -> Iterator[Server]:
-    port = free_udp_port()
+    port = free_port()
     write_zone(folder / "zone", keys)
     config = folder / "knot.conf"
     config.write_text(
@@ -143,7 +143,7 @@ zone:
 
 @contextmanager
 def nsd(folder: Path, keys: list[bytes]) -> Iterator[Server]:
-    port = free_udp_port()
+    port = free_port()
     write_zone(folder / "zone", keys)
     config = folder / "nsd.conf"
     config.write_text(
@@ -188,10 +188,13 @@ def started(name: str, command: list[str], port: int) -> Iterator[Server]:
             process.wait()
 
 
-def free_udp_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind((HOST, 0))
-        return int(sock.getsockname()[1])
+def free_port() -> int:
+    """A port that is free for UDP and TCP."""
+    udp, tcp = bind_udp_and_tcp(HOST, 0, 1)
+    port = int(tcp.getsockname()[1])
+    for sock in (*udp, tcp):
+        sock.close()
+    return port
 
 
 def wait_until_answering(server: Server, key: bytes) -> None:

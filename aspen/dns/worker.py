@@ -49,7 +49,7 @@ from aspen.state.store import Store
 log = structlog.get_logger("aspen.dns.worker")
 
 _RECEIVE_BYTES: Final = DNS_QUERY_BYTES + 1  # one more, so that a longer datagram shows
-_TICK_S: Final = DNS_CACHE_LIFE_MS / 2_000
+_TICK_S: Final = DNS_CACHE_LIFE_MS / 1_000 - 0.05  # a reply cached just after a tick is gone with the next
 _TIMEVAL: Final = struct.Struct("@ll")
 _PR_SET_PDEATHSIG: Final = 1
 
