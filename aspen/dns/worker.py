@@ -250,14 +250,14 @@ def main() -> None:
     configure(options.log_format, options.log_level)
     try:
         worker = Worker(options)
+        # What exists now lives as long as the process, and the loop makes no cycles.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        worker.run()
     except AspenError as error:
-        log.error("worker_cannot_start", worker=options.index, error=str(error))
+        log.error("worker_cannot_go_on", worker=options.index, error=str(error))
         raise SystemExit(1) from None
-    # What exists now lives as long as the process, and the loop makes no cycles.
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    worker.run()
 
 
 if __name__ == "__main__":

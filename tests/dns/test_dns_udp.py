@@ -19,6 +19,7 @@ import dns.rcode
 import msgspec
 import pytest
 import structlog.testing
+import uvloop
 
 from aspen.dns import worker
 from aspen.dns.lookup import DnsSettings
@@ -189,6 +190,60 @@ async def test_workers_end_when_told_and_leave_the_port(replica: Any, z32: str) 
         sock.close()
 
 
+async def test_a_worker_opens_the_store_of_a_new_epoch(
+    replica: Any, workers: tuple[UdpWorkers, tuple[str, int]], z32: str
+) -> None:
+    udp, address = workers
+    assert (await ask(address, f"{z32}.aspen.local", "A")).answer
+    before = udp.pids
+    replica.page.epoch += 1
+    replica.page.generation += 1
+    for _ in range(8):
+        assert (await ask(address, f"{z32}.aspen.local", "A")).answer
+    assert (udp.pids, udp.restarts) == (before, 0)
+
+
+async def test_10_000_bad_datagrams_leave_the_worker_as_it_was(
+    replica: Any, workers: tuple[UdpWorkers, tuple[str, int]], z32: str
+) -> None:
+    udp, address = workers
+    await ask(address, f"{z32}.aspen.local", "A")
+    before = udp.pids
+    rng = random.Random(5)
+    good = dns.message.make_query(f"_iroh.{z32}.aspen.local", "TXT", use_edns=0).to_wire()
+    memory = []
+    for _ in range(4):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for number in range(2_500):
+                data = bytearray(good if number % 4 else rng.randbytes(rng.randrange(200)))
+                for _ in range(rng.randrange(1, 4)):
+                    if data:
+                        data[rng.randrange(len(data))] = rng.randrange(256)
+                sock.sendto(data, address)
+        assert (await ask(address, f"{z32}.aspen.local", "A")).answer  # behind all of those
+        memory.append(sum(map(_resident_pages, before)))
+    assert (udp.pids, udp.restarts) == (before, 0)
+    # Pages; the cache of replies is bounded, and emptied by the second.
+    assert memory[-1] - memory[0] < 16 * 1_048_576 // os.sysconf("SC_PAGE_SIZE")
+
+
+def test_workers_run_under_uvloop(replica: Any, z32: str) -> None:
+    async def run() -> None:
+        sockets = bind_udp("127.0.0.1", 0, 1)
+        udp = UdpWorkers(replica.data_dir, sockets, DnsSettings(), replica.page_path)
+        await udp.start()
+        try:
+            assert (await ask(sockets[0].getsockname(), f"{z32}.aspen.local", "A")).answer
+            os.kill(udp.pids[0], signal.SIGKILL)
+            await eventually(lambda: udp.restarts == 1)
+            assert (await ask(sockets[0].getsockname(), f"{z32}.aspen.local", "A")).answer
+        finally:
+            await udp.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+
+
 PARENT = """
 import os, socket, subprocess, sys
 import msgspec
@@ -202,6 +257,10 @@ child = subprocess.Popen(
 print(child.pid, flush=True)
 sys.stdin.read()
 """
+
+
+def _resident_pages(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
 
 
 async def test_a_worker_ends_with_its_parent(replica: Any, z32: str) -> None:
