@@ -222,6 +222,17 @@ class NodeProcess:
         except (OSError, HTTPException):
             return False
 
+    def wait_answers(self, timeout_s: float = 20.0) -> None:
+        """It is up, ready or not."""
+
+        def answers() -> bool:
+            try:
+                return self.request("GET", "/healthz", timeout_s=2.0).status > 0
+            except (OSError, HTTPException):
+                return False
+
+        wait_until(answers, f"{self} answers", timeout_s)
+
     def wait_ready(self, timeout_s: float = 20.0) -> None:
         def ready_or_dead() -> bool:
             assert self.alive, (
