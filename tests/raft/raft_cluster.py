@@ -47,10 +47,15 @@ def storage_of(
     term: int = 0,
     vote: int = 0,
     commit: int = 0,
+    compacted: int = 0,
 ) -> MemoryStorage:
-    storage = MemoryStorage(ConfState(voters=tuple(voters), learners=tuple(learners)))
+    members = ConfState(voters=tuple(voters), learners=tuple(learners))
+    storage = MemoryStorage(members)
     storage.append(log)
-    storage.hard_state = HardState(max([term, *(entry.term for entry in log)]), vote, commit)
+    storage.hard_state = HardState(max([term, *(entry.term for entry in log)]), vote, max(commit, compacted))
+    if compacted:
+        storage.create_snapshot(compacted, members, b"state")
+        storage.compact(compacted)
     return storage
 
 
@@ -76,10 +81,13 @@ def lone_node(
     term: int = 0,
     vote: int = 0,
     commit: int = 0,
+    compacted: int = 0,
     **settings: Any,
 ) -> RawNode:
     """One node of a cluster whose other members are the test itself."""
-    storage = storage_of(voters, learners=learners, log=log, term=term, vote=vote, commit=commit)
+    storage = storage_of(
+        voters, learners=learners, log=log, term=term, vote=vote, commit=commit, compacted=compacted
+    )
     return raw_node(node_id, storage, **settings)
 
 
@@ -166,17 +174,20 @@ class Cluster:
         *,
         learners: Iterable[int] = (),
         logs: dict[int, Sequence[Entry]] | None = None,
-        joining: Iterable[int] = (),
+        joining: Sequence[int] = (),
         **settings: Any,
     ) -> None:
-        """`joining` are nodes that exist but belong to no configuration yet."""
+        """`joining` are nodes that exist but belong to no configuration yet. What the others start with
+        is then in the log's first entries, from which the newcomers learn it."""
         self.settings = settings
         learners = tuple(learners)
         voters = [i for i in range(1, size + 1) if i not in learners]
         self.storages: dict[int, MemoryStorage] = {}
         for node_id in range(1, size + 1):
             log = (logs or {}).get(node_id, ())
-            self.storages[node_id] = storage_of(voters, learners=learners, log=log)
+            self.storages[node_id] = MemoryStorage()
+            if not joining:
+                self.storages[node_id] = storage_of(voters, learners=learners, log=log)
         for node_id in joining:
             self.storages[node_id] = MemoryStorage()
         self.applied: dict[int, list[Entry]] = {node_id: [] for node_id in self.storages}
@@ -189,6 +200,10 @@ class Cluster:
         self.down: set[int] = set()
         for node_id in self.storages:
             self.start(node_id)
+        if joining:
+            for node_id in voters:
+                self.raws[node_id].bootstrap([(voter, b"") for voter in voters])
+            self.settle()
 
     # --- nodes --------------------------------------------------------------------------------
 
