@@ -22,7 +22,7 @@ from typing import Any
 
 import dns.message
 from clients import HOST, Answer, Published, dns_query, http_request, texts
-from processes import children, dns_workers, resident_kib, session_members, wait_until
+from processes import children, dns_workers, end_with_parent, resident_kib, session_members, wait_until
 
 from aspen.identity import Identity
 from aspen.state.store import Store
@@ -125,6 +125,7 @@ class NodeProcess:
                 stdout=log_file,
                 stderr=log_file,
                 start_new_session=True,
+                preexec_fn=end_with_parent,
             )
 
     @property
