@@ -92,8 +92,20 @@ RAFT_READ_RETRY_MS: Final = 500  # a ReadIndex round unanswered so long is asked
 RAFT_MAX_PROPOSALS_PER_TURN: Final = 512
 RAFT_MEMBERS: Final = 16
 RAFT_READY_LAG_ENTRIES: Final = 1_000  # a node further behind is not ready for traffic
+RAFT_LOG_KEEP_ENTRIES: Final = 20_000  # applied entries kept for members that lag
+RAFT_LOG_KEEP_BYTES: Final = 256 * 1_048_576  # … unless the log takes more on disk
+RAFT_COMPACT_ENTRIES: Final = 512  # cut off at a time
 RAFT_LOG_CACHE_ENTRIES: Final = 4_096  # newest entries kept in memory beside LMDB
 RAFT_LOG_CACHE_BYTES: Final = 32 * 1_048_576
+
+# --- snapshots ---------------------------------------------------------------------------------
+SNAPSHOT_CHUNK_BYTES: Final = 262_144  # of pairs in one chunk; a larger pair goes alone
+SNAPSHOT_FRAME_BYTES: Final = 2 * 1_048_576
+SNAPSHOT_OFFERS: Final = 2  # moments held open for peers to fetch, at one time
+SNAPSHOT_OFFER_MS: Final = 20_000  # … after the last chunk was asked for
+SNAPSHOT_RETRY_MS: Final = 1_000  # before a cut transfer is taken up again
+SNAPSHOT_TRIES: Final = 10  # without a chunk between them; then the transfer is given up
+SNAPSHOT_PROGRESS_MS: Final = 2_000  # between two lines of progress
 
 # --- QUIC endpoint -----------------------------------------------------------------------------
 NET_HANDSHAKE_MS: Final = 5_000
@@ -141,12 +153,13 @@ SHUTDOWN_MS: Final = 5_000
 assert DNS_UDP_PLAIN_BYTES <= DNS_UDP_EDNS_BYTES <= DNS_QUERY_BYTES <= DNS_TCP_MESSAGE_BYTES
 assert PKARR_PAYLOAD_BYTES == 1_072 < DNS_TCP_MESSAGE_BYTES
 assert KV_KEY_BYTES < LMDB_KEY_BYTES
+assert SNAPSHOT_CHUNK_BYTES + KV_VALUE_BYTES + KV_KEY_BYTES < SNAPSHOT_FRAME_BYTES
 assert KV_VALUE_BYTES < HTTP_BODY_BYTES < RAFT_ENTRY_BYTES < RAFT_FRAME_BYTES
 assert HTTP_HEADER_BYTES < HTTP_HEAD_BYTES
 assert RAFT_MESSAGE_BYTES <= RAFT_INFLIGHT_BYTES <= NET_SEND_BACKLOG_BYTES
 assert RAFT_FRAME_BYTES < NET_RECEIVE_WINDOW_BYTES
 assert NET_HELLO_BYTES < NET_UNAUTHENTICATED_BYTES < NET_RECEIVE_WINDOW_BYTES
-assert NET_DATAGRAM_BYTES <= NET_LOOPBACK_DATAGRAM_BYTES <= 16_384  # noqa: S101
+assert NET_DATAGRAM_BYTES <= NET_LOOPBACK_DATAGRAM_BYTES <= 16_384
 assert NET_DIAL_MS < NET_HANDSHAKE_MS < NET_IDLE_MS
 assert RAFT_PROPOSE_MS < CLIENT_REQUEST_MS  # the node's own answer comes first
 assert RAFT_PROPOSE_MS < 5_000  # a client hears within five seconds

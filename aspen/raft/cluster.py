@@ -26,6 +26,7 @@ from aspen.limits import (
 from aspen.raft.driver import Clock, RaftDriver, Transport
 from aspen.raft.rawnode import RaftConfig, RawNode, Role
 from aspen.raft.roster import CLUSTER_ID_BYTES, NO_CLUSTER, Member, Roster, encode_members
+from aspen.raft.snapshots import OpenStream
 from aspen.raft.storage import LmdbLog
 from aspen.raft.writer import StateMachine
 from aspen.state.store import Store
@@ -87,6 +88,8 @@ class Consensus:
         on_dns_change: Callable[[], None],
         on_progress: Callable[[RaftDriver], None],
         on_failure: Callable[[Exception], None],
+        on_replaced: Callable[[], None],
+        open_stream: OpenStream,
     ) -> None:
         """Build the core from what is durable and start ticking. Call on the running loop."""
         timing = self._timing
@@ -121,6 +124,8 @@ class Consensus:
             on_dns_change=on_dns_change,
             on_progress=on_progress,
             on_failure=on_failure,
+            on_replaced=on_replaced,
+            open_stream=open_stream,
         )
         self.driver.start()
         if self.roster.conf_state.voters == (self.node_id,):
@@ -143,6 +148,11 @@ class Consensus:
     def initialised(self) -> bool:
         """Whether this node belongs to a cluster, or has a log of one."""
         return self.driver.raw.term > 0 or self.driver.raw.last_index > 0
+
+    @property
+    def first_index(self) -> int:
+        """The oldest entry still in the log."""
+        return self._log_storage.first_index()
 
     def initialise(self, members: Sequence[tuple[int, bytes, tuple[tuple[str, int], ...]]]) -> None:
         """Found a new cluster of (node id, endpoint id, addresses), this node among them.

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import msgspec
 import structlog
 
-from aspen.errors import NoLeader, Overloaded, invariant
+from aspen.errors import AspenError, NoLeader, Overloaded, invariant
 from aspen.limits import RAFT_BATCHES_IN_FLIGHT
 from aspen.raft.core import ProposalDropped
 from aspen.raft.envelope import HEAD_BYTES, restamp, seal
@@ -33,13 +35,15 @@ from aspen.raft.messages import (
     HardState,
     Message,
     MessageType,
+    Snapshot,
     decode_conf_change,
 )
 from aspen.raft.pending import PendingProposals, PendingReads
 from aspen.raft.rawnode import RawNode, Role
 from aspen.raft.roster import Roster
-from aspen.raft.storage import LmdbLog
-from aspen.raft.writer import StateMachine, WriteJob, Writer
+from aspen.raft.snapshots import Incoming, OpenStream, SnapshotIntake, SnapshotOffers
+from aspen.raft.storage import Installed, LmdbLog
+from aspen.raft.writer import Install, StateMachine, WriteJob, Writer
 from aspen.state.store import Store
 
 log = structlog.get_logger("aspen.raft")
@@ -78,10 +82,12 @@ class RaftDriver:
         on_dns_change: Callable[[], None],
         on_progress: Callable[[RaftDriver], None],
         on_failure: Callable[[Exception], None],
+        on_replaced: Callable[[], None],
+        open_stream: OpenStream,
     ) -> None:
         """`on_dns_change` runs on the writer thread right after a commit that changed what DNS
         can see; `on_progress` on the loop after anything moved; `on_failure` once, on the loop,
-        when the node can't go on."""
+        when the node can't go on; `on_replaced` on the loop when a snapshot has replaced the state."""
         self.raw = raw
         self.node_id = node_id
         self.roster: Roster = log_storage.roster
@@ -90,7 +96,9 @@ class RaftDriver:
         self.last_contact_ms: int | None = None
         self.applied_index = log_storage.applied_index
         self.failure: Exception | None = None
+        self._store = store
         self._log_storage = log_storage
+        self._on_replaced = on_replaced
         self._transport = transport
         self._clock = clock
         self._tick_seconds = tick_ms / 1000
@@ -99,8 +107,16 @@ class RaftDriver:
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._writer = Writer(
-            store, log_storage, machine, on_durable=self._written, on_failure=self._write_failed
+            store,
+            log_storage,
+            machine,
+            on_durable=self._written,
+            on_installed=self._installed,
+            on_failure=self._write_failed,
         )
+        self.offers = SnapshotOffers(store, log_storage, node_id, self._loop.time, self._snapshot_expired)
+        self.intake = SnapshotIntake(store, open_stream, self._snapshot_received)
+        log_storage.offer_snapshot = self.offers.offer
         self._hard_state = log_storage.hard_state
         self._batches_in_flight = 0
         self._pump_scheduled = False
@@ -123,8 +139,10 @@ class RaftDriver:
         self._stopped = True
         if self._tick_timer is not None:
             self._tick_timer.cancel()
+        await self.intake.close()
         if self.failure is None:
             await asyncio.to_thread(self._writer.stop)
+        self.offers.close()
         self._proposals.close()
         self._reads.close()
 
@@ -144,6 +162,7 @@ class RaftDriver:
         following = due + self._tick_seconds
         self._arm_tick(following if following > now else now + self._tick_seconds)
         self.raw.tick()
+        self.offers.expire()
         if self._reads.stale(now):
             self._reads.retry()
         self.wake()
@@ -159,7 +178,10 @@ class RaftDriver:
                 log.warning("a forwarded proposal without its envelope was dropped", sender=message.sender)
                 return
             message = self._stamped(message)
-        self._step(message)
+        if message.type is MessageType.SNAP and message.term >= self.raw.term:
+            self._fetch_snapshot(message)
+        else:
+            self._step(message)
         if message.type in _FROM_LEADER and message.sender == self.leader_id_now():
             self.last_contact_ms = self._clock.monotonic_ms()
         self.wake()
@@ -181,6 +203,52 @@ class RaftDriver:
         except ProposalDropped:
             # Its proposer is told nothing: a dropped forward ends as an unknown outcome there.
             log.debug("a forwarded proposal was dropped", sender=message.sender)
+
+    # --- snapshots ----------------------------------------------------------------------------
+
+    def _fetch_snapshot(self, message: Message) -> None:
+        """The core hears of a snapshot when its content is here, and not before."""
+        try:
+            self.intake.begin(message)
+        except AspenError as error:
+            log.warning("a snapshot can't be fetched", sender=message.sender, reason=str(error))
+
+    def _snapshot_received(self, incoming: Incoming) -> None:
+        message = incoming.message
+        if message.term < self.raw.term and self.raw.leader_id:
+            # The leader changed meanwhile. What was fetched is committed state all the same, and
+            # the new leader has it too: take it in the new leader's name.
+            message = msgspec.structs.replace(message, term=self.raw.term, sender=self.raw.leader_id)
+        self._step(message)
+        if self.raw.pending_snapshot is None:
+            log.info("the snapshot is not needed any more")
+            self.intake.discard()
+        self.wake()
+
+    def _snapshot_expired(self, node_id: int) -> None:
+        self.raw.report_snapshot(node_id, failed=True)
+        self.wake()
+
+    def _installed(self, install: Install, switched: threading.Event) -> None:
+        """On the writer thread: the snapshot is the state on disk."""
+        self._loop.call_soon_threadsafe(self._switch, install, switched)
+
+    def _switch(self, install: Install, switched: threading.Event) -> None:
+        """On the loop, while the writer waits: no transaction of the old store is open here."""
+        own = install.own
+        self.offers.close()
+        try:
+            self._store.switch(install.folder)
+        finally:
+            switched.set()
+        self._log_storage.replaced(own.index, own.term)
+        self.intake.installed()
+        self.roster = own.roster
+        self.applied_index = own.index
+        self._on_replaced()
+        self._proposals.term_applied(own.term)
+        self._reads.applied(own.index)
+        log.info("snapshot installed", index=own.index, members=[m.node_id for m in own.roster.members])
 
     def unreachable(self, node_id: int) -> None:
         """The transport could not reach a member."""
@@ -265,6 +333,8 @@ class RaftDriver:
                 apply = message
             else:
                 outgoing.append(message)
+                if message.type is MessageType.SNAP:
+                    self.offers.assign(message)
         if outgoing:
             self._transport.send(outgoing)
         if append is not None or apply is not None:
@@ -276,11 +346,12 @@ class RaftDriver:
         job = WriteJob()
         responses: list[Message] = []
         if append is not None:
-            invariant(append.snapshot is None, "a snapshot came without a way to install it")
             job.entries = append.entries
             if append.term or append.vote or append.commit:
                 self._hard_state = HardState(append.term, append.vote, append.commit)
                 job.hard_state = self._hard_state
+            if append.snapshot is not None:
+                job.install = self._install_of(append.snapshot)
             responses += append.responses
         if apply is not None:
             job.committed = apply.entries
@@ -288,6 +359,14 @@ class RaftDriver:
             responses += apply.responses
         job.responses = responses
         return job
+
+    def _install_of(self, snapshot: Snapshot) -> Install:
+        incoming = self.intake.incoming
+        invariant(incoming is not None, "the core took in a snapshot that was not received")
+        assert incoming is not None
+        metadata = snapshot.metadata
+        own = Installed(metadata.index, metadata.term, self._hard_state, incoming.reference.roster)
+        return Install(incoming.environment, incoming.tables, incoming.folder, own)
 
     def _change_roster(self, committed: Sequence[Entry]) -> Roster | None:
         """Switch the core to each configuration as its entry is handed out for application.
@@ -317,11 +396,11 @@ class RaftDriver:
 
     # --- back from the writer -----------------------------------------------------------------
 
-    def _written(self, jobs: Sequence[WriteJob], dns_changed: bool) -> None:
+    def _written(self, jobs: Sequence[WriteJob], dns_changed: bool, cut: tuple[int, int] | None) -> None:
         """On the writer thread, after the commit."""
         if dns_changed:
             self._on_dns_change()
-        self._loop.call_soon_threadsafe(self._durable, jobs)
+        self._loop.call_soon_threadsafe(self._durable, jobs, cut)
 
     def _write_failed(self, error: Exception) -> None:
         self._loop.call_soon_threadsafe(self._halt, error)
@@ -331,7 +410,7 @@ class RaftDriver:
         log.critical("the store failed; this node stops", error=str(error))
         self._on_failure(error)
 
-    def _durable(self, jobs: Sequence[WriteJob]) -> None:
+    def _durable(self, jobs: Sequence[WriteJob], cut: tuple[int, int] | None) -> None:
         """On the loop: the jobs are on disk; let go what waited for that."""
         outgoing: list[Message] = []
         for job in jobs:
@@ -349,6 +428,8 @@ class RaftDriver:
                     self.raw.step(message)
                 else:
                     outgoing.append(message)
+        if cut is not None:
+            self._log_storage.compacted(*cut)
         self._campaign_if_due()
         if outgoing and not self._stopped:
             self._transport.send(outgoing)

@@ -130,6 +130,11 @@ class RawNode:
     def last_index(self) -> int:
         return self.raft.log.last_index
 
+    @property
+    def pending_snapshot(self) -> Snapshot | None:
+        """A snapshot that was taken in and is not yet known to be durable."""
+        return self.raft.log.unstable.snapshot
+
     def status(self) -> Status:
         raft = self.raft
         leads = raft.role is Role.LEADER

@@ -5,6 +5,9 @@ core's thread reads through the `LogStorage` methods, which know only what is du
 moves their view forward once a transaction has committed. The newest entries stay in memory,
 since those are the ones the core asks for.
 
+The head of the log is cut off as it grows (`compact`); `log_start` is the index and term of the last
+entry cut, which the entry after it is checked against.
+
 Each entry is stored under its index (u64 BE) as term u64 ‖ kind u8 ‖ CRC-32 u32 ‖ data; the
 checksum covers index, term and kind too, so a flipped bit is found, never served.
 """
@@ -13,25 +16,26 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from aspen.errors import StorageError, invariant
-from aspen.limits import RAFT_LOG_CACHE_BYTES, RAFT_LOG_CACHE_ENTRIES
+from aspen.limits import RAFT_COMPACT_ENTRIES, RAFT_LOG_CACHE_BYTES, RAFT_LOG_CACHE_ENTRIES
 from aspen.raft.log import LogCompacted, LogUnavailable
 from aspen.raft.messages import ConfState, Entry, EntryKind, HardState, Snapshot
 from aspen.raft.roster import Roster, decode_roster, encode_roster
-from aspen.state.store import Store, Txn
+from aspen.state.store import Store, Txn, put_schema
 
 _U64: Final = struct.Struct(">Q")
 _ENTRY: Final = struct.Struct(">QBI")
 _CHECKED: Final = struct.Struct(">QQB")
-_APPLIED: Final = struct.Struct(">QQ")
+_POSITION: Final = struct.Struct(">QQ")
 
 _META_HARD_STATE: Final = b"hard_state"
 _META_APPLIED: Final = b"applied"
+_META_LOG_START: Final = b"log_start"
 _META_ROSTER: Final = b"roster"
 _META_IDENTITY: Final = b"node"
 
@@ -43,6 +47,15 @@ class NodeRecord(msgspec.Struct, frozen=True, array_like=True):
 
     node_id: int
     endpoint_id: bytes
+
+
+class Installed(NamedTuple):
+    """What a node writes of itself beside the state of a snapshot at (`index`, `term`)."""
+
+    index: int
+    term: int
+    hard_state: HardState
+    roster: Roster
 
 
 def _encode_entry(entry: Entry) -> bytes:
@@ -67,28 +80,29 @@ class LmdbLog:
     def __init__(self, store: Store) -> None:
         """Read the durable state. Raises `StorageError` if what is there can't be trusted."""
         self._store = store
-        self._meta = store.tables["meta"]
-        self._log = store.tables["log"]
         self._tail: dict[int, Entry] = {}
         self._tail_first = 1
         self._tail_bytes = 0
+        self.offer_snapshot: Callable[[], Snapshot] = _no_snapshot
         with store.read() as txn:
             self.hard_state = self._read_hard_state(txn)
-            self.applied_index, self.applied_term = self._read_applied(txn)
-            roster = txn.get(_META_ROSTER, db=self._meta)
-            self.roster = Roster() if roster is None else decode_roster(roster)
-            node = txn.get(_META_IDENTITY, db=self._meta)
+            self.applied_index, self.applied_term, self.roster = self.read_applied(txn)
+            self._start, self._start_term = self._read_position(txn, _META_LOG_START)
+            node = txn.get(_META_IDENTITY, db=self._store.tables["meta"])
             self.node = None if node is None else msgspec.msgpack.decode(node, type=NodeRecord)
-            cursor = txn.cursor(db=self._log)
-            self._first = _U64.unpack(cursor.key())[0] if cursor.first() else 1
-            self._last = _U64.unpack(cursor.key())[0] if cursor.last() else 0
+            cursor = txn.cursor(db=self._store.tables["log"])
+            first = _U64.unpack(cursor.key())[0] if cursor.first() else self._start + 1
+            self._last = _U64.unpack(cursor.key())[0] if cursor.last() else self._start
+        if first != self._start + 1:
+            raise StorageError(f"the log begins at {first}, not after its start {self._start}")
         self._tail_first = self._last + 1
         self._check()
 
     def _check(self) -> None:
         if self.applied_index > self.hard_state.commit:
             raise StorageError(
-                f"the store says index {self.applied_index} is applied, yet only {self.hard_state.commit} committed"
+                f"the store says index {self.applied_index} is applied, "
+                f"yet only {self.hard_state.commit} is committed"
             )
         if self.hard_state.commit > self._last:
             raise StorageError(
@@ -96,15 +110,21 @@ class LmdbLog:
             )
 
     def _read_hard_state(self, txn: Txn) -> HardState:
-        value = txn.get(_META_HARD_STATE, db=self._meta)
+        value = txn.get(_META_HARD_STATE, db=self._store.tables["meta"])
         return HardState() if value is None else HardState(*_HARD_STATE.unpack(value))
 
-    def _read_applied(self, txn: Txn) -> tuple[int, int]:
-        value = txn.get(_META_APPLIED, db=self._meta)
+    def _read_position(self, txn: Txn, name: bytes) -> tuple[int, int]:
+        value = txn.get(name, db=self._store.tables["meta"])
         if value is None:
             return 0, 0
-        index, term = _APPLIED.unpack(value)
+        index, term = _POSITION.unpack(value)
         return index, term
+
+    def read_applied(self, txn: Txn) -> tuple[int, int, Roster]:
+        """(index, term, roster) of the state that a transaction sees."""
+        index, term = self._read_position(txn, _META_APPLIED)
+        roster = txn.get(_META_ROSTER, db=self._store.tables["meta"])
+        return index, term, Roster() if roster is None else decode_roster(roster)
 
     # --- LogStorage: the core's thread --------------------------------------------------------
 
@@ -112,7 +132,7 @@ class LmdbLog:
         return self.hard_state, self.roster.conf_state
 
     def first_index(self) -> int:
-        return self._first
+        return self._start + 1
 
     def last_index(self) -> int:
         return self._last
@@ -121,9 +141,9 @@ class LmdbLog:
         """Raises `LogCompacted` or `LogUnavailable` outside the log; index 0 has term 0."""
         if (entry := self._tail.get(index)) is not None:
             return entry.term
-        if index == 0 and self._first == 1:
-            return 0
-        if index < self._first:
+        if index == self._start:
+            return self._start_term
+        if index < self._start:
             raise LogCompacted(index)
         if index > self._last:
             raise LogUnavailable(index)
@@ -132,7 +152,7 @@ class LmdbLog:
 
     def entries(self, low: int, high: int, max_bytes: int) -> list[Entry]:
         """Entries [low, high), cut at `max_bytes` of data but never to nothing."""
-        if low < self._first:
+        if low <= self._start:
             raise LogCompacted(low)
         invariant(high <= self._last + 1, "entries past the durable log were asked for")
         if low >= self._tail_first:
@@ -149,12 +169,15 @@ class LmdbLog:
         return found
 
     def snapshot(self) -> Snapshot:
-        """The log is never compacted, so no peer ever needs one."""
-        raise LogUnavailable(0)
+        """A moment of the state, kept for a peer to fetch. `LogUnavailable` if there is none now."""
+        return self.offer_snapshot()
 
     def _get(self, txn: Txn, index: int) -> Entry:
-        value = txn.get(_U64.pack(index), db=self._log)
+        value = txn.get(_U64.pack(index), db=self._store.tables["log"])
         if value is None:
+            # The writer may have cut it off already, ahead of this view.
+            if index <= self._read_position(txn, _META_LOG_START)[0]:
+                raise LogCompacted(index)
             raise StorageError(f"log entry {index} is missing")
         return _decode_entry(index, value)
 
@@ -175,39 +198,95 @@ class LmdbLog:
             self._tail_bytes -= len(self._tail.pop(self._tail_first).data)
             self._tail_first += 1
 
+    def compacted(self, index: int, term: int) -> None:
+        """The log up to `index` was cut off by a transaction that has committed."""
+        for gone in range(self._tail_first, min(index, self._last) + 1):
+            self._tail_bytes -= len(self._tail.pop(gone).data)
+        self._tail_first = max(self._tail_first, index + 1)
+        self._start, self._start_term = index, term
+
+    def replaced(self, index: int, term: int) -> None:
+        """A snapshot was installed: it stands for the log up to `index`, and there is no more."""
+        self._tail.clear()
+        self._tail_bytes = 0
+        self._start, self._start_term, self._last = index, term, index
+        self._tail_first = index + 1
+
     # --- the writer thread --------------------------------------------------------------------
 
     def append(self, txn: Txn, entries: Sequence[Entry]) -> None:
         """Append, first dropping whatever conflicts: everything from the first index on."""
-        cursor = txn.cursor(db=self._log)
+        cursor = txn.cursor(db=self._store.tables["log"])
         found = cursor.set_range(_U64.pack(entries[0].index))
         while found:
             found = cursor.delete()
         for entry in entries:
-            txn.put(_U64.pack(entry.index), _encode_entry(entry), db=self._log, append=True)
+            txn.put(_U64.pack(entry.index), _encode_entry(entry), db=self._store.tables["log"], append=True)
+
+    def compact(self, txn: Txn, keep_entries: int, keep_bytes: int) -> tuple[int, int] | None:
+        """Cut off the oldest applied entries if the log holds more than what is to be kept; the
+        (index, term) of the last one cut. A few at a time: writes go on meanwhile."""
+        table = self._store.tables["log"]
+        start, _ = self._read_position(txn, _META_LOG_START)
+        applied, _ = self._read_position(txn, _META_APPLIED)
+        stat = txn.stat(table)
+        size = (stat["leaf_pages"] + stat["overflow_pages"]) * stat["psize"]
+        spare = applied - start - keep_entries
+        if size > keep_bytes:
+            spare = max(spare, (applied - start) // 2)
+        if spare < RAFT_COMPACT_ENTRIES:
+            return None
+        cursor = txn.cursor(db=table)
+        last = start
+        for index in range(start + 1, start + RAFT_COMPACT_ENTRIES):
+            if not cursor.set_key(_U64.pack(index)):
+                raise StorageError(f"log entry {index} is missing")
+            last, term = index, _ENTRY.unpack_from(cursor.value())[0]
+            cursor.delete()
+        txn.put(_META_LOG_START, _POSITION.pack(last, term), db=self._store.tables["meta"])
+        return last, term
+
+    def put_installed(self, txn: Txn, tables: dict[str, Any], install: Installed) -> None:
+        """This node's own part of an environment made from a snapshot."""
+        meta = tables["meta"]
+        invariant(self.node is not None, "a node without identity installs a snapshot")
+        hard_state = install.hard_state
+        position = _POSITION.pack(install.index, install.term)
+        put_schema(txn, meta)
+        txn.put(
+            _META_HARD_STATE, _HARD_STATE.pack(hard_state.term, hard_state.vote, hard_state.commit), db=meta
+        )
+        txn.put(_META_APPLIED, position, db=meta)
+        txn.put(_META_LOG_START, position, db=meta)
+        txn.put(_META_ROSTER, encode_roster(install.roster), db=meta)
+        txn.put(_META_IDENTITY, msgspec.msgpack.encode(self.node), db=meta)
 
     def put_hard_state(self, txn: Txn, hard_state: HardState) -> None:
         value = _HARD_STATE.pack(hard_state.term, hard_state.vote, hard_state.commit)
-        txn.put(_META_HARD_STATE, value, db=self._meta)
+        txn.put(_META_HARD_STATE, value, db=self._store.tables["meta"])
 
     def put_applied(self, txn: Txn, index: int, term: int) -> None:
-        txn.put(_META_APPLIED, _APPLIED.pack(index, term), db=self._meta)
+        txn.put(_META_APPLIED, _POSITION.pack(index, term), db=self._store.tables["meta"])
 
     def put_roster(self, txn: Txn, roster: Roster) -> None:
-        txn.put(_META_ROSTER, encode_roster(roster), db=self._meta)
+        txn.put(_META_ROSTER, encode_roster(roster), db=self._store.tables["meta"])
 
     def claim(self, node_id: int, endpoint_id: bytes) -> None:
         """Bind the data directory to this node on first use; refuse another node's directory."""
         record = NodeRecord(node_id, endpoint_id)
         if self.node is None:
             with self._store.write() as txn:
-                txn.put(_META_IDENTITY, msgspec.msgpack.encode(record), db=self._meta)
+                txn.put(_META_IDENTITY, msgspec.msgpack.encode(record), db=self._store.tables["meta"])
             self.node = record
         elif self.node != record:
             raise StorageError(
-                f"the data directory {self._store.path.parent} belongs to node {self.node.node_id} "
+                f"the data directory {self._store.data_dir} belongs to node {self.node.node_id} "
                 "with another node id or key"
             )
+
+
+def _no_snapshot() -> Snapshot:
+    raise LogUnavailable(0)
 
 
 def _cut(entries: list[Entry], max_bytes: int) -> list[Entry]:

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from aspen.errors import AspenError
+from aspen.limits import RAFT_LOG_KEEP_BYTES, RAFT_LOG_KEEP_ENTRIES
 from aspen.raft.envelope import open_envelope
 from aspen.raft.messages import Entry, EntryKind, HardState, Message
 from aspen.raft.roster import Roster
-from aspen.raft.storage import LmdbLog
-from aspen.state.store import Store, Txn
+from aspen.raft.storage import Installed, LmdbLog
+from aspen.state.store import Store, Txn, make_current, write_to
 
 
 class StateMachine(Protocol):
@@ -39,6 +40,16 @@ class StateMachine(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Install:
+    """A snapshot, complete in an environment aside, and what this node adds of its own."""
+
+    environment: Any
+    tables: dict[str, Any]
+    folder: str
+    own: Installed
+
+
 @dataclass(slots=True)
 class WriteJob:
     """One unit of work from one `Ready`: an append, or an application of committed entries."""
@@ -48,6 +59,8 @@ class WriteJob:
     committed: Sequence[Entry] = ()
     roster: Roster | None = None
     responses: Sequence[Message] = ()
+    install: Install | None = None
+    """A received snapshot that replaces everything before this job's entries."""
     results: list[tuple[bytes, Any]] = field(default_factory=list)
     """Filled in when applied: (request id, result) of each command, in log order."""
 
@@ -56,7 +69,11 @@ _STOP: Final = None
 
 
 class Writer:
-    """Owns the thread. `on_durable` and `on_failure` are called from it."""
+    """Owns the thread. `on_durable`, `on_installed` and `on_failure` are called from it.
+
+    `on_durable` gets the jobs, whether DNS can see a change, and the last (index, term) cut off the
+    log, if any. `on_installed` must see to it that the store is switched, then set the event.
+    """
 
     def __init__(
         self,
@@ -64,13 +81,15 @@ class Writer:
         log: LmdbLog,
         machine: StateMachine,
         *,
-        on_durable: Callable[[Sequence[WriteJob], bool], None],
+        on_durable: Callable[[Sequence[WriteJob], bool, tuple[int, int] | None], None],
+        on_installed: Callable[[Install, threading.Event], None],
         on_failure: Callable[[Exception], None],
     ) -> None:
         self._store = store
         self._log = log
         self._machine = machine
         self._on_durable = on_durable
+        self._on_installed = on_installed
         self._on_failure = on_failure
         self._jobs: queue.SimpleQueue[WriteJob | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="aspen-writer", daemon=True)
@@ -91,11 +110,14 @@ class Writer:
         while (first := self._jobs.get()) is not _STOP:
             jobs, stopping = self._take_all(first)
             try:
-                dns_changed = self._commit(jobs)
+                for batch in _split_at_installs(jobs):
+                    if (install := batch[0].install) is not None:
+                        self._install(install)
+                    dns_changed, cut = self._commit(batch)
+                    self._on_durable(batch, dns_changed, cut)
             except (AspenError, OSError, ValueError, TypeError, LookupError) as error:
                 self._on_failure(error)
                 return
-            self._on_durable(jobs, dns_changed)
             if stopping:
                 return
 
@@ -110,7 +132,18 @@ class Writer:
                 return jobs, True
             jobs.append(job)
 
-    def _commit(self, jobs: Sequence[WriteJob]) -> bool:
+    def _install(self, install: Install) -> None:
+        """Make a received snapshot the state: durable aside, then current by one rename."""
+        with write_to(install.environment) as txn:
+            self._log.put_installed(txn, install.tables, install.own)
+        install.environment.sync(True)
+        install.environment.close()
+        make_current(self._store.data_dir, install.folder)
+        switched = threading.Event()
+        self._on_installed(install, switched)
+        switched.wait()
+
+    def _commit(self, jobs: Sequence[WriteJob]) -> tuple[bool, tuple[int, int] | None]:
         machine, log = self._machine, self._log
         with self._store.write() as txn:
             machine.begin(txn)
@@ -128,4 +161,15 @@ class Writer:
                     log.put_roster(txn, job.roster)
                 if job.committed:
                     log.put_applied(txn, job.committed[-1].index, job.committed[-1].term)
-            return machine.end(txn)
+            cut = log.compact(txn, RAFT_LOG_KEEP_ENTRIES, RAFT_LOG_KEEP_BYTES)
+            return machine.end(txn), cut
+
+
+def _split_at_installs(jobs: Sequence[WriteJob]) -> list[list[WriteJob]]:
+    """Runs of jobs that may share a transaction: one that installs begins a new run."""
+    runs: list[list[WriteJob]] = []
+    for job in jobs:
+        if not runs or job.install is not None:
+            runs.append([])
+        runs[-1].append(job)
+    return runs

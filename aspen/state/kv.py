@@ -16,6 +16,7 @@ from aspen.state.store import Store, Txn
 _HEADER: Final = struct.Struct(">QQQ")
 _U64: Final = struct.Struct(">Q")
 _REVISION: Final = b"kv_revision"
+"""In table `machine`."""
 
 
 class KvEntry(NamedTuple):
@@ -40,13 +41,13 @@ def _decode(key: bytes, value: bytes) -> KvEntry:
 
 
 def read_revision(store: Store, txn: Txn) -> int:
-    value = txn.get(_REVISION, db=store.tables["meta"])
+    value = txn.get(_REVISION, db=store.tables["machine"])
     return 0 if value is None else int(_U64.unpack(value)[0])
 
 
 def _next_revision(store: Store, txn: Txn) -> int:
     revision = read_revision(store, txn) + 1
-    txn.put(_REVISION, _U64.pack(revision), db=store.tables["meta"])
+    txn.put(_REVISION, _U64.pack(revision), db=store.tables["machine"])
     return revision
 
 
@@ -80,11 +81,10 @@ class LmdbKv:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._table = store.tables["kv"]
 
     def get(self, key: bytes) -> KvEntry | None:
         with self._store.read() as txn:
-            value = txn.get(key, db=self._table)
+            value = txn.get(key, db=self._store.tables["kv"])
         return None if value is None else _decode(key, value)
 
     def scan(self, prefix: bytes, after: bytes | None, limit: int, max_bytes: int) -> KvPage:
@@ -97,7 +97,7 @@ class LmdbKv:
         size, more = 0, False
         with self._store.read() as txn:
             revision = read_revision(self._store, txn)
-            cursor = txn.cursor(db=self._table)
+            cursor = txn.cursor(db=self._store.tables["kv"])
             start = prefix if after is None else max(prefix, after + b"\0")
             found = cursor.set_range(start) if start else cursor.first()
             while found:

@@ -30,7 +30,8 @@ from aspen.state.packets import apply_packet_put
 from aspen.state.store import Store, Txn
 
 _U64: Final = struct.Struct(">Q")
-_TIME: Final = b"machine_time_ms"
+_TIME: Final = b"time_ms"
+"""In table `machine`."""
 
 
 class Machine:
@@ -38,14 +39,13 @@ class Machine:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._meta = store.tables["meta"]
         self._time_ms = 0
         self._time_stored_ms = 0
         self._dns_changed = False
 
     def begin(self, txn: Txn) -> None:
         """Take up the state of `txn`; call first in every transaction that applies."""
-        value = txn.get(_TIME, db=self._meta)
+        value = txn.get(_TIME, db=self._store.tables["machine"])
         self._time_ms = self._time_stored_ms = 0 if value is None else _U64.unpack(value)[0]
         self._dns_changed = False
 
@@ -78,5 +78,5 @@ class Machine:
     def end(self, txn: Txn) -> bool:
         """Finish the transaction's part; say whether anything DNS answers from has changed."""
         if self._time_ms != self._time_stored_ms:
-            txn.put(_TIME, _U64.pack(self._time_ms), db=self._meta)
+            txn.put(_TIME, _U64.pack(self._time_ms), db=self._store.tables["machine"])
         return self._dns_changed

@@ -86,35 +86,35 @@ def apply_packet_put(store: Store, txn: Txn, command: PacketPut, proposed_at_ms:
 class LmdbPackets:
     """Reads packets from the local replica."""
 
-    __slots__ = ("_store", "_table")
+    __slots__ = ("_store",)
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._table = store.tables["packets"]
 
     def get(self, public_key: bytes) -> PacketRecord | None:
         """The packet stored for a key, tombstones included."""
-        with self._store.environment.begin() as txn:
-            value = txn.get(public_key, db=self._table)
+        store = self._store
+        with store.environment.begin() as txn:
+            value = txn.get(public_key, db=store.packets_table)
         return None if value is None else decode_record(public_key, value)
 
     def count(self) -> int:
-        with self._store.environment.begin() as txn:
-            return int(txn.stat(self._table)["entries"])
+        with self._store.read() as txn:
+            return int(txn.stat(self._store.packets_table)["entries"])
 
 
 class LmdbRecords:
     """The DNS side's view (`aspen.dns.lookup.Records`): ready-made answers by key."""
 
-    __slots__ = ("_begin", "_table")
+    __slots__ = ("_store",)
 
     def __init__(self, store: Store) -> None:
-        self._begin = store.environment.begin
-        self._table = store.tables["packets"]
+        self._store = store
 
     def packet_answers(self, public_key: bytes) -> bytes | None:
-        with self._begin() as txn:
-            value = txn.get(public_key, db=self._table)
+        store = self._store
+        with store.environment.begin() as txn:
+            value = txn.get(public_key, db=store.packets_table)
         if value is None or value[16] & _TOMBSTONE:
             return None
         answers: bytes = value[_HEADER.size : _HEADER.size + (value[17] << 8 | value[18])]

@@ -5,12 +5,19 @@ durable. LMDB is copy-on-write: readers never block, see one moment, and must no
 pinned reader keeps old pages from being reused and the file grows).
 
 One process per data directory, by `flock`. Workers open the same environment read-only.
+
+An environment stands in a folder of its own, `state-<n>`; the file `current` names the one in
+use. A snapshot is received into the next folder and becomes current by one `rename`, so a crash
+at any moment leaves the old state or the new, whole. Folders that aren't current are remains of
+a transfer and are removed at the next start.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +26,20 @@ from typing import Any, Final, Self
 import lmdb
 
 from aspen.errors import StorageError
+from aspen.identity import sync_directory
 from aspen.limits import LMDB_MAP_BYTES, LMDB_READERS, LMDB_TABLES
 
 Txn = Any
 """An `lmdb.Transaction`; py-lmdb ships no type information."""
 
 SCHEMA: Final = 1
-TABLES: Final = ("meta", "log", "packets", "packets_by_age", "kv")
+STATE_TABLES: Final = ("machine", "packets", "packets_by_age", "kv")
+"""What the log has made: equal on all members at the same applied index; a snapshot is these."""
+LOCAL_TABLES: Final = ("meta", "log")
+"""This node's own part in the consensus."""
+TABLES: Final = LOCAL_TABLES + STATE_TABLES
+CURRENT_FILE: Final = "current"
+_FOLDER: Final = re.compile(r"state-(\d+)")
 _META_SCHEMA: Final = b"schema"
 
 
@@ -51,56 +65,81 @@ class DataDirectoryLock:
 
 
 class Store:
-    """The LMDB environment and its tables, by name: `store.tables["kv"]`."""
+    """The LMDB environment in use and its tables, by name: `store.tables["kv"]`.
 
-    def __init__(self, environment: Any, tables: dict[str, Any], path: Path) -> None:
+    `switch` exchanges the environment, so look `environment` and `tables` up at each use.
+    """
+
+    def __init__(
+        self, data_dir: Path, environment: Any, folder: str, *, read_only: bool, map_bytes: int
+    ) -> None:
+        self.data_dir = data_dir
         self.environment = environment
-        self.tables = tables
-        self.path = path
+        self.folder = folder
+        self._read_only = read_only
+        self.map_bytes = map_bytes
+        self.tables = open_tables(environment, create=not read_only)
+        self.packets_table = self.tables["packets"]
 
     @classmethod
     def open(cls, data_dir: Path, *, read_only: bool = False, map_bytes: int = LMDB_MAP_BYTES) -> Self:
-        """Open (and unless `read_only`, create) the environment in `data_dir`.
+        """Open the current environment of `data_dir`; unless `read_only`, create the first one.
 
         Raises `StorageError` when the disk, the file or its schema won't do.
         """
-        path = Path(data_dir) / "state"
-        try:
-            if not read_only:
-                path.mkdir(parents=True, exist_ok=True)
-            environment = lmdb.open(
-                str(path),
-                map_size=map_bytes,
-                max_dbs=LMDB_TABLES,
-                max_readers=LMDB_READERS,
-                readonly=read_only,
-                create=not read_only,
-                # Pages are reused soon by the next transaction: zeroing them first buys nothing.
-                meminit=False,
-                # Random access over data that may exceed memory: kernel read-ahead only evicts.
-                readahead=False,
-            )
-            if not read_only:
-                environment.reader_check()  # slots of readers that were killed
-            tables = {name: environment.open_db(name.encode(), create=not read_only) for name in TABLES}
-        except lmdb.Error as error:
-            raise StorageError(f"can't open the store in {path}: {error}") from None
-        except OSError as error:
-            raise StorageError(f"can't open the store in {path}: {error}") from None
-        store = cls(environment, tables, path)
-        store._check_schema(read_only)
+        data_dir = Path(data_dir)
+        folder = current_folder(data_dir)
+        fresh = folder is None
+        if folder is None:
+            if read_only:
+                raise StorageError(f"can't open the store in {data_dir}: there is none")
+            folder = "state-1"
+        environment = open_environment(data_dir / folder, read_only=read_only, map_bytes=map_bytes)
+        store = cls(data_dir, environment, folder, read_only=read_only, map_bytes=map_bytes)
+        store._check_schema()
+        if fresh:
+            make_current(data_dir, folder)
+        if not read_only:
+            store._remove_others()
         return store
 
-    def _check_schema(self, read_only: bool) -> None:
+    def _check_schema(self) -> None:
         with self.read() as txn:
             found = txn.get(_META_SCHEMA, db=self.tables["meta"])
-        if found is None and not read_only:
+        if found is None and not self._read_only:
             with self.write() as txn:
-                txn.put(_META_SCHEMA, str(SCHEMA).encode(), db=self.tables["meta"])
+                put_schema(txn, self.tables["meta"])
         elif found is not None and int(found) != SCHEMA:
             raise StorageError(
-                f"the store in {self.path} has schema {int(found)}; this version reads {SCHEMA}"
+                f"the store in {self.data_dir} has schema {int(found)}; this version reads {SCHEMA}"
             )
+
+    def _remove_others(self) -> None:
+        for path in self.data_dir.glob("state-*"):
+            if path.name != self.folder:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def next_folder(self) -> str:
+        """A folder name for the environment that is to follow this one."""
+        match = _FOLDER.fullmatch(self.folder)
+        return f"state-{int(match[1]) + 1 if match else 1}"
+
+    def switch(self, folder: str) -> None:
+        """Read and write `folder`'s environment from now on, and give up the old one's files.
+
+        No transaction of the old one may be open. `folder` must be current on disk already.
+        """
+        old, old_folder = self.environment, self.folder
+        self.environment = open_environment(
+            self.data_dir / folder, read_only=self._read_only, map_bytes=self.map_bytes
+        )
+        self.folder = folder
+        self.tables = open_tables(self.environment, create=not self._read_only)
+        self.packets_table = self.tables["packets"]
+        old.close()
+        if not self._read_only:
+            # Readers in other processes keep what they have mapped until they look at the epoch.
+            shutil.rmtree(self.data_dir / old_folder, ignore_errors=True)
 
     @contextmanager
     def read(self) -> Iterator[Txn]:
@@ -114,11 +153,85 @@ class Store:
 
         Raises `StorageError` if LMDB can't (map or disk full, I/O error); nothing is changed then.
         """
-        try:
-            with self.environment.begin(write=True) as txn:
-                yield txn
-        except lmdb.Error as error:
-            raise StorageError(f"the store could not commit: {error}") from error
+        with write_to(self.environment) as txn:
+            yield txn
 
     def close(self) -> None:
         self.environment.close()
+
+
+def open_environment(path: Path, *, read_only: bool, map_bytes: int, sync: bool = True) -> Any:
+    """Open an LMDB environment. `sync=False` leaves flushing to an explicit `sync(True)`.
+
+    Raises `StorageError`.
+    """
+    try:
+        if not read_only:
+            path.mkdir(parents=True, exist_ok=True)
+        environment = lmdb.open(
+            str(path),
+            map_size=map_bytes,
+            max_dbs=LMDB_TABLES,
+            max_readers=LMDB_READERS,
+            readonly=read_only,
+            create=not read_only,
+            sync=sync,
+            # Pages are reused soon by the next transaction: zeroing them first buys nothing.
+            meminit=False,
+            # Random access over data that may exceed memory: kernel read-ahead only evicts.
+            readahead=False,
+        )
+        if not read_only:
+            environment.reader_check()  # slots of readers that were killed
+    except (lmdb.Error, OSError) as error:
+        raise StorageError(f"can't open the store in {path}: {error}") from None
+    return environment
+
+
+@contextmanager
+def write_to(environment: Any) -> Iterator[Txn]:
+    """A write transaction on any environment; errors as `Store.write`."""
+    try:
+        with environment.begin(write=True) as txn:
+            yield txn
+    except lmdb.Error as error:
+        raise StorageError(f"the store could not commit: {error}") from error
+
+
+def open_tables(environment: Any, *, create: bool) -> dict[str, Any]:
+    try:
+        return {name: environment.open_db(name.encode(), create=create) for name in TABLES}
+    except lmdb.Error as error:
+        raise StorageError(f"the store has not the tables it should: {error}") from None
+
+
+def put_schema(txn: Txn, meta: Any) -> None:
+    txn.put(_META_SCHEMA, str(SCHEMA).encode(), db=meta)
+
+
+def current_folder(data_dir: Path) -> str | None:
+    """The folder that holds the state; None before there is one. Raises `StorageError`."""
+    try:
+        folder = (data_dir / CURRENT_FILE).read_text("ascii").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"can't read {data_dir / CURRENT_FILE}: {error}") from None
+    if not _FOLDER.fullmatch(folder):
+        raise StorageError(f"{data_dir / CURRENT_FILE} does not name a state folder")
+    return folder
+
+
+def make_current(data_dir: Path, folder: str) -> None:
+    """Make `folder` the state, in one atomic and durable step. Raises `StorageError`."""
+    aside = data_dir / (CURRENT_FILE + ".new")
+    try:
+        sync_directory(data_dir / folder)
+        with open(aside, "w", encoding="ascii") as file:
+            file.write(folder + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, data_dir / CURRENT_FILE)
+        sync_directory(data_dir)
+    except OSError as error:
+        raise StorageError(f"can't make {folder} the state in {data_dir}: {error}") from None

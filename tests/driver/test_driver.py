@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,19 +17,43 @@ import pytest
 from aspen.errors import ControlPlaneError, NoLeader, NotLeader, OutcomeUnknown, ProposalError, StorageError
 from aspen.identity import Identity
 from aspen.proposer import ClusterProposer
-from aspen.raft import pending
+from aspen.raft import pending, snapshots, storage, writer
 from aspen.raft.cluster import Consensus, Timing
 from aspen.raft.driver import Clock, RaftDriver
 from aspen.raft.messages import Message
+from aspen.state import snapshot
 from aspen.state.commands import KvResult, KvSet
 from aspen.state.kv import LmdbKv
 from aspen.state.machine import Machine
 from aspen.state.ports import Consistency
-from aspen.state.store import Store
+from aspen.state.store import STATE_TABLES, Store
 
 MAP_BYTES = 64 * 1024**2
 TIMING = Timing(heartbeat_ms=20, election_min_ms=60, election_max_ms=120)
 CLOCK = Clock(lambda: time.monotonic_ns() // 1_000_000, lambda: time.time_ns() // 1_000_000)
+
+
+class Pipe:
+    """One end of an in-memory frame stream."""
+
+    def __init__(self) -> None:
+        self.other: Pipe = self
+        self.frames: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.breaks_after: int | None = None
+
+    async def send(self, frame: bytes) -> None:
+        if self.breaks_after is not None:
+            self.breaks_after -= 1
+            if self.breaks_after < 0:
+                self.close()
+                raise ConnectionError("the cable was pulled")
+        await self.other.frames.put(frame)
+
+    async def receive(self) -> bytes | None:
+        return await self.frames.get()
+
+    def close(self) -> None:
+        self.other.frames.put_nowait(None)
 
 
 class Network:
@@ -38,6 +62,22 @@ class Network:
     def __init__(self) -> None:
         self.members: dict[int, Member] = {}
         self.cut: set[int] = set()
+        self.stream_breaks_after: list[int] = []
+        self.streams: list[asyncio.Task[None]] = []
+
+    def opener(self, from_node: int) -> Callable[[int], Awaitable[Pipe]]:
+        async def open_stream(node_id: int) -> Pipe:
+            if node_id in self.cut or node_id not in self.members:
+                raise ConnectionError("no way there")
+            near, far = Pipe(), Pipe()
+            near.other, far.other = far, near
+            if self.stream_breaks_after:
+                far.breaks_after = self.stream_breaks_after.pop(0)
+            served = self.members[node_id].consensus.driver.offers.serve(from_node, far)
+            self.streams.append(asyncio.ensure_future(served))
+            return near
+
+        return open_stream
 
     def send(self, messages: Sequence[Message]) -> None:
         loop = asyncio.get_running_loop()
@@ -60,6 +100,7 @@ class Member:
         self.network = network
         self.failures: list[Exception] = []
         self.progress = asyncio.Event()
+        self.replaced = 0
         self.store = Store.open(data_dir, map_bytes=MAP_BYTES)
         self.kv = LmdbKv(self.store)
         self.consensus = Consensus(
@@ -75,10 +116,19 @@ class Member:
             network,
             on_dns_change=lambda: None,
             on_progress=self._progress,
-            on_failure=self.failures.append,
+            on_failure=self._failed,
+            on_replaced=self._replaced,
+            open_stream=network.opener(node_id),
         )
         self.proposer = ClusterProposer(self.consensus)
         network.members[node_id] = self
+
+    def _failed(self, error: Exception) -> None:
+        self.failures.append(error)
+        self.progress.set()
+
+    def _replaced(self) -> None:
+        self.replaced += 1
 
     def _progress(self, driver: RaftDriver) -> None:
         self.progress.set()
@@ -236,9 +286,7 @@ async def test_a_store_that_fails_halts_the_node_and_acknowledges_nothing(tmp_pa
 
         member.store.write = broken_write  # type: ignore[method-assign, assignment]
         waiting = asyncio.ensure_future(put(member, b"k", b"v"))
-        async with asyncio.timeout(5):
-            while not member.failures:
-                await asyncio.sleep(0)
+        await member.until(lambda: bool(member.failures))
         assert not waiting.done()
         await member.consensus.stop()
         with pytest.raises(ProposalError):
@@ -271,3 +319,87 @@ async def test_admission_binds_node_ids_to_keys(tmp_path: Path) -> None:
         assert consensus.admit(3, two, own) == "node_id_claimed"
         assert consensus.admit(9, stranger, own) == "node_id_claimed"
         assert consensus.admit(2, two, b"another cluster!") == "foreign_cluster"
+
+
+def state_of(member: Member) -> dict[str, list[tuple[bytes, bytes]]]:
+    with member.store.read() as txn:
+        return {name: list(txn.cursor(db=member.store.tables[name])) for name in STATE_TABLES}
+
+
+async def fall_behind(members: dict[int, Member]) -> tuple[Member, list[Member]]:
+    """Stop a follower and write until the others have cut off what it lacks."""
+    away = next(m for m in members.values() if not m.consensus.is_leader)
+    await away.stop()
+    others = [m for m in members.values() if m is not away]
+    for i in range(120):
+        await put(others[i % 2], b"k%03d" % i, b"v" * 100)
+    for member in others:
+        await member.until(lambda member=member: member.consensus.first_index > 60)  # type: ignore[misc]
+    return away, others
+
+
+@pytest.fixture
+def short_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compact early, and cut snapshots into many chunks."""
+    monkeypatch.setattr(writer, "RAFT_LOG_KEEP_ENTRIES", 20)
+    monkeypatch.setattr(storage, "RAFT_COMPACT_ENTRIES", 8)
+    monkeypatch.setattr(snapshot, "SNAPSHOT_CHUNK_BYTES", 1_000)
+    monkeypatch.setattr(snapshots, "SNAPSHOT_RETRY_MS", 1)
+
+
+@pytest.mark.usefixtures("short_log")
+async def test_a_member_behind_the_log_is_sent_the_state(tmp_path: Path) -> None:
+    """Raft §7; and what it then holds survives its restart."""
+    async with cluster(tmp_path) as members:
+        away, others = await fall_behind(members)
+        back = Member(away.node_id, tmp_path / str(away.node_id), away.network)
+        await back.until(lambda: back.kv.get(b"k119") is not None)
+        assert back.replaced == 1
+        assert back.store.folder == "state-2"
+        await put(back, b"after", b"v")
+        leader = leader_of({m.node_id: m for m in others})
+        await leader.until(lambda: state_of(leader) == state_of(back))
+        before = state_of(back)
+        await back.stop()
+        again = Member(away.node_id, tmp_path / str(away.node_id), away.network)
+        assert state_of(again) == before
+        assert again.store.folder == "state-2"
+        assert not (tmp_path / str(away.node_id) / "state-1").exists()
+        await put(again, b"once more", b"v")
+
+
+@pytest.mark.usefixtures("short_log")
+async def test_a_transfer_that_is_cut_goes_on_where_it_was(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as members:
+        away, _ = await fall_behind(members)
+        away.network.stream_breaks_after = [3, 0, 4]
+        back = Member(away.node_id, tmp_path / str(away.node_id), away.network)
+        await back.until(lambda: back.kv.get(b"k119") is not None)
+        assert back.replaced == 1
+        assert len(away.network.streams) == 4
+        assert len(back.kv.scan(b"k", None, 1_000, 1 << 20).entries) == 120
+
+
+@pytest.mark.usefixtures("short_log")
+async def test_a_cut_log_is_the_same_after_a_restart(tmp_path: Path) -> None:
+    async with cluster(tmp_path, 1) as members:
+        for i in range(80):
+            await put(members[1], b"%d" % i, b"v")
+        first = members[1].consensus.first_index
+        assert first > 20
+    async with cluster(tmp_path, 1) as members:
+        assert members[1].consensus.first_index >= first
+        assert (await put(members[1], b"k", b"v")).revision == 81
+
+
+async def test_a_peer_that_never_fetches_its_snapshot_is_offered_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_log: None
+) -> None:
+    monkeypatch.setattr(snapshots, "SNAPSHOT_OFFER_MS", 50)
+    monkeypatch.setattr(snapshots, "SNAPSHOT_TRIES", 1)
+    async with cluster(tmp_path) as members:
+        away, _ = await fall_behind(members)
+        away.network.stream_breaks_after = [0, 0]  # the first two transfers die at once
+        back = Member(away.node_id, tmp_path / str(away.node_id), away.network)
+        await back.until(lambda: back.kv.get(b"k119") is not None)
+        assert back.replaced == 1
