@@ -123,6 +123,10 @@ NET_UNREACHABLE_MS: Final = 100  # a peer is reported unreachable once in this t
 NET_UNAUTHENTICATED_BYTES: Final = 262_144  # all a peer may send before it is authenticated
 NET_RETRY_ABOVE: Final = 16  # with more in the handshake, a new one must first prove its address
 NET_RECEIVE_WINDOW_BYTES: Final = 16 * 1_048_576  # sent by a peer and not yet handled, on one connection
+NET_STREAMS: Final = 4  # of frames, open at one time on one connection, beside its Raft frames
+NET_STREAM_WINDOW_BYTES: Final = 4 * 1_048_576  # received on one of them and not read yet
+NET_STREAM_SEND_BYTES: Final = 1_048_576  # sent on one and not acknowledged; then the sender waits
+NET_STREAM_TURN_BYTES: Final = 65_536  # handed to QUIC for all of them before others have their turn
 NET_DATAGRAM_BYTES: Final = 1_200  # fits every path (RFC 9000 §14.1)
 NET_LOOPBACK_DATAGRAM_BYTES: Final = 16_384  # aioquic writes lengths of stream data in 14 bits
 NET_RESETS_PER_S: Final = 100  # answers to packets of connections nobody remembers
@@ -158,6 +162,10 @@ assert KV_VALUE_BYTES < HTTP_BODY_BYTES < RAFT_ENTRY_BYTES < RAFT_FRAME_BYTES
 assert HTTP_HEADER_BYTES < HTTP_HEAD_BYTES
 assert RAFT_MESSAGE_BYTES <= RAFT_INFLIGHT_BYTES <= NET_SEND_BACKLOG_BYTES
 assert RAFT_FRAME_BYTES < NET_RECEIVE_WINDOW_BYTES
+# A whole frame always fits, though the window moves on in quarters.
+assert SNAPSHOT_FRAME_BYTES < NET_STREAM_WINDOW_BYTES * 3 // 4
+assert NET_STREAMS * NET_STREAM_WINDOW_BYTES <= NET_RECEIVE_WINDOW_BYTES
+assert NET_STREAM_TURN_BYTES <= NET_STREAM_SEND_BYTES
 assert NET_HELLO_BYTES < NET_UNAUTHENTICATED_BYTES < NET_RECEIVE_WINDOW_BYTES
 assert NET_DATAGRAM_BYTES <= NET_LOOPBACK_DATAGRAM_BYTES <= 16_384
 assert NET_DIAL_MS < NET_HANDSHAKE_MS < NET_IDLE_MS

@@ -5,13 +5,15 @@
     TLS ──► PROVING ──► OPEN ──► CLOSED        (CLOSED from anywhere)
 
 TLS and PROVING end in refusal when their time is up. In PROVING the `Handshake` runs on the dialler's
-first bidirectional stream. Only OPEN carries frames, on the dialler's first unidirectional stream, from
-the dialler to the listener. Data anywhere else, or earlier, closes the connection.
+first bidirectional stream. Only OPEN carries frames: Raft's on the dialler's first unidirectional stream,
+from the dialler to the listener; and both ways on further bidirectional streams, which the dialler opens
+(`Streams`). Data anywhere else, or earlier, closes the connection.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
@@ -38,6 +40,7 @@ from aspen.net.handshake import (
     Peer,
 )
 from aspen.net.quic_internals import QuicPipe
+from aspen.net.streams import Streams
 from aspen.net.udp import SocketAddress
 
 HANDSHAKE_STREAM: Final = 0  # the dialler's first bidirectional stream (RFC 9000 §2.1)
@@ -66,7 +69,9 @@ class Connection:
         address: SocketAddress,
         now: float,
         listener_id: EndpointId | None = None,
+        mark: Callable[[Connection], None] = lambda connection: None,
     ) -> None:
+        """`mark` is called when someone outside has queued something for `datagrams`."""
         self.quic = quic
         self.address = address
         self.listener_id = listener_id
@@ -85,6 +90,7 @@ class Connection:
         self.announced = False
         """Whether the owner knows that it is open (kept by the owner)."""
         self.frames_received: list[bytes] = []
+        self.streams = Streams(quic, lambda: mark(self))
         self._credentials = credentials
         self._prove_by = now + (NET_HANDSHAKE_MS if listener_id is None else NET_DIAL_MS) / 1000
         self._unproven_bytes = 0
@@ -113,7 +119,12 @@ class Connection:
 
     def is_quiet(self, now: float) -> bool:
         """Whether asking for `datagrams` may wait until the `deadline`."""
-        return self.state is State.OPEN and self.announced and self.quic.is_quiet(now)
+        return (
+            self.state is State.OPEN
+            and self.announced
+            and not self.streams.has_more
+            and self.quic.is_quiet(now)
+        )
 
     def refuse(self, code: str, reason: str) -> None:
         """End the connection and tell the peer the code."""
@@ -184,6 +195,8 @@ class Connection:
         """What to put on the wire now."""
         if self.was_reset or (self.quic.is_unstarted and not self.dialled):
             return []
+        if self.state is State.OPEN:
+            self.streams.feed()
         try:
             datagrams = self.quic.datagrams_to_send(now)
         except Exception as error:
@@ -202,6 +215,7 @@ class Connection:
                 self._event(event)
         except HandshakeError as error:
             self.refuse(error.code, str(error))
+        self.streams.settle()
         closing = self.quic.closing
         if closing is not None and self.state is not State.CLOSED:
             self._ended(closing)
@@ -219,7 +233,12 @@ class Connection:
             self.connection_ids.discard(event.connection_id)
             self.ids_retired.append(event.connection_id)
         elif isinstance(event, events.StreamReset | events.StopSendingReceived):
-            raise HandshakeError("malformed", "a stream was cut off")
+            if not self._carries_stream(event.stream_id):
+                raise HandshakeError("malformed", "a stream was cut off")
+            if isinstance(event, events.StreamReset):
+                self.streams.reset(event.stream_id)
+            else:
+                self.streams.stopped(event.stream_id)
 
     def _tls_done(self, alpn: str) -> None:
         self.alpn = alpn
@@ -234,7 +253,14 @@ class Connection:
         self._handshake = handshake
         self.quic.send_stream_data(HANDSHAKE_STREAM, handshake.start())
 
+    def _carries_stream(self, stream_id: int) -> bool:
+        """Whether this is one of the dialler's bidirectional streams (RFC 9000 §2.1) beside the first."""
+        return self.state is State.OPEN and stream_id % 4 == 0 and stream_id != HANDSHAKE_STREAM
+
     def _stream_data(self, stream_id: int, data_untrusted: bytes, ended: bool) -> None:
+        if self._carries_stream(stream_id):
+            self.streams.arrived(stream_id, data_untrusted, ended)
+            return
         if ended:
             raise HandshakeError("malformed", "a stream ended")
         if stream_id == HANDSHAKE_STREAM and self._handshake is not None:

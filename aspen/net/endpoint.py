@@ -2,7 +2,8 @@
 
 It dials from the port it listens on, so a peer learns from an accepted connection where to dial back.
 Each node sends its frames on a connection it dialled itself: between two nodes there are two connections,
-and neither side has to agree with the other which one to keep.
+and neither side has to agree with the other which one to keep. Whoever has more to ask or to tell than a
+frame opens a stream on the connection it dialled (`open_stream`).
 
 A peer that was killed leaves a connection here that only time could tell from a slow one. Two things tell
 sooner, once the peer is back: it dials us, and its new incarnation proves that our connection leads to the
@@ -14,24 +15,25 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from aspen.identity import Cookie, EndpointId, Identity
 from aspen.limits import NET_CONNECTIONS, NET_DIAL_MS, NET_IDLE_MS
 from aspen.net.address_book import Address, AddressBook
-from aspen.net.connection import Connection
+from aspen.net.connection import Connection, State
 from aspen.net.handshake import Credentials, Hello, Peer
 from aspen.net.link import Link
 from aspen.net.refusals import Refusals
+from aspen.net.streams import FrameStream
 from aspen.net.transceiver import Transceiver
 from aspen.net.udp import SocketAddress, numeric, plain, resolve
 from aspen.z32 import encode_key
 
-__all__ = ["ALPN_RAFT", "AddressBook", "ConnectionStatus", "Endpoint", "Hello", "Peer"]
+__all__ = ["ALPN_RAFT", "AddressBook", "ConnectionStatus", "Endpoint", "FrameStream", "Hello", "Peer"]
 
 log = structlog.get_logger("aspen.net")
 
@@ -64,24 +66,28 @@ class Endpoint:
         address_book: AddressBook,
         on_frame: Callable[[Peer, bytes], None],
         on_unreachable: Callable[[EndpointId], None],
+        on_stream: Callable[[Peer, FrameStream], Awaitable[None]] | None = None,
         idle_ms: int = NET_IDLE_MS,
         max_datagram_bytes: int | None = None,
         refusals: Refusals | None = None,
     ) -> None:
         """`admit` is asked about each proven peer and returns a refusal code or None.
 
-        `on_unreachable` is never called from inside `send`. `max_datagram_bytes` None means what fits
+        `on_unreachable` is never called from inside `send`. `on_stream` gets each stream that a peer
+        opened, in a task of its own; when it returns the stream is closed, when it raises, cut. Without
+        it no streams are taken. `max_datagram_bytes` None means what fits
         every path (1200), and much more on loopback.
         """
         self.identity = identity
         self.address_book = address_book
         self._on_frame = on_frame
         self._on_unreachable = on_unreachable
+        self._on_stream = on_stream
         self._refusals = refusals or Refusals(lambda: self._transceiver.now())
         self._links: dict[EndpointId, Link] = {}
         self._waiting: dict[Link, None] = {}
         self._accepted: dict[EndpointId, Connection] = {}
-        self._lookups: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._rng = random.Random()  # noqa: S311  jitter, not secrecy
         credentials = Credentials(identity, cookie, hello, admit)
         self._transceiver = Transceiver(self, identity, credentials, ALPN_RAFT, idle_ms, max_datagram_bytes)
@@ -97,10 +103,12 @@ class Endpoint:
 
     async def close(self) -> None:
         """Say goodbye to every peer and release the port."""
-        for task in self._lookups:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._lookups, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._transceiver.stop()
+        for link in self._links.values():
+            link.turn_away("this node is stopping")
         self._links.clear()
         self._waiting.clear()
         self._accepted.clear()
@@ -147,6 +155,28 @@ class Endpoint:
         link = self._link_to(endpoint_id)
         return link is not None and self._is_dialled(link)
 
+    async def open_stream(self, endpoint_id: EndpointId) -> FrameStream:
+        """A stream to a peer, on the connection this node dialled; dials if need be. Close it when done.
+
+        Raises `ConnectionError` when the peer can't be reached within `NET_DIAL_MS`, or has enough
+        streams open to it already.
+        """
+        link = self._link_to(endpoint_id)
+        if link is None or not self._is_dialled(link):
+            raise ConnectionError("there is no way to the peer")
+        connection = link.connection
+        if connection is None or connection.state is not State.OPEN:
+            opener: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+            link.openers.append(opener)
+            try:
+                connection = await asyncio.wait_for(opener, NET_DIAL_MS / 1000)
+            except TimeoutError:
+                raise ConnectionError("the peer did not answer in time") from None
+            finally:
+                if opener in link.openers:
+                    link.openers.remove(opener)
+        return connection.streams.open()
+
     # --- dialling ------------------------------------------------------------------------------
 
     def _link_to(self, endpoint_id: EndpointId) -> Link | None:
@@ -180,10 +210,13 @@ class Endpoint:
             link.connection = self._transceiver.dial(link.endpoint_id, resolved)
         else:
             link.resolving = True
-            task = asyncio.get_running_loop().create_task(self._dial_name(link, address))
-            self._lookups.add(task)
-            task.add_done_callback(self._lookups.discard)
+            self._start_task(self._dial_name(link, address))
         return True
+
+    def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _dial_name(self, link: Link, address: Address) -> None:
         lookup = asyncio.to_thread(resolve, self._transceiver.family, address)
@@ -224,7 +257,7 @@ class Endpoint:
         )
         if connection.dialled:
             link = self._links[peer.endpoint_id]
-            link.opened()
+            link.opened(connection)
             self._waiting[link] = None
         else:
             self._welcomed(connection, peer)
@@ -258,6 +291,30 @@ class Endpoint:
         assert peer is not None
         for frame in frames:
             self._on_frame(peer, frame)
+
+    def accepted(self, connection: Connection, stream: FrameStream) -> None:
+        peer = connection.peer
+        assert peer is not None
+        if self._on_stream is None:
+            stream.abort()
+        else:
+            self._start_task(self._serve(self._on_stream, peer, stream))
+
+    async def _serve(
+        self, on_stream: Callable[[Peer, FrameStream], Awaitable[None]], peer: Peer, stream: FrameStream
+    ) -> None:
+        try:
+            await on_stream(peer, stream)
+        except ConnectionError as error:
+            log.info("stream cut", node_id=peer.node_id, reason=str(error))
+            stream.abort()
+        except BaseException as error:
+            stream.abort()
+            if not isinstance(error, Exception):
+                raise
+            log.exception("a stream's receiver failed", node_id=peer.node_id)
+        else:
+            stream.close()
 
     def closed(self, connection: Connection) -> None:
         if connection.refusal is not None:

@@ -6,6 +6,7 @@ step. Pure: time and randomness come in.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -35,6 +36,7 @@ class Link:
         "connection",
         "endpoint_id",
         "failures",
+        "openers",
         "resolving",
         "retry_at",
         "waiting",
@@ -53,6 +55,8 @@ class Link:
         self.retry_at = 0.0
         self.attempts = 0
         """Dials since the last success: which address comes next."""
+        self.openers: list[asyncio.Future[Connection]] = []
+        """Those who wait for a connection to open a stream on it."""
         self._reported_at = float("-inf")
 
     @property
@@ -89,15 +93,27 @@ class Link:
         self.waiting = []
         self.waiting_bytes = 0
 
-    def opened(self) -> None:
+    def opened(self, connection: Connection) -> None:
         self.failures = 0
         self.attempts = 0
         self.retry_at = 0.0
+        openers, self.openers = self.openers, []
+        for opener in openers:
+            if not opener.done():
+                opener.set_result(connection)
+
+    def turn_away(self, reason: str) -> None:
+        """There will be no connection for those who wait for one."""
+        openers, self.openers = self.openers, []
+        for opener in openers:
+            if not opener.done():
+                opener.set_exception(ConnectionError(reason))
 
     def lost(self, now: float, rng: Random) -> None:
         """The connection or the dial failed: frames that waited are lost; the next dial waits."""
         self.connection = None
         self.drop_waiting()
+        self.turn_away("the peer can't be reached")
         ceiling = min(NET_RECONNECT_MAX_MS, NET_RECONNECT_MIN_MS * 2 ** min(self.failures, 16))
         wait_ms = max(NET_RECONNECT_MIN_MS, ceiling * rng.random())
         self.failures += 1

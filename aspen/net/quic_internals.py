@@ -3,7 +3,9 @@
 aioquic is a sans-IO QUIC (RFC 9000) with a small public interface. What Aspen needs beyond it:
 - the certificate TLS verified, to pin the dialled key (there is no public accessor);
 - to see that a connection is closing at once, not three probe timeouts later;
-- a receive window that does not double for ever, so that no peer decides how much memory we spend;
+- receive windows that do not double for ever, so that no peer decides how much memory we spend: one of
+  the connection, and one of each bidirectional stream, which moves on as the stream is read;
+- few bidirectional streams, and to know when both ends are done with one;
 - acknowledgements that wait for company, since each costs a packet of about 150 µs of Python;
 - how much of a stream is not acknowledged yet, to bound the backlog;
 - a stateless reset token that this node can compute again after a restart.
@@ -19,9 +21,18 @@ from typing import Final
 
 import blake3
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.connection import Limit, QuicConnection, QuicConnectionState
+from aioquic.quic.connection import (
+    MAX_STREAM_DATA_FRAME_CAPACITY,
+    Limit,
+    QuicConnection,
+    QuicConnectionState,
+    stream_is_unidirectional,
+)
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import STATELESS_RESET_TOKEN_SIZE, QuicFrameType, QuicProtocolVersion
+from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.quic.stream import QuicStream
 from aioquic.tls import CipherSuite, Epoch
 
 from aspen.identity import EndpointId, Identity
@@ -29,11 +40,15 @@ from aspen.limits import (
     NET_ACK_DELAY_MS,
     NET_ACK_EVERY,
     NET_RECEIVE_WINDOW_BYTES,
+    NET_STREAM_WINDOW_BYTES,
+    NET_STREAMS,
     NET_UNAUTHENTICATED_BYTES,
 )
 from aspen.net.certificate import certified_key, make_certificate
 
 CONNECTION_ID_BYTES: Final = 8
+# The handshake's stream, and room for streams whose last acknowledgement is on its way.
+_ACCEPTED_STREAMS: Final = 1 + 2 * NET_STREAMS
 _RESET_CONTEXT: Final = "aspen 2026 quic stateless reset v1"
 
 # Strangers can provoke what aioquic logs here; Aspen counts refusals and logs them itself, rarely.
@@ -68,7 +83,7 @@ def _configuration(
         connection_id_length=CONNECTION_ID_BYTES,
         idle_timeout=idle_s,
         max_data=NET_UNAUTHENTICATED_BYTES,
-        # Streams are bounded by the connection's window, below.
+        # Of a unidirectional stream, which is bounded by the connection's window, below.
         max_stream_data=NET_RECEIVE_WINDOW_BYTES,
         max_datagram_size=max_datagram_bytes,
         supported_versions=[QuicProtocolVersion.VERSION_1],
@@ -138,6 +153,11 @@ class QuicPipe(QuicConnection):
         )
         self._receive_window = ReceiveWindow(NET_UNAUTHENTICATED_BYTES)
         self._local_max_data = self._receive_window
+        self._local_max_stream_data_bidi_local = NET_STREAM_WINDOW_BYTES
+        self._local_max_stream_data_bidi_remote = NET_STREAM_WINDOW_BYTES
+        # Only the dialler opens streams.
+        accepted = 0 if configuration.is_client else _ACCEPTED_STREAMS
+        self._local_max_streams_bidi = Limit(QuicFrameType.MAX_STREAMS_BIDI, "max_streams_bidi", accepted)
         self._unacknowledged_datagrams = 0
         self._reset_tokens = reset_tokens
         self._name_reset_tokens()
@@ -186,6 +206,52 @@ class QuicPipe(QuicConnection):
         stream = self._streams.get(stream_id)
         return 0 if stream is None else len(stream.sender._buffer)
 
+    def received_end(self, stream_id: int) -> int:
+        """How far a stream has been heard of: the end of what arrived, or what its reset named."""
+        stream = self._streams.get(stream_id)
+        return 0 if stream is None else stream.receiver.highest_offset
+
+    def is_stream_finished(self, stream_id: int) -> bool:
+        """Whether both directions of a stream are over, and both sides know."""
+        stream = self._streams.get(stream_id)
+        return stream is None or stream.is_finished
+
+    def stop_receiving(self, stream_id: int) -> None:
+        """Ask the peer to send no more on a stream, unless it has ended anyway."""
+        stream = self._streams.get(stream_id)
+        if stream is not None and not stream.receiver.is_finished:
+            self.stop_stream(stream_id, 0)
+
+    def stream_read(self, stream_id: int, total_bytes: int) -> bool:
+        """So much of a bidirectional stream has been read. Whether the peer must be told of it."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.receiver.is_finished:
+            return False
+        ceiling = total_bytes + NET_STREAM_WINDOW_BYTES
+        if ceiling - stream.max_stream_data_local < NET_STREAM_WINDOW_BYTES // 4:
+            return False  # seldom, as each raise costs a frame
+        stream.max_stream_data_local = ceiling
+        return True
+
+    def _write_stream_limits(
+        self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
+    ) -> None:
+        """Of a bidirectional stream, announce the limit as `stream_read` set it. aioquic's doubles."""
+        assert stream.stream_id is not None
+        if stream_is_unidirectional(stream.stream_id):
+            super()._write_stream_limits(builder, space, stream)
+        elif stream.max_stream_data_local_sent != stream.max_stream_data_local:
+            if not stream.receiver.is_finished:
+                frame = builder.start_frame(
+                    QuicFrameType.MAX_STREAM_DATA,
+                    capacity=MAX_STREAM_DATA_FRAME_CAPACITY,
+                    handler=self._on_max_stream_data_delivery,
+                    handler_args=(stream,),
+                )
+                frame.push_uint_var(stream.stream_id)
+                frame.push_uint_var(stream.max_stream_data_local)
+            stream.max_stream_data_local_sent = stream.max_stream_data_local
+
     def trust(self) -> None:
         """The peer is authenticated: let it send more at a time, and acknowledge less often."""
         self._receive_window.widen(NET_RECEIVE_WINDOW_BYTES)
@@ -214,8 +280,10 @@ class QuicPipe(QuicConnection):
         if self._receive_window.sent != self._receive_window.value:
             return False
         for stream in self._streams.values():
-            if not stream.sender.buffer_is_empty:
+            if not stream.sender.buffer_is_empty or stream.sender.reset_pending:
                 return False
+            if stream.receiver.stop_pending or stream.is_finished:
+                return False  # one that is finished is discarded, which lets the peer open another
             if stream.max_stream_data_local_sent != stream.max_stream_data_local:
                 return False
         return True

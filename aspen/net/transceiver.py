@@ -29,6 +29,7 @@ from aspen.net.connection import Connection, State
 from aspen.net.demultiplexer import Demultiplexer
 from aspen.net.handshake import Credentials
 from aspen.net.quic_internals import QuicPipe, ResetTokens, dialler_configuration, listener_configuration
+from aspen.net.streams import FrameStream
 from aspen.net.udp import SocketAddress, is_loopback, open_udp, received_from
 
 _DATAGRAM_MAX_BYTES: Final = 65_536
@@ -45,6 +46,9 @@ class Owner(Protocol):
         """Both sides are proven."""
 
     def received(self, connection: Connection, frames: list[bytes]) -> None: ...
+
+    def accepted(self, connection: Connection, stream: FrameStream) -> None:
+        """The peer has opened a stream."""
 
     def closed(self, connection: Connection) -> None:
         """The connection is over; `connection.refusal` says so if it was refused."""
@@ -130,7 +134,9 @@ class Transceiver:
         """Start a connection to a peer. What becomes of it, the owner hears."""
         now = self.now()
         quic = QuicPipe(self._dialling[is_loopback(address)], reset_tokens=self._reset_tokens)
-        connection = Connection(quic, self._credentials, address=address, now=now, listener_id=listener_id)
+        connection = Connection(
+            quic, self._credentials, address=address, now=now, listener_id=listener_id, mark=self.mark
+        )
         self.connections.add(connection)
         self._demultiplexer.refresh(connection)
         connection.dial(now)
@@ -199,7 +205,7 @@ class Transceiver:
             original_destination_connection_id=original_id,
             retry_source_connection_id=retry_source_id,
         )
-        connection = Connection(quic, self._credentials, address=address, now=now)
+        connection = Connection(quic, self._credentials, address=address, now=now, mark=self.mark)
         self.connections.add(connection)
         self._unproven[connection] = None
         return connection
@@ -230,6 +236,10 @@ class Transceiver:
         if connection.frames_received:
             frames, connection.frames_received = connection.frames_received, []
             self._owner.received(connection, frames)
+        if connection.streams.accepted:
+            streams, connection.streams.accepted = connection.streams.accepted, []
+            for stream in streams:
+                self._owner.accepted(connection, stream)
         if connection.state is State.CLOSED:
             if connection in self.connections:
                 self._remove(connection)
@@ -240,6 +250,7 @@ class Transceiver:
             self._dirty[connection] = None
 
     def _remove(self, connection: Connection) -> None:
+        connection.streams.cut("the connection is lost")
         for datagram, address in connection.datagrams(self.now()):
             self._put_on_wire(datagram, address)
         self.connections.discard(connection)
@@ -253,11 +264,16 @@ class Transceiver:
     def _flush(self) -> None:
         self._flush_scheduled = False
         self._owner.flushing()
+        unfinished: list[Connection] = []
         while self._dirty:
             dirty, self._dirty = self._dirty, {}
             for connection in dirty:
                 if connection in self.connections:
                     self._transmit(connection)
+                    if connection.streams.has_more:
+                        unfinished.append(connection)
+        for connection in unfinished:
+            self.mark(connection)  # streams go on in the next turn of the loop; others come first
 
     def _transmit(self, connection: Connection) -> None:
         for datagram, address in connection.datagrams(self.now()):

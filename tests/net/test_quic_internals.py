@@ -75,7 +75,11 @@ def pair():
         "_handshake_done_pending",
         "_host_cids",
         "_local_max_data",
+        "_local_max_stream_data_bidi_local",
+        "_local_max_stream_data_bidi_remote",
+        "_local_max_streams_bidi",
         "_loss",
+        "_on_max_stream_data_delivery",
         "_peer_cid",
         "_probe_pending",
         "_replenish_connection_ids",
@@ -83,6 +87,7 @@ def pair():
         "_spaces",
         "_state",
         "_streams",
+        "_write_stream_limits",
     ],
 )
 def test_the_attribute_exists(name):

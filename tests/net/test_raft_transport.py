@@ -34,6 +34,9 @@ class FakeEndpoint:
         self.dialled.append(endpoint_id)
         return True
 
+    async def open_stream(self, endpoint_id):
+        return f"a stream to {endpoint_id}"
+
 
 class Node:
     def __init__(self):
@@ -100,3 +103,9 @@ def test_a_starting_node_greets_the_others(node):
     assert node.endpoint.dialled == [b"B", b"C"]
     node.transport.peer_unreachable(b"C")
     assert node.unreachable == [3]
+
+
+async def test_a_stream_is_opened_to_a_member_and_nobody_else(node):
+    assert await node.transport.open_stream(2) == f"a stream to {b'B'}"
+    with pytest.raises(ConnectionError, match="9 is not a member"):
+        await node.transport.open_stream(9)
