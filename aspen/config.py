@@ -21,7 +21,7 @@ import msgspec
 
 from aspen.errors import ConfigError, IdentityError
 from aspen.identity import EndpointId, parse_endpoint_id
-from aspen.limits import DNS_WORKERS
+from aspen.limits import DNS_WORKERS, RAFT_LOG_KEEP_BYTES, RAFT_LOG_KEEP_ENTRIES
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=3_600_000)]
@@ -196,6 +196,10 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
     """1500 by default, 150 in the `lan` profile."""
     election_timeout_max_ms: Milliseconds = FROM_PROFILE
     """3000 by default, 300 in the `lan` profile."""
+    log_keep_entries: Annotated[int, msgspec.Meta(ge=1)] = RAFT_LOG_KEEP_ENTRIES
+    """Applied log entries kept for members that lag; one further behind is sent a snapshot."""
+    log_keep_mib: Annotated[int, msgspec.Meta(ge=1)] = RAFT_LOG_KEEP_BYTES // 1_048_576
+    """The log is cut shorter than that when it takes more on disk."""
     profile: Profile = Profile.DEFAULT
     control_backend: ControlBackend = ControlBackend.RAFT
     log_format: LogFormat = LogFormat.AUTO

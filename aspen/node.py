@@ -36,6 +36,7 @@ from aspen.proposer import ClusterProposer
 from aspen.raft.cluster import Consensus, Timing
 from aspen.raft.driver import Clock, RaftDriver
 from aspen.raft.transport import RaftTransport
+from aspen.raft.writer import Retention
 from aspen.state.kv import LmdbKv
 from aspen.state.machine import Machine
 from aspen.state.packets import LmdbPackets, LmdbRecords
@@ -148,6 +149,7 @@ class Node:
             ),
             clock=clock,
             known_peers={peer.node_id: peer.endpoint_id for peer in config.manual_peers},
+            retention=Retention(config.log_keep_entries, config.log_keep_mib * 1_048_576),
         )
         incarnation = os.urandom(INCARNATION_BYTES)
         endpoint = Endpoint(
@@ -158,6 +160,7 @@ class Node:
             address_book=self.address_book,
             on_frame=lambda peer, frame: transport.frame_received(peer, frame),
             on_unreachable=lambda endpoint_id: transport.peer_unreachable(endpoint_id),
+            on_stream=lambda peer, stream: consensus.driver.offers.serve(peer.node_id, stream),
         )
         transport = RaftTransport(
             endpoint,
@@ -171,6 +174,8 @@ class Node:
             on_dns_change=self._dns_changed,
             on_progress=self._progressed,
             on_failure=lambda error: self._failed(error),
+            on_replaced=self._replaced,
+            open_stream=transport.open_stream,
         )
         self._stack.push_async_callback(consensus.stop)
         try:
@@ -235,6 +240,12 @@ class Node:
 
     def _dns_changed(self) -> None:
         """On the writer thread, which alone moves this word."""
+        self._page.generation += 1
+
+    def _replaced(self) -> None:
+        """A snapshot has become the state; the writer thread waits."""
+        # The epoch first: whoever sees the generation move finds both.
+        self._page.epoch += 1
         self._page.generation += 1
 
     def _progressed(self, driver: RaftDriver) -> None:

@@ -33,7 +33,7 @@ from aspen.dns.lookup import DnsSettings, View
 from aspen.dns.origin import compile_origins
 from aspen.dns.respond import servfail
 from aspen.dns.sockets import ANCILLARY_BYTES, is_wildcard, reply_source
-from aspen.errors import AspenError
+from aspen.errors import AspenError, StorageError
 from aspen.limits import (
     DNS_CACHE_ENTRIES,
     DNS_CACHE_LIFE_MS,
@@ -144,6 +144,8 @@ class Worker:
                 tally[HITS] += hits
                 hits = 0
                 self._count_error(error)
+                if words[GENERATION] != generation:
+                    generation = self._refresh()
 
     def _serve_wildcard(self) -> NoReturn:
         """As `_serve`, with the destination of each query made the source of its reply."""
@@ -166,6 +168,8 @@ class Worker:
                     send((query[:ID_BYTES], reply), reply_source(ancillary), 0, client)
             except OSError as error:
                 self._count_error(error)
+                if words[GENERATION] != generation:
+                    generation = self._refresh()
 
     def _answer(self, query_untrusted: bytes) -> bytes | None:
         """Answer a query that isn't cached, and cache the reply."""
@@ -194,12 +198,24 @@ class Worker:
         self._cache.clear()
         epoch = int(self._page.words[EPOCH])
         if epoch != self._epoch:
-            if self._store is not None:
-                self._store.close()
-            self._store = Store.open(Path(self._options.data_dir), read_only=True)
-            self._responder = FastResponder(View(LmdbRecords(self._store), self._origins))
+            self._reopen()
             self._epoch = epoch
         return generation
+
+    def _reopen(self) -> None:
+        """Read the environment that is current. Raises `StorageError` if there was none before."""
+        before = self._store
+        try:
+            self._store = Store.open(Path(self._options.data_dir), read_only=True)
+        except StorageError as error:
+            if before is None:
+                raise
+            # It gave way to the next one meanwhile, which moves the epoch again.
+            log.warning("store_not_reopened", worker=self._options.index, error=str(error))
+            return
+        self._responder = FastResponder(View(LmdbRecords(self._store), self._origins))
+        if before is not None:
+            before.close()
 
     def _count_error(self, error: OSError) -> None:
         """Judge an error of the socket: a pause, a client that can't be reached, or the end."""

@@ -28,7 +28,7 @@ from aspen.raft.rawnode import RaftConfig, RawNode, Role
 from aspen.raft.roster import CLUSTER_ID_BYTES, NO_CLUSTER, Member, Roster, encode_members
 from aspen.raft.snapshots import OpenStream
 from aspen.raft.storage import LmdbLog
-from aspen.raft.writer import StateMachine
+from aspen.raft.writer import Retention, StateMachine
 from aspen.state.store import Store
 
 log = structlog.get_logger("aspen.raft")
@@ -65,6 +65,7 @@ class Consensus:
         timing: Timing,
         clock: Clock,
         known_peers: dict[int, bytes],
+        retention: Retention,
     ) -> None:
         """`known_peers` (node id → endpoint id) counts only until a membership is replicated.
 
@@ -76,6 +77,7 @@ class Consensus:
         self._machine = machine
         self._timing = timing
         self._clock = clock
+        self._retention = retention
         self.known_peers = known_peers
         self._log_storage = LmdbLog(store)
         self._log_storage.claim(node_id, endpoint_id)
@@ -121,6 +123,7 @@ class Consensus:
             transport=transport,
             clock=self._clock,
             tick_ms=timing.tick_ms,
+            retention=self._retention,
             on_dns_change=on_dns_change,
             on_progress=on_progress,
             on_failure=on_failure,

@@ -43,7 +43,7 @@ from aspen.raft.rawnode import RawNode, Role
 from aspen.raft.roster import Roster
 from aspen.raft.snapshots import Incoming, OpenStream, SnapshotIntake, SnapshotOffers
 from aspen.raft.storage import Installed, LmdbLog
-from aspen.raft.writer import Install, StateMachine, WriteJob, Writer
+from aspen.raft.writer import Install, Retention, StateMachine, WriteJob, Writer
 from aspen.state.store import Store
 
 log = structlog.get_logger("aspen.raft")
@@ -79,6 +79,7 @@ class RaftDriver:
         transport: Transport,
         clock: Clock,
         tick_ms: float,
+        retention: Retention,
         on_dns_change: Callable[[], None],
         on_progress: Callable[[RaftDriver], None],
         on_failure: Callable[[Exception], None],
@@ -87,7 +88,8 @@ class RaftDriver:
     ) -> None:
         """`on_dns_change` runs on the writer thread right after a commit that changed what DNS
         can see; `on_progress` on the loop after anything moved; `on_failure` once, on the loop,
-        when the node can't go on; `on_replaced` on the loop when a snapshot has replaced the state."""
+        when the node can't go on; `on_replaced` on the loop when a snapshot has replaced the state,
+        before the writer thread goes on."""
         self.raw = raw
         self.node_id = node_id
         self.roster: Roster = log_storage.roster
@@ -110,6 +112,7 @@ class RaftDriver:
             store,
             log_storage,
             machine,
+            retention,
             on_durable=self._written,
             on_installed=self._installed,
             on_failure=self._write_failed,
@@ -239,13 +242,13 @@ class RaftDriver:
         self.offers.close()
         try:
             self._store.switch(install.folder)
+            self._on_replaced()
         finally:
             switched.set()
         self._log_storage.replaced(own.index, own.term)
         self.intake.installed()
         self.roster = own.roster
         self.applied_index = own.index
-        self._on_replaced()
         self._proposals.term_applied(own.term)
         self._reads.applied(own.index)
         log.info("snapshot installed", index=own.index, members=[m.node_id for m in own.roster.members])

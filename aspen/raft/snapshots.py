@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -225,6 +226,8 @@ class Incoming:
     position: Position = field(default_factory=Position)
     pairs: int = 0
     pairs_total: int = 0
+    writing: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a thread writes a chunk; who cancels does not wait for that thread."""
 
 
 class SnapshotIntake:
@@ -256,7 +259,8 @@ class SnapshotIntake:
         """Give up what was received; its files are removed."""
         incoming, self.incoming = self.incoming, None
         if incoming is not None:
-            incoming.environment.close()
+            with incoming.writing:
+                incoming.environment.close()
             shutil.rmtree(self._store.data_dir / incoming.folder, ignore_errors=True)
 
     def installed(self) -> None:
@@ -329,6 +333,6 @@ class SnapshotIntake:
 
 def _store_chunk(incoming: Incoming, frame_untrusted: bytes) -> None:
     chunk = decode_chunk(frame_untrusted)
-    with write_to(incoming.environment) as txn:
+    with incoming.writing, write_to(incoming.environment) as txn:
         incoming.position = write_chunk(txn, incoming.tables, chunk, incoming.position)
     incoming.pairs += len(chunk.pairs)

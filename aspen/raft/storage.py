@@ -17,7 +17,8 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
 import msgspec
 
@@ -49,7 +50,8 @@ class NodeRecord(msgspec.Struct, frozen=True, array_like=True):
     endpoint_id: bytes
 
 
-class Installed(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Installed:
     """What a node writes of itself beside the state of a snapshot at (`index`, `term`)."""
 
     index: int

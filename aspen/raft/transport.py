@@ -15,6 +15,7 @@ import structlog
 
 from aspen.errors import RaftWireError
 from aspen.raft.messages import Message, MessageType
+from aspen.raft.snapshots import FrameStream
 from aspen.raft.wire import decode_message, encode_message
 
 log = structlog.get_logger("aspen.raft.transport")
@@ -35,6 +36,10 @@ class FrameSender(Protocol):
         ...
 
     def dial(self, endpoint_id: bytes) -> bool: ...
+
+    async def open_stream(self, endpoint_id: bytes) -> FrameStream:
+        """Raises `ConnectionError`."""
+        ...
 
 
 class RaftTransport:
@@ -86,6 +91,13 @@ class RaftTransport:
             if endpoint_id is not None and node_id != self._node_id:
                 self._node_of[endpoint_id] = node_id
                 self._endpoint.dial(endpoint_id)
+
+    async def open_stream(self, node_id: int) -> FrameStream:
+        """A stream to a member, for what is too long for a message. Raises `ConnectionError`."""
+        endpoint_id = self._endpoint_of(node_id)
+        if endpoint_id is None:
+            raise ConnectionError(f"node {node_id} is not a member")
+        return await self._endpoint.open_stream(endpoint_id)
 
     def frame_received(self, peer: ProvenPeer, frame_untrusted: bytes) -> None:
         """The endpoint's `on_frame`."""

@@ -15,10 +15,9 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from aspen.errors import AspenError
-from aspen.limits import RAFT_LOG_KEEP_BYTES, RAFT_LOG_KEEP_ENTRIES
 from aspen.raft.envelope import open_envelope
 from aspen.raft.messages import Entry, EntryKind, HardState, Message
 from aspen.raft.roster import Roster
@@ -48,6 +47,14 @@ class Install:
     tables: dict[str, Any]
     folder: str
     own: Installed
+
+
+class Retention(NamedTuple):
+    """How much of the applied log is kept for members that lag."""
+
+    entries: int
+    size_bytes: int
+    """On disk; a log that takes more is cut shorter than `entries`."""
 
 
 @dataclass(slots=True)
@@ -80,6 +87,7 @@ class Writer:
         store: Store,
         log: LmdbLog,
         machine: StateMachine,
+        retention: Retention,
         *,
         on_durable: Callable[[Sequence[WriteJob], bool, tuple[int, int] | None], None],
         on_installed: Callable[[Install, threading.Event], None],
@@ -88,6 +96,7 @@ class Writer:
         self._store = store
         self._log = log
         self._machine = machine
+        self._retention = retention
         self._on_durable = on_durable
         self._on_installed = on_installed
         self._on_failure = on_failure
@@ -161,7 +170,7 @@ class Writer:
                     log.put_roster(txn, job.roster)
                 if job.committed:
                     log.put_applied(txn, job.committed[-1].index, job.committed[-1].term)
-            cut = log.compact(txn, RAFT_LOG_KEEP_ENTRIES, RAFT_LOG_KEEP_BYTES)
+            cut = log.compact(txn, self._retention.entries, self._retention.size_bytes)
             return machine.end(txn), cut
 
 

@@ -17,10 +17,11 @@ import pytest
 from aspen.errors import ControlPlaneError, NoLeader, NotLeader, OutcomeUnknown, ProposalError, StorageError
 from aspen.identity import Identity
 from aspen.proposer import ClusterProposer
-from aspen.raft import pending, snapshots, storage, writer
+from aspen.raft import pending, snapshots, storage
 from aspen.raft.cluster import Consensus, Timing
 from aspen.raft.driver import Clock, RaftDriver
 from aspen.raft.messages import Message
+from aspen.raft.writer import Retention
 from aspen.state import snapshot
 from aspen.state.commands import KvResult, KvSet
 from aspen.state.kv import LmdbKv
@@ -94,6 +95,8 @@ class Network:
 class Member:
     """A node's consensus, without its network face or its services."""
 
+    retention = Retention(entries=20_000, size_bytes=256 * 1024**2)
+
     def __init__(self, node_id: int, data_dir: Path, network: Network) -> None:
         self.node_id = node_id
         self.identity = identity_of(node_id)
@@ -111,6 +114,7 @@ class Member:
             timing=TIMING,
             clock=CLOCK,
             known_peers={other: identity_of(other).endpoint_id for other in (1, 2, 3)},
+            retention=self.retention,
         )
         self.consensus.start(
             network,
@@ -341,7 +345,7 @@ async def fall_behind(members: dict[int, Member]) -> tuple[Member, list[Member]]
 @pytest.fixture
 def short_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compact early, and cut snapshots into many chunks."""
-    monkeypatch.setattr(writer, "RAFT_LOG_KEEP_ENTRIES", 20)
+    monkeypatch.setattr(Member, "retention", Retention(entries=20, size_bytes=256 * 1024**2))
     monkeypatch.setattr(storage, "RAFT_COMPACT_ENTRIES", 8)
     monkeypatch.setattr(snapshot, "SNAPSHOT_CHUNK_BYTES", 1_000)
     monkeypatch.setattr(snapshots, "SNAPSHOT_RETRY_MS", 1)
