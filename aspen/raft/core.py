@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from aspen.errors import invariant
 from aspen.raft import membership
-from aspen.raft.elections import Campaign, handle_vote_request, honours_lease, stand
+from aspen.raft.elections import Campaign, handle_vote_request, honours_lease, learn_commit, stand
 from aspen.raft.follower import step_candidate, step_follower
 from aspen.raft.leader import step_leader
 from aspen.raft.log import entries_bytes
@@ -27,6 +26,7 @@ from aspen.raft.state import RaftState
 
 _FROM_LEADER: Final = frozenset({MessageType.APP, MessageType.HEARTBEAT, MessageType.SNAP})
 _VOTE_REQUESTS: Final = frozenset({MessageType.VOTE, MessageType.PRE_VOTE})
+_VOTE_RESPONSES: Final = frozenset({MessageType.VOTE_RESP, MessageType.PRE_VOTE_RESP})
 
 _STEP: Final = {
     Role.FOLLOWER: step_follower,
@@ -41,16 +41,13 @@ def start(config: RaftConfig) -> RaftState:
     raft = RaftState(config)
     hard_state, conf_state = config.storage.initial_state()
     switch_configuration(raft, *membership.restore(conf_state, raft.progress_defaults()))
-    if hard_state.term or hard_state.vote or hard_state.commit:
-        log = raft.log
-        invariant(
-            log.committed <= hard_state.commit <= log.last_index,
-            "the stored commit index is not in the stored log",
-        )
-        log.committed = hard_state.commit
-        raft.term, raft.vote = hard_state.term, hard_state.vote
-        if config.keeps_lease:
-            raft.vote_hold_ticks = config.election_ticks
+    # What was applied, or compacted after that, was committed, even if the crash came before the
+    # commit index itself was written.
+    commit = max(hard_state.commit, config.applied, raft.log.committed)
+    raft.log.commit_to(commit)
+    raft.term, raft.vote = hard_state.term, hard_state.vote
+    if hard_state.term and config.keeps_lease:
+        raft.vote_hold_ticks = config.election_ticks
     if config.applied:
         raft.log.applied_to(config.applied, 0)
     become_follower(raft, raft.term, NO_NODE)
@@ -115,6 +112,8 @@ def step(raft: RaftState, message: Message) -> None:
             applied_to(raft, message.entries[-1].index, entries_bytes(message.entries))
             reduce_uncommitted(raft, message.entries)
     else:
+        if message.reject and kind in _VOTE_RESPONSES:
+            learn_commit(raft, message)
         _STEP[raft.role](raft, message)
 
 

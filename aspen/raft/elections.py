@@ -106,7 +106,34 @@ def handle_vote_request(raft: RaftState, message: Message) -> None:
             raft.election_elapsed = 0
             raft.vote = message.sender
     else:
-        raft.emit(Message(response, to=message.sender, sender=raft.node_id, term=raft.term, reject=True))
+        _refuse_vote(raft, response, message.sender)
+
+
+def _refuse_vote(raft: RaftState, response: MessageType, to: int) -> None:
+    """Refuse; one who is no member (any more) also says what it knows to be committed.
+
+    A removed leader may be the only one who knows that its removal is committed, and have a
+    longer log than those who still count on its vote. It can't stand, they can't win: unless
+    they learn it from here.
+    """
+    commit = raft.log.committed if raft.node_id not in raft.progress else 0
+    raft.emit(
+        Message(
+            response,
+            to=to,
+            sender=raft.node_id,
+            term=raft.term,
+            log_term=raft.log.term(commit) if commit else 0,
+            commit=commit,
+            reject=True,
+        )
+    )
+
+
+def learn_commit(raft: RaftState, refusal: Message) -> None:
+    """Commit what a refusal says is committed, if our log has that very entry (Log Matching)."""
+    if refusal.commit and refusal.log_term:
+        raft.log.maybe_commit(refusal.commit, refusal.log_term)
 
 
 def handle_vote_response(raft: RaftState, message: Message) -> None:

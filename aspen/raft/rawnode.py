@@ -178,9 +178,10 @@ class RawNode:
         core.step(self.raft, Message(MessageType.PROP, sender=self.node_id, entries=entries))
 
     def apply_conf_change(self, change: ConfChange | ConfChangeV2) -> ConfState:
-        """A committed change is being applied: switch to it. Raises `ConfigurationRefused`.
+        """Switch to a committed change. Raises `ConfigurationRefused` if it can't be made.
 
-        Call it before the application of its entry is reported as done.
+        Call it for each such entry as it is handed out, in order and before anything else is fed
+        to the core: a snapshot that comes in between brings a configuration of its own.
         """
         return apply_conf_change(self.raft, change.as_v2())
 
