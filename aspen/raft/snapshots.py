@@ -16,7 +16,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -324,11 +324,21 @@ class SnapshotIntake:
         while (frame := await stream.receive()) != _END:
             if frame is None:
                 raise ConnectionError("the stream ended before the snapshot did")
-            await asyncio.to_thread(_store_chunk, incoming, frame)
+            await _finished(asyncio.to_thread(_store_chunk, incoming, frame))
             if time.monotonic() - shown >= SNAPSHOT_PROGRESS_MS / 1000:
                 shown = time.monotonic()
                 percent = 100 * incoming.pairs // max(1, incoming.pairs_total)
                 log.info("snapshot progress", percent=percent, pairs=incoming.pairs, of=incoming.pairs_total)
+
+
+async def _finished(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work` to its end even if cancelled: an environment can't be closed under its writer."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 def _store_chunk(incoming: Incoming, frame_untrusted: bytes) -> None:
