@@ -9,5 +9,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "e2e"))
 
 from clients import HOST, now_us, sign
 from cluster import Cluster, NodeProcess, free_port, running
+from processes import end_with_parent
 
-__all__ = ["HOST", "Cluster", "NodeProcess", "free_port", "now_us", "running", "sign"]
+__all__ = ["HOST", "Cluster", "NodeProcess", "end_with_parent", "free_port", "now_us", "running", "sign"]

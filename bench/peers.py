@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.nodes import HOST, free_port
+from bench.nodes import HOST, end_with_parent, free_port
 
 START_S = 20
 
@@ -66,7 +66,10 @@ def etcd(folder: Path, size: int) -> Iterator[EtcdMember]:
             with log_file:
                 processes.append(
                     subprocess.Popen(
-                        _etcd_command(folder, size, member, initial), stdout=log_file, stderr=log_file
+                        _etcd_command(folder, size, member, initial),
+                        stdout=log_file,
+                        stderr=log_file,
+                        preexec_fn=end_with_parent,
                     )
                 )
         yield _await_leader(members)

@@ -67,7 +67,11 @@ def etcd_puts(member: peers.EtcdMember) -> load.Maker:
 def bench(size: int, folder: Path, *, seconds: int, rounds: int) -> None:
     """All figures of a cluster of `size`."""
     name = f"put_{size}node"
-    with running(folder / "aspen", size, profile="default") as ours, peers.etcd(folder, size) as theirs:
+    # All in one session: the kernel would schedule nodes in sessions of their own as groups of their own.
+    with (
+        running(folder / "aspen", size, profile="default", own_sessions=False) as ours,
+        peers.etcd(folder, size) as theirs,
+    ):
         leader = ours.leader()
         us = load.Side("aspen", leader.addr, packets(leader))
         etcd = load.Side("etcd", theirs.client_url, etcd_puts(theirs))

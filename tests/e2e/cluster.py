@@ -71,6 +71,9 @@ class NodeProcess:
         self.cookie = cookie
         self.profile = profile
         self.workers = workers
+        self.own_session = True
+        """Whether all it starts can be found by its session. On a busy machine that has a price: the kernel
+        schedules each session as a group of its own (sched(7), "autogroup")."""
         self.dns_port, self.http_port, self.quic_port = free_port(), free_port(), free_port()
         self.peers: list[str] = []
         self.init = False
@@ -124,7 +127,7 @@ class NodeProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=log_file,
-                start_new_session=True,
+                start_new_session=self.own_session,
                 preexec_fn=end_with_parent,
             )
 
@@ -247,11 +250,14 @@ class NodeProcess:
 class Cluster:
     """Nodes that know each other. The first one founds the cluster."""
 
-    def __init__(self, base: Path, size: int, *, profile: str = "lan", workers: int = 1) -> None:
+    def __init__(
+        self, base: Path, size: int, *, profile: str = "lan", workers: int = 1, own_sessions: bool = True
+    ) -> None:
         self.nodes = [
             NodeProcess(i, base / f"node-{i}", profile=profile, workers=workers) for i in range(1, size + 1)
         ]
         for node in self.nodes:
+            node.own_session = own_sessions
             node.peers = [other.as_peer for other in self.nodes if other is not node]
         self.nodes[0].init = True
 
@@ -345,9 +351,11 @@ RUNNING: list[Cluster] = []
 
 
 @contextmanager
-def running(base: Path, size: int, *, profile: str = "lan", workers: int = 1) -> Iterator[Cluster]:
+def running(
+    base: Path, size: int, *, profile: str = "lan", workers: int = 1, own_sessions: bool = True
+) -> Iterator[Cluster]:
     """A cluster for the length of a `with`."""
-    cluster = Cluster(base, size, profile=profile, workers=workers)
+    cluster = Cluster(base, size, profile=profile, workers=workers, own_sessions=own_sessions)
     RUNNING.append(cluster)
     try:
         try:
