@@ -49,6 +49,13 @@ class EtcdMember:
             return False
         return "leader" in status and status["leader"] == status["header"]["member_id"]
 
+    def serves(self) -> bool:
+        """Whether it knows a leader, as a member that has joined again does."""
+        try:
+            return self.ask("/v3/maintenance/status", {}).get("leader", "0") != "0"
+        except (OSError, ValueError, http.client.HTTPException):
+            return False
+
 
 def etcd_available() -> bool:
     return shutil.which("etcd") is not None
@@ -66,13 +73,13 @@ def etcd(folder: Path, size: int) -> Iterator[EtcdMember]:
             with log_file:
                 processes.append(
                     subprocess.Popen(
-                        _etcd_command(folder, size, member, initial),
+                        etcd_command(folder, size, member, initial),
                         stdout=log_file,
                         stderr=log_file,
                         preexec_fn=end_with_parent,
                     )
                 )
-        yield _await_leader(members)
+        yield await_leader(members)
     finally:
         for process in processes:
             process.terminate()
@@ -80,7 +87,7 @@ def etcd(folder: Path, size: int) -> Iterator[EtcdMember]:
             process.wait(10)
 
 
-def _etcd_command(folder: Path, size: int, member: EtcdMember, initial: str) -> list[str]:
+def etcd_command(folder: Path, size: int, member: EtcdMember, initial: str) -> list[str]:
     return [
         "etcd",
         f"--name={member.name}",
@@ -95,7 +102,7 @@ def _etcd_command(folder: Path, size: int, member: EtcdMember, initial: str) -> 
     ]
 
 
-def _await_leader(members: list[EtcdMember]) -> EtcdMember:
+def await_leader(members: list[EtcdMember]) -> EtcdMember:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         for member in members:
