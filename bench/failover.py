@@ -16,7 +16,6 @@ import base64
 import json
 import random
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
