@@ -23,7 +23,9 @@ T = TypeVar("T")
 DEFAULT_ADDR: Final = "http://127.0.0.1:8080"
 
 # The node did nothing: these codes say so (`aspen.errors.ProposalError`).
-_NOTHING_DONE: Final = frozenset({"no_leader", "not_leader", "overloaded", "not_ready", "unavailable"})
+_NOTHING_DONE: Final = frozenset(
+    {"no_leader", "not_leader", "overloaded", "no_room", "not_ready", "unavailable"}
+)
 
 
 class KvEntry(msgspec.Struct, frozen=True):

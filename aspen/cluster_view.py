@@ -57,9 +57,11 @@ class NodeView:
         consensus = self._consensus
         driver = consensus.driver
         if driver.failure is not None:
-            return Health(HealthState.UNHEALTHY, False, (f"the store failed: {driver.failure}",))
+            return Health(HealthState.UNHEALTHY, False, (f"this node stops: {driver.failure}",))
         if not consensus.roster.members:
             return Health(HealthState.DEGRADED, False, ("this node belongs to no cluster yet",))
+        if driver.room.error is not None:
+            return Health(HealthState.DEGRADED, False, (f"no room on disk: {driver.room.error}",))
         if not driver.leader_id:
             return Health(HealthState.DEGRADED, False, ("no leader is known",))
         behind = driver.raw.commit_index - driver.applied_index

@@ -14,10 +14,12 @@
     │   └── CommandError            not a replicated command, or one that breaks a limit
     ├── HttpError                   an HTTP request is refused (carries status and code)
     ├── StorageError                LMDB or the disk failed; the node can't acknowledge writes
+    │   └── StorageFull             no room: nothing was changed, and the same may be tried again
     ├── ProposalError               a write did not (certainly) happen
     │   ├── NoLeader                no leader is known: the write was not proposed
     │   ├── NotLeader               only the leader may do this, and this node isn't (says who is)
     │   ├── Overloaded              a bounded queue is full: the write was not proposed
+    │   ├── NoRoom                  this node's disk is full: the write was not proposed
     │   └── OutcomeUnknown          proposed, but its fate can't be known from here
     ├── ClientError                 a node's refusal or silence, as its HTTP client sees it (status, code)
     │   ├── ClientNotFound          no such key or packet
@@ -123,6 +125,10 @@ class StorageError(AspenError):
     """The store failed; what was asked is not durable."""
 
 
+class StorageFull(StorageError):
+    """The disk, its quota or the map has no room for a transaction: none of it happened."""
+
+
 class ProposalError(AspenError):
     """A proposed write did not certainly happen. `code` is the JSON `error` value."""
 
@@ -150,6 +156,12 @@ class Overloaded(ProposalError):
     """A bounded queue is full; the write was not proposed."""
 
     code = "overloaded"
+
+
+class NoRoom(ProposalError):
+    """This node can store nothing until there is room again; the write was not proposed."""
+
+    code = "no_room"
 
 
 class OutcomeUnknown(ProposalError):

@@ -89,6 +89,7 @@ RAFT_BATCHES_IN_FLIGHT: Final = 64  # handed to the writer thread, not yet durab
 RAFT_PROPOSE_MS: Final = 4_000  # after this, the outcome is unknown
 RAFT_READ_MS: Final = 4_000
 RAFT_READ_RETRY_MS: Final = 500  # a ReadIndex round unanswered so long is asked again
+RAFT_ROOM_RETRY_MS: Final = 500  # between tries to commit while the disk is full
 RAFT_MAX_PROPOSALS_PER_TURN: Final = 512
 RAFT_MEMBERS: Final = 16
 RAFT_READY_LAG_ENTRIES: Final = 1_000  # a node further behind is not ready for traffic
@@ -150,6 +151,7 @@ DEV_LINE_BYTES: Final = 1_048_576  # a longer line of a node's log is cut
 LMDB_MAP_BYTES: Final = 64 * 1024**3  # address space, not disk
 LMDB_READERS: Final = 512
 LMDB_TABLES: Final = 24
+STORE_ROOM_BYTES: Final = 65_536  # a disk that can't give so much has no room
 
 SHUTDOWN_MS: Final = 5_000
 

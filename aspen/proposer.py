@@ -24,7 +24,7 @@ class ClusterProposer:
 
     async def propose(self, command: Command) -> Result:
         """Raises `CommandError` or a kind of `KeyValueStoreError` for a command that breaks a
-        limit, else `NoLeader`, `Overloaded` or `OutcomeUnknown`."""
+        limit, else `NoLeader`, `Overloaded`, `NoRoom` or `OutcomeUnknown`."""
         validate_command(command)
         result = await self._consensus.driver.propose(encode_command(command))
         invariant(isinstance(result, PacketResult | KvResult | Rejected), "the machine answered oddly")

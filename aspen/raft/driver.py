@@ -7,8 +7,8 @@ them, see "async storage writes" in rawnode). All that arrives within one turn o
 shares one `Ready`, and all that waits for the disk shares one commit.
 
 The fate of a proposal: its future resolves when the entry is applied *here*. It fails with
-`NoLeader` or `Overloaded` only if it certainly was not proposed; once handed to the core it can
-only succeed or end as `OutcomeUnknown`.
+`NoLeader`, `Overloaded` or `NoRoom` only if it certainly was not proposed; once handed to the
+core it can only succeed or end as `OutcomeUnknown`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import structlog
 
-from aspen.errors import AspenError, NoLeader, Overloaded, invariant
+from aspen.errors import AspenError, NoLeader, NoRoom, Overloaded, StorageError, StorageFull, invariant
 from aspen.limits import RAFT_BATCHES_IN_FLIGHT
 from aspen.raft.core import ProposalDropped
 from aspen.raft.envelope import HEAD_BYTES, restamp, seal
@@ -40,6 +40,7 @@ from aspen.raft.messages import (
 )
 from aspen.raft.pending import PendingProposals, PendingReads
 from aspen.raft.rawnode import RawNode, Role
+from aspen.raft.room import Room
 from aspen.raft.roster import Roster
 from aspen.raft.snapshots import Incoming, OpenStream, SnapshotIntake, SnapshotOffers
 from aspen.raft.storage import Installed, LmdbLog
@@ -98,6 +99,7 @@ class RaftDriver:
         self.last_contact_ms: int | None = None
         self.applied_index = log_storage.applied_index
         self.failure: Exception | None = None
+        self.room = Room(raw, raw.raft.config.election_ticks * tick_ms / 1000)
         self._store = store
         self._log_storage = log_storage
         self._on_replaced = on_replaced
@@ -115,7 +117,8 @@ class RaftDriver:
             retention,
             on_durable=self._written,
             on_installed=self._installed,
-            on_failure=self._write_failed,
+            on_no_room=lambda error: self._from_writer(self._room_ended, error),
+            on_failure=lambda error: self._from_writer(self._halt, error),
         )
         self.offers = SnapshotOffers(store, log_storage, node_id, self._loop.time, self._snapshot_expired)
         self.intake = SnapshotIntake(store, open_stream, self._snapshot_received)
@@ -153,10 +156,18 @@ class RaftDriver:
         """Run `_pump` once this turn of the loop has taken in whatever else has arrived."""
         if not self._pump_scheduled and not self._stopped:
             self._pump_scheduled = True
-            self._loop.call_soon(self._pump)
+            self._loop.call_soon(self._guard, self._pump)
+
+    def _guard(self, act: Callable[..., None], *arguments: Any) -> None:
+        """Every way into the core leads through here: a broken invariant, or a log that can't be
+        read, stops the node. The loop would only log it, and go on with a core left half way."""
+        try:
+            act(*arguments)
+        except Exception as error:
+            self._halt(error)
 
     def _arm_tick(self, when: float) -> None:
-        self._tick_timer = self._loop.call_at(when, self._tick, when)
+        self._tick_timer = self._loop.call_at(when, self._guard, self._tick, when)
 
     def _tick(self, due: float) -> None:
         # Ticks missed while this process was held up are skipped, not made up for: what arrived
@@ -164,7 +175,8 @@ class RaftDriver:
         now = self._loop.time()
         following = due + self._tick_seconds
         self._arm_tick(following if following > now else now + self._tick_seconds)
-        self.raw.tick()
+        if self.room.may_tick(now):
+            self.raw.tick()
         self.offers.expire()
         if self._reads.stale(now):
             self._reads.retry()
@@ -174,8 +186,10 @@ class RaftDriver:
 
     def receive(self, message: Message) -> None:
         """A message from an authenticated member."""
-        if self._stopped:
-            return
+        if not self._stopped and self.room.takes(message) and not self._is_stuck():
+            self._guard(self._take, message)
+
+    def _take(self, message: Message) -> None:
         if message.type is MessageType.PROP:
             if any(e.kind is EntryKind.NORMAL and len(e.data) < HEAD_BYTES for e in message.entries):
                 log.warning("a forwarded proposal without its envelope was dropped", sender=message.sender)
@@ -234,7 +248,7 @@ class RaftDriver:
 
     def _installed(self, install: Install, switched: threading.Event) -> None:
         """On the writer thread: the snapshot is the state on disk."""
-        self._loop.call_soon_threadsafe(self._switch, install, switched)
+        self._from_writer(self._switch, install, switched)
 
     def _switch(self, install: Install, switched: threading.Event) -> None:
         """On the loop, while the writer waits: no transaction of the old store is open here."""
@@ -261,10 +275,12 @@ class RaftDriver:
     async def propose(self, command: bytes) -> Any:
         """Replicate a command; return what the machine said of it, once applied on this node.
 
-        Raises `NoLeader` or `Overloaded` (not proposed) or `OutcomeUnknown`.
+        Raises `NoLeader`, `Overloaded` or `NoRoom` (not proposed) or `OutcomeUnknown`.
         """
         if self._stopped:
             raise NoLeader("this node is stopping")
+        if self.room.error is not None:
+            raise NoRoom("this node's disk is full; another node may take the write")
         future = self._proposals.add(command)
         self.wake()
         return await future
@@ -303,7 +319,8 @@ class RaftDriver:
         if self._stopped:
             return
         if self.raw.leader_id:
-            self._propose_waiting()
+            if self.room.error is None:
+                self._propose_waiting()
             if (context := self._reads.next_round()) is not None:
                 self.raw.read_index(context)
         while self._batches_in_flight < RAFT_BATCHES_IN_FLIGHT and self.raw.has_ready():
@@ -399,22 +416,45 @@ class RaftDriver:
 
     # --- back from the writer -----------------------------------------------------------------
 
+    def _from_writer(self, act: Callable[..., None], *arguments: Any) -> None:
+        self._loop.call_soon_threadsafe(self._guard, act, *arguments)
+
     def _written(self, jobs: Sequence[WriteJob], dns_changed: bool, cut: tuple[int, int] | None) -> None:
         """On the writer thread, after the commit."""
         if dns_changed:
             self._on_dns_change()
-        self._loop.call_soon_threadsafe(self._durable, jobs, cut)
+        self._from_writer(self._durable, jobs, cut)
 
-    def _write_failed(self, error: Exception) -> None:
-        self._loop.call_soon_threadsafe(self._halt, error)
+    def _room_ended(self, error: StorageFull) -> None:
+        log.error("no room on disk: nothing is acknowledged until there is", error=str(error))
+        self.room.ended(error, self._loop.time())
+        self._proposals.refuse(self._proposals.take_all(), NoRoom("this node's disk is full"))
+        self._on_progress(self)
+        self.wake()
+
+    def _is_stuck(self) -> bool:
+        """Whether so much waits for room that what is heard now could not even be answered."""
+        return self.room.error is not None and self._batches_in_flight >= RAFT_BATCHES_IN_FLIGHT
 
     def _halt(self, error: Exception) -> None:
+        """Fall silent at once: a leader that can't go on must not keep others from leading."""
+        if self.failure is not None:
+            return
         self.failure = error
-        log.critical("the store failed; this node stops", error=str(error))
+        self._stopped = True
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
+        trace = None if isinstance(error, StorageError) else error
+        log.critical("this node stops", error=str(error), exc_info=trace)
+        self._proposals.close()
+        self._reads.close()
         self._on_failure(error)
 
     def _durable(self, jobs: Sequence[WriteJob], cut: tuple[int, int] | None) -> None:
         """On the loop: the jobs are on disk; let go what waited for that."""
+        if self.room.error is not None:
+            self.room.again()
+            log.warning("there is room on disk again")
         outgoing: list[Message] = []
         for job in jobs:
             self._batches_in_flight -= 1

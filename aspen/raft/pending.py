@@ -71,6 +71,12 @@ class PendingProposals:
             del self._waiting[request_id]
         return batch
 
+    def take_all(self) -> list[tuple[bytes, bytes]]:
+        """Every pair that is not proposed yet."""
+        batch = list(self._waiting.items())
+        self._waiting.clear()
+        return batch
+
     def proposed(self, batch: Sequence[tuple[bytes, bytes]], term: int) -> None:
         for request_id, _ in batch:
             if (proposal := self._pending.get(request_id)) is not None:

@@ -29,6 +29,7 @@ from aspen.raft.messages import (
     LOCAL_APPEND_THREAD,
     LOCAL_APPLY_THREAD,
     LOCAL_TYPES,
+    NO_NODE,
     RESPONSE_TYPES,
     ConfChange,
     ConfChangeSingle,
@@ -219,6 +220,12 @@ class RawNode:
     def forget_leader(self) -> None:
         """Have a follower vote for another although its leader seems alive."""
         core.step(self.raft, Message(MessageType.FORGET_LEADER, sender=self.node_id))
+
+    def step_down(self) -> None:
+        """Stop leading, for a reason of this node's own: the others elect anew, as they do when a
+        leader has lost its quorum (thesis §6.2)."""
+        if self.raft.role is Role.LEADER:
+            become_follower(self.raft, self.raft.term, NO_NODE)
 
     def report_unreachable(self, node_id: int) -> None:
         core.step(self.raft, Message(MessageType.UNREACHABLE, sender=node_id))

@@ -6,7 +6,8 @@ it, and only then reports the jobs back. While it waits for the disk, more jobs 
 share the next commit: group commit without a timer.
 
 A failure to commit is final: what the kernel dropped on a failed fsync can't be known, so the
-node must stop rather than retry.
+node must stop rather than retry. Only for want of room it tries again: nothing has happened then,
+and nothing is reported until there is room.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
-from aspen.errors import AspenError
+from aspen.errors import StorageFull
+from aspen.limits import RAFT_ROOM_RETRY_MS
 from aspen.raft.envelope import open_envelope
 from aspen.raft.messages import Entry, EntryKind, HardState, Message
 from aspen.raft.roster import Roster
@@ -74,12 +76,20 @@ class WriteJob:
 
 _STOP: Final = None
 
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class _StoppedWaiting(Exception):
+    """The node stops before there is room: what is queued was promised to nobody."""
+
 
 class Writer:
-    """Owns the thread. `on_durable`, `on_installed` and `on_failure` are called from it.
+    """Owns the thread. `on_durable`, `on_installed`, `on_no_room` and `on_failure` are called from it.
 
     `on_durable` gets the jobs, whether DNS can see a change, and the last (index, term) cut off the
     log, if any. `on_installed` must see to it that the store is switched, then set the event.
+    After `on_no_room`, the next `on_durable` says that there is room again.
     """
 
     def __init__(
@@ -91,6 +101,7 @@ class Writer:
         *,
         on_durable: Callable[[Sequence[WriteJob], bool, tuple[int, int] | None], None],
         on_installed: Callable[[Install, threading.Event], None],
+        on_no_room: Callable[[StorageFull], None],
         on_failure: Callable[[Exception], None],
     ) -> None:
         self._store = store
@@ -99,7 +110,9 @@ class Writer:
         self._retention = retention
         self._on_durable = on_durable
         self._on_installed = on_installed
+        self._on_no_room = on_no_room
         self._on_failure = on_failure
+        self._stopping = threading.Event()
         self._jobs: queue.SimpleQueue[WriteJob | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="aspen-writer", daemon=True)
 
@@ -111,7 +124,8 @@ class Writer:
         self._jobs.put(job)
 
     def stop(self) -> None:
-        """Finish what is queued, then end the thread."""
+        """Finish what is queued, if there is room for it, then end the thread."""
+        self._stopping.set()
         self._jobs.put(_STOP)
         self._thread.join()
 
@@ -121,10 +135,13 @@ class Writer:
             try:
                 for batch in _split_at_installs(jobs):
                     if (install := batch[0].install) is not None:
-                        self._install(install)
-                    dns_changed, cut = self._commit(batch)
+                        self._when_there_is_room(self._make_current, install)
+                        self._switch_to(install)
+                    dns_changed, cut = self._when_there_is_room(self._commit, batch)
                     self._on_durable(batch, dns_changed, cut)
-            except (AspenError, OSError, ValueError, TypeError, LookupError) as error:
+            except _StoppedWaiting:
+                return
+            except Exception as error:
                 self._on_failure(error)
                 return
             if stopping:
@@ -141,13 +158,28 @@ class Writer:
                 return jobs, True
             jobs.append(job)
 
-    def _install(self, install: Install) -> None:
+    def _when_there_is_room(self, act: Callable[[A], R], argument: A) -> R:
+        """What `act` returns; while the disk is full, try again. Raises `_StoppedWaiting`."""
+        told = False
+        while True:
+            try:
+                return act(argument)
+            except StorageFull as error:
+                if not told:
+                    self._on_no_room(error)
+                    told = True
+                if self._stopping.wait(RAFT_ROOM_RETRY_MS / 1000):
+                    raise _StoppedWaiting from None
+
+    def _make_current(self, install: Install) -> None:
         """Make a received snapshot the state: durable aside, then current by one rename."""
         with write_to(install.environment) as txn:
             self._log.put_installed(txn, install.tables, install.own)
         install.environment.sync(True)
-        install.environment.close()
         make_current(self._store.data_dir, install.folder)
+
+    def _switch_to(self, install: Install) -> None:
+        install.environment.close()
         switched = threading.Event()
         self._on_installed(install, switched)
         switched.wait()
@@ -157,6 +189,7 @@ class Writer:
         with self._store.write() as txn:
             machine.begin(txn)
             for job in jobs:
+                job.results.clear()  # of a try that failed
                 if job.entries:
                     log.append(txn, job.entries)
                 if job.hard_state is not None:

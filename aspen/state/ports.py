@@ -41,7 +41,7 @@ class Proposer(Protocol):
     async def propose(self, command: Command) -> Result:
         """Replicate `command`; return its result once it is durable on a quorum and applied here.
 
-        Raises `NoLeader`, `Overloaded` (certainly not written) or `OutcomeUnknown`.
+        Raises `NoLeader`, `Overloaded`, `NoRoom` (certainly not written) or `OutcomeUnknown`.
         """
         ...
 

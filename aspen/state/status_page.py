@@ -17,6 +17,7 @@ from typing import Final, Self
 
 from aspen.errors import StorageError, invariant
 from aspen.limits import DNS_WORKERS
+from aspen.state.store import allocate
 
 MAGIC: Final = int.from_bytes(b"aspen\x00\x00\x01", "big")
 
@@ -88,7 +89,7 @@ class StatusPage:
         words = _HEADER_WORDS + workers * COUNTERS_PER_WORKER
         aside = path.with_name(path.name + ".new")
         with open(aside, "w+b") as file:
-            file.truncate(words * _WORD_BYTES)
+            allocate(file.fileno(), words * _WORD_BYTES)
             page = cls._map(file.fileno(), words)
         page.words[WORKER_COUNT] = page.worker_count = workers
         page.words[WORD_MAGIC] = MAGIC

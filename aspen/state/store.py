@@ -10,10 +10,16 @@ An environment stands in a folder of its own, `state-<n>`; the file `current` na
 use. A snapshot is received into the next folder and becomes current by one `rename`, so a crash
 at any moment leaves the old state or the new, whole. Folders that aren't current are remains of
 a transfer and are removed at the next start.
+
+A full disk is told from a broken one. Either way nothing has happened: LMDB writes a transaction
+to pages that nothing refers to, syncs them, and only then its root. So what failed for want of
+room may be tried again, and writes all its pages anew. After a failed sync nothing is tried
+again, although the same would hold: that disk can't be trusted with the next one.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -25,13 +31,15 @@ from typing import Any, Final, Self
 
 import lmdb
 
-from aspen.errors import StorageError
+from aspen.errors import StorageError, StorageFull
 from aspen.identity import sync_directory
-from aspen.limits import LMDB_MAP_BYTES, LMDB_READERS, LMDB_TABLES
+from aspen.limits import LMDB_MAP_BYTES, LMDB_READERS, LMDB_TABLES, STORE_ROOM_BYTES
 
 Txn = Any
 """An `lmdb.Transaction`; py-lmdb ships no type information."""
 
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What a disk without room says."""
 SCHEMA: Final = 1
 STATE_TABLES: Final = ("machine", "packets", "packets_by_age", "kv")
 """What the log has made: equal on all members at the same applied index; a snapshot is these."""
@@ -41,6 +49,15 @@ TABLES: Final = LOCAL_TABLES + STATE_TABLES
 CURRENT_FILE: Final = "current"
 _FOLDER: Final = re.compile(r"state-(\d+)")
 _META_SCHEMA: Final = b"schema"
+
+
+def allocate(descriptor: int, size: int) -> None:
+    """Give a file that is to be mapped its room on disk now: a store to a mapped page for which
+    there is none kills the process (SIGBUS). Raises `OSError`."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.ftruncate(descriptor, max(size, os.fstat(descriptor).st_size))
 
 
 class DataDirectoryLock:
@@ -151,7 +168,8 @@ class Store:
     def write(self) -> Iterator[Txn]:
         """The one write transaction; committed and on disk when the block ends without error.
 
-        Raises `StorageError` if LMDB can't (map or disk full, I/O error); nothing is changed then.
+        Raises `StorageFull` if there is no room (disk, quota or map), else `StorageError` if
+        LMDB or the disk failed; nothing is changed then.
         """
         with write_to(self.environment) as txn:
             yield txn
@@ -183,6 +201,8 @@ def open_environment(path: Path, *, read_only: bool, map_bytes: int, sync: bool 
         )
         if not read_only:
             environment.reader_check()  # slots of readers that were killed
+            with open(path / "lock.mdb", "r+b") as readers:
+                allocate(readers.fileno(), os.fstat(readers.fileno()).st_size)
     except (lmdb.Error, OSError) as error:
         raise StorageError(f"can't open the store in {path}: {error}") from None
     return environment
@@ -194,8 +214,28 @@ def write_to(environment: Any) -> Iterator[Txn]:
     try:
         with environment.begin(write=True) as txn:
             yield txn
-    except lmdb.Error as error:
+    except (lmdb.MapFullError, lmdb.DiskError) as error:
+        raise StorageFull(f"the store has no room: {error}") from error
+    except lmdb.PanicError as error:
         raise StorageError(f"the store could not commit: {error}") from error
+    except lmdb.Error as error:
+        # LMDB calls a write that the disk took only in part an I/O error.
+        if not _has_room(Path(environment.path())):
+            raise StorageFull(f"the disk of the store has no room: {error}") from error
+        raise StorageError(f"the store could not commit: {error}") from error
+
+
+def _has_room(path: Path) -> bool:
+    """Whether the disk gives us a little more; nobody else knows of quotas and reserves."""
+    probe = path / "room"
+    try:
+        with open(probe, "wb") as file:
+            allocate(file.fileno(), STORE_ROOM_BYTES)
+    except OSError as error:
+        return error.errno not in FULL
+    finally:
+        probe.unlink(missing_ok=True)
+    return True
 
 
 def open_tables(environment: Any, *, create: bool) -> dict[str, Any]:
@@ -234,4 +274,5 @@ def make_current(data_dir: Path, folder: str) -> None:
         os.replace(aside, data_dir / CURRENT_FILE)
         sync_directory(data_dir)
     except OSError as error:
-        raise StorageError(f"can't make {folder} the state in {data_dir}: {error}") from None
+        kind = StorageFull if error.errno in FULL else StorageError
+        raise kind(f"can't make {folder} the state in {data_dir}: {error}") from None

@@ -8,27 +8,40 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aspen.errors import ControlPlaneError, NoLeader, NotLeader, OutcomeUnknown, ProposalError, StorageError
+from aspen.errors import (
+    ControlPlaneError,
+    InvariantViolation,
+    NoLeader,
+    NoRoom,
+    NotLeader,
+    OutcomeUnknown,
+    ProposalError,
+    StorageError,
+    StorageFull,
+)
 from aspen.identity import Identity
 from aspen.proposer import ClusterProposer
-from aspen.raft import pending, snapshots, storage
+from aspen.raft import pending, snapshots, storage, writer
 from aspen.raft.cluster import Consensus, Timing
 from aspen.raft.driver import Clock, RaftDriver
 from aspen.raft.messages import Message
+from aspen.raft.rawnode import Role
 from aspen.raft.writer import Retention
 from aspen.state import snapshot
 from aspen.state.commands import KvResult, KvSet
-from aspen.state.kv import LmdbKv
+from aspen.state.kv import KvEntry, LmdbKv
 from aspen.state.machine import Machine
 from aspen.state.ports import Consistency
 from aspen.state.store import STATE_TABLES, Store
 
+EMPTY = KvEntry(b"", b"", 0, 0, 0)
 MAP_BYTES = 64 * 1024**2
 TIMING = Timing(heartbeat_ms=20, election_min_ms=60, election_max_ms=120)
 CLOCK = Clock(lambda: time.monotonic_ns() // 1_000_000, lambda: time.time_ns() // 1_000_000)
@@ -291,10 +304,126 @@ async def test_a_store_that_fails_halts_the_node_and_acknowledges_nothing(tmp_pa
         member.store.write = broken_write  # type: ignore[method-assign, assignment]
         waiting = asyncio.ensure_future(put(member, b"k", b"v"))
         await member.until(lambda: bool(member.failures))
-        assert not waiting.done()
-        await member.consensus.stop()
         with pytest.raises(ProposalError):
             await waiting
+        with pytest.raises(NoLeader):
+            await put(member, b"k", b"v")
+        await member.consensus.stop()
+
+
+async def test_a_bug_in_the_core_halts_the_node(tmp_path: Path) -> None:
+    async with cluster(tmp_path, 1) as members:
+        member = members[1]
+
+        def broken_ready() -> None:
+            raise InvariantViolation("two leaders in one term")
+
+        member.consensus.driver.raw.ready = broken_ready  # type: ignore[method-assign, assignment]
+        with pytest.raises(ProposalError):
+            await put(member, b"k", b"v")
+        assert [type(failure) for failure in member.failures] == [InvariantViolation]
+        await member.consensus.stop()
+
+
+class FullDisk:
+    """A member's store, refusing every transaction while `full`."""
+
+    def __init__(self, member: Member) -> None:
+        self.full = True
+        self._write = member.store.write
+        member.store.write = self.write  # type: ignore[method-assign]
+
+    @contextmanager
+    def write(self) -> Iterator[Any]:
+        if self.full:
+            raise StorageFull("no space left on device")
+        with self._write() as txn:
+            yield txn
+
+
+async def test_a_leader_whose_disk_is_full_hands_over_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "RAFT_ROOM_RETRY_MS", 20)
+    async with cluster(tmp_path) as members:
+        await put(members[1], b"before", b"v")
+        full = leader_of(members)
+        others = [m for m in members.values() if m is not full]
+        disk = FullDisk(full)
+        waiting = asyncio.ensure_future(put(full, b"during", b"v"))
+        await full.until(lambda: full.consensus.driver.room.error is not None)
+        with pytest.raises(NoRoom):
+            await put(full, b"refused", b"v")
+        for other in others:  # they don't wait for an election timeout: leadership was handed over
+            await other.until(
+                lambda other=other: other.consensus.driver.leader_id not in (0, full.node_id)  # type: ignore[misc]
+            )
+            await put(other, b"by %d" % other.node_id, b"v")
+        await full.until(lambda: full.consensus.driver.role is Role.FOLLOWER)
+        assert full.kv.get(b"before") is not None
+        assert full.kv.get(b"by %d" % others[0].node_id) is None
+        assert not waiting.done()
+        assert not full.failures
+        disk.full = False
+        await full.until(lambda: full.kv.get(b"by %d" % others[1].node_id) is not None)
+        assert full.consensus.driver.room.error is None
+        await put(full, b"after", b"v")
+        try:
+            await waiting
+        except OutcomeUnknown:  # the others may have taken it, or not
+            pass
+        else:
+            assert others[0].kv.get(b"during") is not None
+
+
+async def test_a_follower_whose_disk_is_full_promises_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "RAFT_ROOM_RETRY_MS", 20)
+    monkeypatch.setattr(pending, "RAFT_PROPOSE_MS", 300)
+    async with cluster(tmp_path) as members:
+        leader = leader_of(members)
+        full, other = (m for m in members.values() if m is not leader)
+        disk = FullDisk(full)
+        await put(leader, b"k", b"1")
+        await full.until(lambda: full.consensus.driver.room.error is not None)
+        other.network.cut = {other.node_id}
+        with pytest.raises(OutcomeUnknown):  # only two are left, and one of them can't store it
+            await put(leader, b"k", b"2")
+        assert full.consensus.driver.role is Role.FOLLOWER  # it can't even vote for itself
+        disk.full = False
+        other.network.cut = set()
+        for member in members.values():
+            await member.until(lambda member=member: member.consensus.driver.leader_id != 0)  # type: ignore[misc]
+        await put(leader, b"k", b"3")
+        await full.until(lambda: (full.kv.get(b"k") or EMPTY).value == b"3")
+
+
+async def test_a_lone_member_waits_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "RAFT_ROOM_RETRY_MS", 20)
+    async with cluster(tmp_path, 1) as members:
+        member = members[1]
+        disk = FullDisk(member)
+        waiting = asyncio.ensure_future(put(member, b"k", b"v"))
+        await member.until(lambda: member.consensus.driver.room.error is not None)
+        await member.until(lambda: not member.consensus.is_leader)
+        disk.full = False
+        await member.until(lambda: member.consensus.is_leader)
+        await put(member, b"more", b"v")
+        assert (await asyncio.gather(waiting, return_exceptions=True))[0]
+
+
+async def test_a_node_without_room_can_be_stopped(tmp_path: Path) -> None:
+    async with cluster(tmp_path, 1) as members:
+        member = members[1]
+        FullDisk(member)
+        waiting = asyncio.ensure_future(put(member, b"k", b"v"))
+        await member.until(lambda: member.consensus.driver.room.error is not None)
+        await member.stop()
+        with pytest.raises(OutcomeUnknown):
+            await waiting
+    async with cluster(tmp_path, 1) as members:
+        assert members[1].kv.get(b"k") is None
 
 
 async def test_founding_is_checked(tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import lmdb
 import pytest
 
-from aspen.errors import InvariantViolation, StorageError
+from aspen.errors import InvariantViolation, StorageError, StorageFull
 from aspen.state.status_page import GENERATION, StatusPage
 from aspen.state.store import DataDirectoryLock, Store
 
@@ -47,10 +49,65 @@ def test_what_a_write_did_is_gone_if_it_failed(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_full_map_is_a_storage_error(tmp_path: Path) -> None:
+def test_a_full_map_changes_nothing_and_what_fits_is_still_taken(tmp_path: Path) -> None:
     store = Store.open(tmp_path, map_bytes=256 * 1024)
-    with pytest.raises(StorageError, match="could not commit"), store.write() as txn:
-        txn.put(b"k", bytes(1024 * 1024), db=store.tables["kv"])
+    kv = store.tables["kv"]
+
+    def write_both() -> None:
+        with store.write() as txn:
+            txn.put(b"small", b"v", db=kv)
+            txn.put(b"large", bytes(1024 * 1024), db=kv)
+
+    with pytest.raises(StorageFull):
+        write_both()
+    with store.write() as txn:
+        assert txn.get(b"small", db=kv) is None
+        txn.put(b"small", b"w", db=kv)
+    store.close()
+
+
+def full_disk(store: Store, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(descriptor: int, size: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("aspen.state.store.allocate", refuse)
+
+
+@pytest.mark.parametrize(
+    ("failure", "probe", "kind"),
+    [
+        (lmdb.DiskError("no space left on device"), None, StorageFull),
+        (lmdb.Error("mdb_txn_commit: Input/output error"), errno.ENOSPC, StorageFull),  # a write cut short
+        (lmdb.Error("mdb_txn_commit: Disk quota exceeded"), errno.EDQUOT, StorageFull),
+        (lmdb.Error("mdb_txn_commit: Input/output error"), None, StorageError),  # a failed sync
+        (lmdb.Error("mdb_txn_commit: Input/output error"), errno.EIO, StorageError),
+        (lmdb.PanicError("the root could not be written"), errno.ENOSPC, StorageError),
+    ],
+)
+def test_a_full_disk_is_told_from_a_broken_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: lmdb.Error,
+    probe: int | None,
+    kind: type[StorageError],
+) -> None:
+    store = Store.open(tmp_path, map_bytes=MAP_BYTES)
+    if probe is not None:
+        full_disk(store, monkeypatch, probe)
+    with pytest.raises(StorageError) as caught, store.write():
+        raise failure
+    assert type(caught.value) is kind
+    assert sorted(path.name for path in (tmp_path / store.folder).iterdir()) == ["data.mdb", "lock.mdb"]
+    store.close()
+
+
+def test_what_is_mapped_has_its_room_on_disk_from_the_start(tmp_path: Path) -> None:
+    """A store to a mapped page that the disk has no room for would kill the process."""
+    store = Store.open(tmp_path, map_bytes=MAP_BYTES)
+    StatusPage.create(tmp_path / "page", workers=64).close()
+    for path in (tmp_path / store.folder / "lock.mdb", tmp_path / "page"):
+        found = path.stat()
+        assert found.st_blocks * 512 >= found.st_size
     store.close()
 
 
