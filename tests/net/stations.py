@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.quic.events import StreamReset
 
 from aspen.identity import Cookie, Identity
-from aspen.net.endpoint import AddressBook, Endpoint, Hello, Peer
+from aspen.net.endpoint import AddressBook, Endpoint, FrameStream, Hello, Peer
+from aspen.net.handshake import Credentials, DiallerHandshake
 from aspen.net.refusals import Refusals
 
 COOKIE = "a cookie for tests only"
@@ -31,12 +33,15 @@ class Station:
         idle_ms: int = 10_000,
         max_datagram_bytes: int | None = None,
         refusals: Refusals | None = None,
+        on_stream: Callable[[Peer, FrameStream], Awaitable[None]] | None = None,
     ) -> None:
         self.identity = identity or Identity.generate()
         self.id = self.identity.endpoint_id
         self.hello = Hello(version, cluster_id, node_id, os.urandom(8))
         self.heard: asyncio.Queue[tuple[Peer, bytes]] = asyncio.Queue()
         self.unreachable: asyncio.Queue[bytes] = asyncio.Queue()
+        self.opened: asyncio.Queue[tuple[Peer, FrameStream]] = asyncio.Queue()
+        """Streams that peers opened; each lives until it is closed or the station is."""
         self.book = AddressBook()
         self.address = ("", 0)
         self.endpoint = Endpoint(
@@ -47,6 +52,7 @@ class Station:
             address_book=self.book,
             on_frame=lambda peer, frame: self.heard.put_nowait((peer, frame)),
             on_unreachable=self.unreachable.put_nowait,
+            on_stream=on_stream or self._hold,
             idle_ms=idle_ms,
             max_datagram_bytes=max_datagram_bytes,
             refusals=refusals,
@@ -58,6 +64,21 @@ class Station:
     async def start(self, host: str, port: int) -> Station:
         self.address = await self.endpoint.start(host, port)
         return self
+
+    async def _hold(self, peer: Peer, stream: FrameStream) -> None:
+        self.opened.put_nowait((peer, stream))
+        await asyncio.Event().wait()
+
+    async def opens(self, other: Station, within_s: float = 10) -> tuple[FrameStream, FrameStream]:
+        """A stream to `other`: this end and that."""
+        async with asyncio.timeout(within_s):
+            ours = await self.endpoint.open_stream(other.id)
+            return ours, (await other.opened.get())[1]
+
+    def streams(self) -> list[FrameStream]:
+        """What is left of streams, on all connections."""
+        connections = self.endpoint._transceiver.connections
+        return [s for connection in connections for s in connection.streams._streams.values()]
 
     def knows(self, *others: Station) -> Station:
         for other in others:
@@ -106,13 +127,26 @@ class Stranger:
     def __init__(self, protocol: QuicConnectionProtocol) -> None:
         self.protocol = protocol
         self.received: asyncio.Queue[bytes] = asyncio.Queue()
+        self.resets: asyncio.Queue[int] = asyncio.Queue()
+        """Streams that the other side cut."""
 
         def event_received(event: object) -> None:
+            if isinstance(event, StreamReset):
+                self.resets.put_nowait(event.stream_id)
             data = getattr(event, "data", None)
             if data:
                 self.received.put_nowait(data)
 
         protocol.quic_event_received = event_received
+
+    async def joins(self, target: Station) -> None:
+        """Prove to be a member of the cluster."""
+        hello = Hello(1, CLUSTER_ID, 9, os.urandom(8))
+        credentials = Credentials(Identity.generate(), Cookie(COOKIE), lambda: hello, lambda peer: None)
+        handshake = DiallerHandshake(credentials, "aspen-raft/1", os.urandom(32), target.id)
+        self.write(0, handshake.start())
+        self.write(0, handshake.receive(await self.reads()))
+        handshake.receive(await self.reads())
 
     def write(self, stream_id: int, data: bytes) -> None:
         self.protocol._quic.send_stream_data(stream_id, data)

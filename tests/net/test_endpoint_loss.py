@@ -59,3 +59,28 @@ async def test_a_handshake_gets_through_a_bad_network(station, monkeypatch, seed
         a.send(b, b"anyone?")
         await asyncio.wait([heard], timeout=0.1)
     assert heard.result() == b"anyone?"
+
+
+async def test_streams_get_through_a_bad_network_beside_raft_frames(station, monkeypatch):
+    a, b = await station(1, max_datagram_bytes=1200), await station(2, max_datagram_bytes=1200)
+    near, far = await a.knows(b).opens(b)
+    networks = [BadNetwork(each, monkeypatch, 7, loss=0.03) for each in (a, b)]
+    rng = random.Random(7)
+    frames = [rng.randbytes(rng.randrange(60_000)) for _ in range(30)]
+
+    async def send_all():
+        for frame in frames:
+            await near.send(frame)
+            a.send(b, b"beside")
+        near.close()
+
+    async with asyncio.timeout(40):
+        sending = asyncio.ensure_future(send_all())
+        assert [await far.receive() for _ in frames] == frames
+        assert await far.receive() is None
+        far.close()
+        await sending
+        assert [await b.hears(within_s=20) for _ in frames] == [b"beside"] * len(frames)
+        while a.streams() or b.streams():  # noqa: ASYNC110  every end is heard of at last
+            await asyncio.sleep(0.01)
+    assert networks[0].lost > 10

@@ -9,11 +9,17 @@ from __future__ import annotations
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.events import HandshakeCompleted, StreamDataReceived
+from aioquic.quic.events import HandshakeCompleted, StopSendingReceived, StreamDataReceived, StreamReset
 from aioquic.tls import Epoch
 
 from aspen.identity import Identity
-from aspen.limits import NET_ACK_EVERY, NET_RECEIVE_WINDOW_BYTES, NET_UNAUTHENTICATED_BYTES
+from aspen.limits import (
+    NET_ACK_EVERY,
+    NET_RECEIVE_WINDOW_BYTES,
+    NET_STREAM_WINDOW_BYTES,
+    NET_STREAMS,
+    NET_UNAUTHENTICATED_BYTES,
+)
 from aspen.net.quic_internals import (
     QuicPipe,
     ReceiveWindow,
@@ -163,6 +169,66 @@ def test_a_peer_that_is_not_handled_is_stopped_by_the_window(pair):
         pair.settle()
     got += sum(len(e.data) for e in pair.events(pair.listener) if isinstance(e, StreamDataReceived))
     assert got == 2 * NET_UNAUTHENTICATED_BYTES
+
+
+def test_a_bidirectional_stream_is_stopped_by_its_own_window_until_it_is_read(pair):
+    pair.listener.trust()
+    pair.dialler.send_stream_data(0, bytes(3 * NET_STREAM_WINDOW_BYTES))
+    got = 0
+    for read in (0, 1, NET_STREAM_WINDOW_BYTES, 2 * NET_STREAM_WINDOW_BYTES):
+        # A window moves in quarters, so that not each byte read costs a frame.
+        assert pair.listener.stream_read(0, read) == (read > 1)
+        for _ in range(3000):
+            pair.now += 0.01
+            if not pair.carry(pair.dialler, pair.listener) + pair.carry(pair.listener, pair.dialler):
+                break
+        data = [e.data for e in pair.events(pair.listener) if isinstance(e, StreamDataReceived)]
+        pair.listener.handled(sum(map(len, data)))
+        got += sum(map(len, data))
+        assert got == NET_STREAM_WINDOW_BYTES + (read if read > 1 else 0)
+
+
+def test_the_listener_takes_few_streams_and_the_dialler_none(pair):
+    assert pair.dialler._remote_max_streams_bidi == 1 + 2 * NET_STREAMS
+    assert pair.listener._remote_max_streams_bidi == 0
+
+
+def test_a_stream_is_finished_when_both_ends_are_and_makes_room_for_another(pair):
+    for stream_id in range(0, 4 * 20 * NET_STREAMS, 4):
+        pair.dialler.send_stream_data(stream_id, b"x", end_stream=True)
+        pair.settle()
+        assert not pair.dialler.is_stream_finished(stream_id)
+        pair.listener.stop_receiving(stream_id)  # it has ended: nothing to stop
+        pair.listener.send_stream_data(stream_id, b"y", end_stream=True)
+        pair.now += 1
+        pair.settle()
+        pair.now += 1
+        pair.settle()
+        assert pair.dialler.is_stream_finished(stream_id)
+        assert pair.listener.is_stream_finished(stream_id)
+    assert all(len(side._streams) <= 1 for side in (pair.dialler, pair.listener))
+
+
+def test_a_stream_cut_on_both_ways_is_not_quiet_until_the_peer_knows(pair):
+    pair.dialler.send_stream_data(4, bytes(5000))
+    pair.now += 1
+    pair.settle()
+    assert pair.listener.received_end(4) == 5000
+    pair.now += 1
+    pair.settle()
+    for cut in (
+        lambda: pair.dialler.reset_stream(4, 1),
+        lambda: pair.dialler.stop_receiving(4),
+    ):
+        assert pair.dialler.is_quiet(pair.now)
+        cut()
+        assert not pair.dialler.is_quiet(pair.now)
+        pair.now += 1
+        pair.settle()
+        pair.now += 1
+        pair.settle()
+    kinds = {type(e) for e in pair.events(pair.listener)}
+    assert {StreamReset, StopSendingReceived} <= kinds
 
 
 def test_acknowledgements_wait_for_company(pair):
