@@ -160,7 +160,7 @@ class Node:
             address_book=self.address_book,
             on_frame=lambda peer, frame: transport.frame_received(peer, frame),
             on_unreachable=lambda endpoint_id: transport.peer_unreachable(endpoint_id),
-            on_stream=lambda peer, stream: consensus.driver.offers.serve(peer.node_id, stream),
+            on_stream=lambda peer, stream: consensus.driver.catch_up.offers.serve(peer.node_id, stream),
         )
         transport = RaftTransport(
             endpoint,

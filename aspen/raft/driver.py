@@ -20,11 +20,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import msgspec
 import structlog
 
-from aspen.errors import AspenError, NoLeader, NoRoom, Overloaded, StorageError, StorageFull, invariant
+from aspen.errors import NoLeader, NoRoom, Overloaded, StorageError, StorageFull
 from aspen.limits import RAFT_BATCHES_IN_FLIGHT
+from aspen.raft.catchup import CatchUp
 from aspen.raft.core import ProposalDropped
 from aspen.raft.envelope import HEAD_BYTES, restamp, seal
 from aspen.raft.messages import (
@@ -35,15 +35,14 @@ from aspen.raft.messages import (
     HardState,
     Message,
     MessageType,
-    Snapshot,
     decode_conf_change,
 )
 from aspen.raft.pending import PendingProposals, PendingReads
 from aspen.raft.rawnode import RawNode, Role
 from aspen.raft.room import Room
 from aspen.raft.roster import Roster
-from aspen.raft.snapshots import Incoming, OpenStream, SnapshotIntake, SnapshotOffers
-from aspen.raft.storage import Installed, LmdbLog
+from aspen.raft.snapshots import OpenStream
+from aspen.raft.storage import LmdbLog
 from aspen.raft.writer import Install, Retention, StateMachine, WriteJob, Writer
 from aspen.state.store import Store
 
@@ -100,7 +99,6 @@ class RaftDriver:
         self.applied_index = log_storage.applied_index
         self.failure: Exception | None = None
         self.room = Room(raw, raw.raft.config.election_ticks * tick_ms / 1000)
-        self._store = store
         self._log_storage = log_storage
         self._on_replaced = on_replaced
         self._transport = transport
@@ -120,9 +118,15 @@ class RaftDriver:
             on_no_room=lambda error: self._from_writer(self._room_ended, error),
             on_failure=lambda error: self._from_writer(self._halt, error),
         )
-        self.offers = SnapshotOffers(store, log_storage, node_id, self._loop.time, self._snapshot_expired)
-        self.intake = SnapshotIntake(store, open_stream, self._snapshot_received)
-        log_storage.offer_snapshot = self.offers.offer
+        self.catch_up = CatchUp(
+            raw,
+            store,
+            log_storage,
+            open_stream=open_stream,
+            clock=self._loop.time,
+            step=self._step,
+            wake=self.wake,
+        )
         self._hard_state = log_storage.hard_state
         self._batches_in_flight = 0
         self._pump_scheduled = False
@@ -145,10 +149,10 @@ class RaftDriver:
         self._stopped = True
         if self._tick_timer is not None:
             self._tick_timer.cancel()
-        await self.intake.close()
+        await self.catch_up.intake.close()
         if self.failure is None:
             await asyncio.to_thread(self._writer.stop)
-        self.offers.close()
+        self.catch_up.offers.close()
         self._proposals.close()
         self._reads.close()
 
@@ -177,7 +181,7 @@ class RaftDriver:
         self._arm_tick(following if following > now else now + self._tick_seconds)
         if self.room.may_tick(now):
             self.raw.tick()
-        self.offers.expire()
+        self.catch_up.offers.expire()
         if self._reads.stale(now):
             self._reads.retry()
         self.wake()
@@ -196,7 +200,7 @@ class RaftDriver:
                 return
             message = self._stamped(message)
         if message.type is MessageType.SNAP and message.term >= self.raw.term:
-            self._fetch_snapshot(message)
+            self.catch_up.fetch(message)
         else:
             self._step(message)
         if message.type in _FROM_LEADER and message.sender == self.leader_id_now():
@@ -221,51 +225,22 @@ class RaftDriver:
             # Its proposer is told nothing: a dropped forward ends as an unknown outcome there.
             log.debug("a forwarded proposal was dropped", sender=message.sender)
 
-    # --- snapshots ----------------------------------------------------------------------------
-
-    def _fetch_snapshot(self, message: Message) -> None:
-        """The core hears of a snapshot when its content is here, and not before."""
-        try:
-            self.intake.begin(message)
-        except AspenError as error:
-            log.warning("a snapshot can't be fetched", sender=message.sender, reason=str(error))
-
-    def _snapshot_received(self, incoming: Incoming) -> None:
-        message = incoming.message
-        if message.term < self.raw.term and self.raw.leader_id:
-            # The leader changed meanwhile. What was fetched is committed state all the same, and
-            # the new leader has it too: take it in the new leader's name.
-            message = msgspec.structs.replace(message, term=self.raw.term, sender=self.raw.leader_id)
-        self._step(message)
-        if self.raw.pending_snapshot is None:
-            log.info("the snapshot is not needed any more")
-            self.intake.discard()
-        self.wake()
-
-    def _snapshot_expired(self, node_id: int) -> None:
-        self.raw.report_snapshot(node_id, failed=True)
-        self.wake()
-
     def _installed(self, install: Install, switched: threading.Event) -> None:
         """On the writer thread: the snapshot is the state on disk."""
         self._from_writer(self._switch, install, switched)
 
     def _switch(self, install: Install, switched: threading.Event) -> None:
-        """On the loop, while the writer waits: no transaction of the old store is open here."""
-        own = install.own
-        self.offers.close()
+        """On the loop, while the writer waits."""
         try:
-            self._store.switch(install.folder)
+            self.catch_up.switch(install)
             self._on_replaced()
         finally:
             switched.set()
-        self._log_storage.replaced(own.index, own.term)
-        self.intake.installed()
+        own = install.own
         self.roster = own.roster
         self.applied_index = own.index
         self._proposals.term_applied(own.term)
         self._reads.applied(own.index)
-        log.info("snapshot installed", index=own.index, members=[m.node_id for m in own.roster.members])
 
     def unreachable(self, node_id: int) -> None:
         """The transport could not reach a member."""
@@ -354,7 +329,7 @@ class RaftDriver:
             else:
                 outgoing.append(message)
                 if message.type is MessageType.SNAP:
-                    self.offers.assign(message)
+                    self.catch_up.offers.assign(message)
         if outgoing:
             self._transport.send(outgoing)
         if append is not None or apply is not None:
@@ -371,7 +346,7 @@ class RaftDriver:
                 self._hard_state = HardState(append.term, append.vote, append.commit)
                 job.hard_state = self._hard_state
             if append.snapshot is not None:
-                job.install = self._install_of(append.snapshot)
+                job.install = self.catch_up.install_of(append.snapshot, self._hard_state)
             responses += append.responses
         if apply is not None:
             job.committed = apply.entries
@@ -379,14 +354,6 @@ class RaftDriver:
             responses += apply.responses
         job.responses = responses
         return job
-
-    def _install_of(self, snapshot: Snapshot) -> Install:
-        incoming = self.intake.incoming
-        invariant(incoming is not None, "the core took in a snapshot that was not received")
-        assert incoming is not None
-        metadata = snapshot.metadata
-        own = Installed(metadata.index, metadata.term, self._hard_state, incoming.reference.roster)
-        return Install(incoming.environment, incoming.tables, incoming.folder, own)
 
     def _change_roster(self, committed: Sequence[Entry]) -> Roster | None:
         """Switch the core to each configuration as its entry is handed out for application.

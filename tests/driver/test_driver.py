@@ -87,7 +87,7 @@ class Network:
             near.other, far.other = far, near
             if self.stream_breaks_after:
                 far.breaks_after = self.stream_breaks_after.pop(0)
-            served = self.members[node_id].consensus.driver.offers.serve(from_node, far)
+            served = self.members[node_id].consensus.driver.catch_up.offers.serve(from_node, far)
             self.streams.append(asyncio.ensure_future(served))
             return near
 
