@@ -1,6 +1,7 @@
-"""Run scripts from a directory: `python tests/raft/run_scripts.py DIR [-v]`.
+"""Run scripts from a directory: `python tests/raft/run_scripts.py DIR [-v] [--rewrite]`.
 
 Prints a line for each folder and fails if a checkpoint or a transcript differs; `-v` shows how.
+`--rewrite` puts our own output into the scripts, for a new story or a changed one: read it then.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from raft_scripts.runner import Tally, run_script, scripts_in
+from raft_scripts.runner import Tally, rewrite_script, run_script, scripts_in
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path, nargs="+")
     parser.add_argument("-v", "--verbose", action="store_true", help="show every difference")
+    parser.add_argument("--rewrite", action="store_true", help="replace what the scripts expect")
     options = parser.parse_args()
     total = Tally()
     for directory in options.directory:
@@ -25,6 +27,8 @@ def main() -> int:
         if not scripts:
             print(f"{directory}: no scripts")
             return 2
+        for script in scripts if options.rewrite else ():
+            rewrite_script(script)
         for folder in sorted({script.parent for script in scripts}):
             tally = Tally()
             for script in scripts:

@@ -257,7 +257,7 @@ def test_a_follower_does_not_forget_a_leader_that_may_hold_a_lease() -> None:
         (LEASE, False),
         ({"check_quorum": True, "leader_lease": True}, False),
     ):
-        raw = lone_node(term=1, **settings)  # type: ignore[arg-type]  # forwarded as they are
+        raw = lone_node(term=1, **settings)
         raw.step(Message(T.HEARTBEAT, to=1, sender=2, term=1))
         raw.forget_leader()
         assert (raw.leader_id == 0) is forgotten
@@ -266,4 +266,4 @@ def test_a_follower_does_not_forget_a_leader_that_may_hold_a_lease() -> None:
 def test_a_lease_needs_check_quorum() -> None:
     for settings in ({"leader_lease": True}, {"read_only_option": ReadOnlyOption.LEASE_BASED}):
         with pytest.raises(ConfigError, match="check_quorum"):
-            lone_node(**settings)  # type: ignore[arg-type]  # forwarded as they are
+            lone_node(**settings)

@@ -25,9 +25,9 @@ Build = Callable[..., Cluster]
 
 
 def snapshot(
-    index: int, term: int, voters: tuple[int, ...] = (1, 2, 3), **members: tuple[int, ...]
+    index: int, term: int, voters: tuple[int, ...] = (1, 2, 3), learners: tuple[int, ...] = ()
 ) -> Snapshot:
-    return Snapshot(b"state", SnapshotMetadata(ConfState(voters=voters, **members), index, term))
+    return Snapshot(b"state", SnapshotMetadata(ConfState(voters, learners), index, term))
 
 
 def snap(raw: RawNode, item: Snapshot, term: int = 5) -> list[Message]:

@@ -34,6 +34,8 @@ class Case:
     """(key, values); a bare word is a key without values."""
     input: tuple[str, ...] = ()
     expected: str = ""
+    expected_at: tuple[int, int] = (0, 0)
+    """Where the expected output stands: the lines [start, end) of the file, counted from 0."""
 
     def __str__(self) -> str:
         return f"{self.path.name}:{self.line} {self.command}"
@@ -83,8 +85,12 @@ class _Reader:
             inputs.append(line)
         command, _, rest = head.strip().partition(" ")
         arguments = tuple(self._arguments(rest))
-        expected = "\n".join(self._expected())
-        self.cases.append(Case(self.path, start + 1, command, arguments, tuple(inputs), expected))
+        begin = self.at
+        expected = self._expected()
+        end = self.at - 1 if self.lines[self.at - 1 : self.at] == [""] else self.at
+        self.cases.append(
+            Case(self.path, start + 1, command, arguments, tuple(inputs), "\n".join(expected), (begin, end))
+        )
 
     def _take(self) -> str:
         if self.at == len(self.lines):

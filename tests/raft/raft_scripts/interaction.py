@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from raft_scripts import describe
+from raft_scripts.datadriven import Case, ScriptError
+
 from aspen.raft.log import LogCompacted
 from aspen.raft.memory import MemoryStorage
 from aspen.raft.messages import (
@@ -32,9 +35,6 @@ from aspen.raft.messages import (
 )
 from aspen.raft.progress import NO_LIMIT
 from aspen.raft.rawnode import ProposalDropped, RaftConfig, RawNode, ReadOnlyOption
-
-from . import describe
-from .datadriven import Case, ScriptError
 
 _THREADS = (LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD)
 _TYPES = {name: kind for kind, name in describe.MESSAGE_NAMES.items()}
@@ -320,8 +320,12 @@ class Interaction:
 
     def _deliver_messages(self, case: Case) -> None:
         kind = _TYPES[case.value("type")] if case.value("type") else None
-        recipients = [(node_id, False) for node_id in case.numbers()]
-        recipients += [(int(value), True) for value in case.values("drop")]
+        recipients: list[tuple[int, bool]] = []
+        for key, values in case.arguments:
+            if key == "drop":
+                recipients += [(int(value), True) for value in values]
+            elif key != "type":
+                recipients.append((int(key), False))
         count = sum(self._deliver(node_id, kind, drop=drop) for node_id, drop in recipients)
         if not count:
             self._print("no messages")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from raft_scripts import describe
+from raft_scripts.datadriven import Case, ScriptError
+
 from aspen.raft import membership, quorum
 from aspen.raft.membership import Configuration, ConfigurationRefused, ProgressDefaults, ProgressMap
 from aspen.raft.progress import NO_LIMIT
 from aspen.raft.quorum import VoteResult
-
-from . import describe
-from .datadriven import Case, ScriptError
 
 _VOTES = {VoteResult.WON: "VoteWon", VoteResult.LOST: "VoteLost", VoteResult.PENDING: "VotePending"}
 

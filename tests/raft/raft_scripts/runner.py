@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from aspen.errors import AspenError
+from raft_scripts.datadriven import Case, ScriptError, read_script
+from raft_scripts.interaction import Interaction
+from raft_scripts.pure import ConfChangeScript, QuorumScript
 
-from .datadriven import Case, ScriptError, read_script
-from .interaction import Interaction
-from .pure import ConfChangeScript, QuorumScript
+from aspen.errors import AspenError
 
 _LOG_LINE = re.compile(r"^\s*(DEBUG|INFO|WARN|ERROR) ")
 _QUIET = "ok (quiet)"
@@ -106,6 +106,18 @@ def run_script(path: Path) -> Tally:
             if ours != theirs:
                 tally.t1.append(Difference(case, theirs, ours))
     return tally
+
+
+def rewrite_script(path: Path) -> None:
+    """Put down what each command prints now as what is expected. To be read before it is committed!"""
+    cases = read_script(path)
+    script = environment(cases)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    outputs = [normalise(script.handle(case)).split("\n") for case in cases]
+    for case, output in reversed(list(zip(cases, outputs, strict=True))):
+        begin, end = case.expected_at
+        lines[begin:end] = output
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def scripts_in(directory: Path) -> list[Path]:
