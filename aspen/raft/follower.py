@@ -9,6 +9,9 @@ Raft paper §5.3 (consistency check), §7 (InstallSnapshot); figure 2, "Follower
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 from aspen.raft import membership
 from aspen.raft.elections import Campaign, handle_vote_response, stand
 from aspen.raft.messages import NO_NODE, Message, MessageType, Snapshot, SnapshotMetadata
@@ -18,7 +21,7 @@ from aspen.raft.roles import become_follower
 from aspen.raft.settings import Role
 from aspen.raft.state import ProposalDropped, RaftState
 
-_FORWARDED = frozenset({MessageType.PROP, MessageType.READ_INDEX, MessageType.TRANSFER_LEADER})
+_FORWARDED: Final = frozenset({MessageType.PROP, MessageType.READ_INDEX, MessageType.TRANSFER_LEADER})
 
 
 def step_follower(raft: RaftState, message: Message) -> None:
@@ -142,7 +145,7 @@ def _names(metadata: SnapshotMetadata, node_id: int) -> bool:
     return node_id in members.voters or node_id in members.learners or node_id in members.voters_outgoing
 
 
-_FROM_LEADER = {
+_FROM_LEADER: Final[dict[MessageType, Callable[[RaftState, Message], None]]] = {
     MessageType.APP: _handle_append,
     MessageType.HEARTBEAT: _handle_heartbeat,
     MessageType.SNAP: _handle_snapshot,

@@ -150,6 +150,19 @@ def test_heartbeats_and_appends_put_off_the_election() -> None:
         assert (raw.role, raw.term) == (Role.FOLLOWER, 1)
 
 
+def test_leading_never_changes_the_term(build: Build) -> None:
+    """hashicorp/raft #695: neither heartbeats nor their answers, proposals nor silence move a leader's term."""
+    nodes = build(3)
+    nodes.elect(1)
+    term = nodes[1].term
+    for number in range(5 * ELECTION_TICKS):
+        nodes.tick_all(1)
+        if number % 3 == 0:
+            nodes.propose(1, b"x")
+        assert {raw.term for raw in nodes.raws.values()} == {term}
+    assert nodes.leaders() == [1]
+
+
 def test_a_refused_vote_does_not_put_off_the_election() -> None:
     """Only a granted vote counts as hearing from somebody worth waiting for (§5.2, figure 2)."""
     raw = lone_node(log=entries(5))
