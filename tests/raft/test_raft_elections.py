@@ -151,7 +151,7 @@ def test_heartbeats_and_appends_put_off_the_election() -> None:
 
 
 def test_leading_never_changes_the_term(build: Build) -> None:
-    """hashicorp/raft #695: neither heartbeats nor their answers, proposals nor silence move a leader's term."""
+    """hashicorp/raft #695: heartbeats, answers, proposals and silence leave a leader's term alone."""
     nodes = build(3)
     nodes.elect(1)
     term = nodes[1].term
