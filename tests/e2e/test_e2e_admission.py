@@ -76,6 +76,13 @@ def test_a_stranger_is_refused_logged_once_and_counted(
         stranger.end_whatever_is_left()
 
 
+def lose_disk(node: NodeProcess) -> None:
+    """Everything but the key."""
+    (node.data_dir / "current").unlink()
+    for folder in node.data_dir.glob("state-*"):
+        shutil.rmtree(folder)
+
+
 def test_a_member_that_lost_its_disk_founds_no_second_cluster(cluster: Cluster) -> None:
     """Told to `--init`, it does; but the others belong to the old cluster, and alone it decides nothing."""
     first, *others = cluster.nodes
@@ -86,7 +93,7 @@ def test_a_member_that_lost_its_disk_founds_no_second_cluster(cluster: Cluster) 
     cluster_id = (others[0].status() or {})["cluster_id"]
     try:
         first.kill()
-        shutil.rmtree(first.data_dir / "state")
+        lose_disk(first)
         first.start()
         wait_until(lambda: refusals(others[0]).get("foreign_cluster"), "the others refuse it", timeout_s=15)
         first.wait_answers()
@@ -98,7 +105,7 @@ def test_a_member_that_lost_its_disk_founds_no_second_cluster(cluster: Cluster) 
     finally:
         # Its disk is new, its key is the old one: as a mere member it is let in, and gets everything again.
         first.kill()
-        shutil.rmtree(first.data_dir / "state")
+        lose_disk(first)
         first.init = False
         first.start()
         first.init = True
