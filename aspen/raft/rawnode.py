@@ -158,6 +158,14 @@ class RawNode:
     def tick(self) -> None:
         core.tick(self.raft)
 
+    def skip_ticks(self, count: int) -> None:
+        """So many ticks passed while this node was held up, and are not made up for.
+
+        No timeout runs out by them, but a lease has grown older: others may have elected a leader
+        meanwhile. Call it first of all when the node goes on, before anything is fed or read.
+        """
+        self.raft.ticks += count
+
     def campaign(self) -> None:
         """Stand for election now (with PreVote, if that is on)."""
         core.step(self.raft, Message(MessageType.HUP, sender=self.node_id))

@@ -227,6 +227,7 @@ class Node:
             return
         self.world.trace("{} resumes", self.node_id)
         self.paused = False
+        self._notice_lost_time(0)
         if self._tick_missed and self.random.random() < 0.5:
             self._late_tick()
         if self.random.random() < 0.5:
@@ -286,7 +287,7 @@ class Node:
         kernel = self.world.kernel
         now = kernel.now
         kernel.schedule(self.tick_length, self.on_tick, incarnation)
-        self.account_for_lost_time()
+        self._notice_lost_time(1)
         self._last_tick = now
         if self._ticks_to_skip:
             self._ticks_to_skip -= 1
@@ -298,10 +299,11 @@ class Node:
         self.reads.tick(now)
         self.wake()
 
-    def account_for_lost_time(self) -> None:
+    def _notice_lost_time(self, ticks_due: int) -> None:
         """Ticks that were missed don't count towards elections, but a lease has grown older by them."""
-        missed = (self.world.kernel.now - self._last_tick) // self.tick_length - 1
+        missed = (self.world.kernel.now - self._last_tick) // self.tick_length - ticks_due
         if missed > 0:
+            self.raw.skip_ticks(missed)
             self._last_tick += missed * self.tick_length
 
     def receive(self, message: Message, peer: int) -> None:
@@ -351,7 +353,11 @@ class Node:
 
     def _on_offer_end(self, to: int, offer: tuple[int, bool]) -> None:
         incarnation, failed = offer
-        if incarnation == self.incarnation and not self.paused:
+        if incarnation != self.incarnation:
+            return
+        if self.paused:
+            self._backlog.append((self._on_offer_end, to, offer))
+        else:
             self.raw.report_snapshot(to, failed)
             self.wake()
 
@@ -399,7 +405,6 @@ class Node:
             self.reads.add(operation, now)
             self.wake()
             return
-        self.account_for_lost_time()
         index = self.raw.lease_read_index()
         if index is None:
             self.world.ended(operation, Outcome.REFUSED, 0)
