@@ -5,6 +5,7 @@
 #   make test      the whole test suite
 #   make lint      formatting, lint, types, layers
 #   make bench     figures beside Knot's and etcd's
+#   make sim       SEEDS=200 START=1: run the Raft simulator
 #   make scripts   DIR=…: run Raft scripts in etcd-raft's data-driven form
 #   make fmt       format and fix what can be fixed
 #   make clean     remove the environment and caches (the data of run and cluster stays)
@@ -23,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 ARGS ?=
 
-.PHONY: run cluster test lint bench scripts fmt clean install
+.PHONY: run cluster test lint sim bench scripts fmt clean install
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -47,6 +48,12 @@ fmt: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m bench $(ARGS)
+
+SEEDS ?= 200
+START ?= 1
+
+sim: $(VENV)/.installed-test
+	$(BIN)/python tests/sim/run.py --seeds $(SEEDS) --start $(START) $(ARGS)
 
 scripts: $(VENV)/.installed-test
 	@test -n "$(DIR)" || { echo "make scripts DIR=<folder of scripts>"; exit 2; }
