@@ -192,28 +192,43 @@ class ClientOutcomeUnknown(ClientError):
 
 
 class ControlPlaneError(AspenError):
-    """What `ClusterController` raises. Catch it, or one of its kinds: `ControlPlaneError.Timeout`."""
+    """What `ClusterController` raises. Catch it, or one of its kinds: `ControlPlaneError.Timeout`.
+
+    All but `OutcomeUnknown` mean that the membership is as it was.
+    """
+
+    code: ClassVar[str] = "failed"
 
     InvalidRequest: ClassVar[type[ControlPlaneError]]
     NotInitialized: ClassVar[type[ControlPlaneError]]
     Failed: ClassVar[type[ControlPlaneError]]
     Timeout: ClassVar[type[ControlPlaneError]]
     NotLeader: ClassVar[type[ControlPlaneError]]
+    OutcomeUnknown: ClassVar[type[ControlPlaneError]]
 
 
-class _ControlInvalidRequest(ControlPlaneError): ...
+class _ControlInvalidRequest(ControlPlaneError):
+    code = "invalid_request"
 
 
-class _ControlNotInitialized(ControlPlaneError): ...
+class _ControlNotInitialized(ControlPlaneError):
+    code = "not_initialized"
 
 
-class _ControlFailed(ControlPlaneError): ...
+class _ControlFailed(ControlPlaneError):
+    code = "failed"
 
 
-class _ControlTimeout(ControlPlaneError): ...
+class _ControlTimeout(ControlPlaneError):
+    code = "timeout"
 
 
-class _ControlNotLeader(ControlPlaneError): ...
+class _ControlNotLeader(ControlPlaneError):
+    code = "not_leader"
+
+
+class _ControlOutcomeUnknown(ControlPlaneError):
+    code = "outcome_unknown"
 
 
 ControlPlaneError.InvalidRequest = _ControlInvalidRequest
@@ -221,6 +236,7 @@ ControlPlaneError.NotInitialized = _ControlNotInitialized
 ControlPlaneError.Failed = _ControlFailed
 ControlPlaneError.Timeout = _ControlTimeout
 ControlPlaneError.NotLeader = _ControlNotLeader
+ControlPlaneError.OutcomeUnknown = _ControlOutcomeUnknown
 
 
 class KeyValueStoreError(AspenError):

@@ -81,6 +81,8 @@ class Connection:
         self.heard_at = now
         self.refusal: tuple[str, str] | None = None
         """Why it was refused: code and reason. None if it ended otherwise, or has not ended."""
+        self.refused_by: EndpointId | None = None
+        """Who refused this node, if it was the other side, and it has proven its key."""
         self.connection_ids: set[bytes] = {quic.host_cid}
         """What the peer may address this connection by."""
         self.ids_retired: list[bytes] = []
@@ -286,5 +288,9 @@ class Connection:
             self.refusal = ("malformed", "the peer broke the rules of QUIC")
         elif closing.frame_type is None and closing.reason_phrase in REFUSAL_CODES:
             self.refusal = (closing.reason_phrase, "the peer refused this node")
+            if self.dialled:
+                self.refused_by = None if self._handshake is None else self.listener_id  # TLS has proven it
+            elif self.peer is not None:
+                self.refused_by = self.peer.endpoint_id
         elif not proven and not self.dialled and closing.error_code != CLOSE_DONE:
             self.refusal = ("timeout", "the connection ended inside the handshake")

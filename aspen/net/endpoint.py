@@ -25,7 +25,7 @@ from aspen.identity import Cookie, EndpointId, Identity
 from aspen.limits import NET_CONNECTIONS, NET_DIAL_MS, NET_IDLE_MS
 from aspen.net.address_book import Address, AddressBook
 from aspen.net.connection import Connection, State
-from aspen.net.handshake import Credentials, Hello, Peer
+from aspen.net.handshake import REFUSAL_CODES, Credentials, Hello, Peer
 from aspen.net.link import Link
 from aspen.net.refusals import Refusals
 from aspen.net.streams import FrameStream
@@ -67,6 +67,7 @@ class Endpoint:
         on_frame: Callable[[Peer, bytes], None],
         on_unreachable: Callable[[EndpointId], None],
         on_stream: Callable[[Peer, FrameStream], Awaitable[None]] | None = None,
+        on_refused: Callable[[EndpointId, str], None] | None = None,
         idle_ms: int = NET_IDLE_MS,
         max_datagram_bytes: int | None = None,
         refusals: Refusals | None = None,
@@ -75,14 +76,15 @@ class Endpoint:
 
         `on_unreachable` is never called from inside `send`. `on_stream` gets each stream that a peer
         opened, in a task of its own; when it returns the stream is closed, when it raises, cut. Without
-        it no streams are taken. `max_datagram_bytes` None means what fits
-        every path (1200), and much more on loopback.
+        it no streams are taken. `on_refused` hears of each proven peer that refuses this node, and its
+        code. `max_datagram_bytes` None means what fits every path (1200), and much more on loopback.
         """
         self.identity = identity
         self.address_book = address_book
         self._on_frame = on_frame
         self._on_unreachable = on_unreachable
         self._on_stream = on_stream
+        self._on_refused = on_refused
         self._refusals = refusals or Refusals(lambda: self._transceiver.now())
         self._links: dict[EndpointId, Link] = {}
         self._waiting: dict[Link, None] = {}
@@ -176,6 +178,15 @@ class Endpoint:
                 if opener in link.openers:
                     link.openers.remove(opener)
         return connection.streams.open()
+
+    def recheck(self, admit: Callable[[Peer], str | None]) -> None:
+        """End the connections of peers that were let in before, and would not be now."""
+        for connection in list(self._transceiver.connections):
+            code = None if connection.peer is None else admit(connection.peer)
+            if code is not None and connection.peer is not None:
+                code = code if code in REFUSAL_CODES else "not_admitted"
+                connection.refuse(code, f"node {connection.peer.node_id} is not admitted any more")
+                self._transceiver.mark(connection)
 
     # --- dialling ------------------------------------------------------------------------------
 
@@ -321,6 +332,8 @@ class Endpoint:
             code, reason = connection.refusal
             host, port = plain(connection.address)
             self._refusals.note(code, reason, peer=f"{host}:{port}", dialled=connection.dialled)
+            if connection.refused_by is not None and self._on_refused is not None:
+                self._on_refused(connection.refused_by, code)
         peer = connection.peer
         if peer is not None:
             log.info("peer disconnected", node_id=peer.node_id, dialled=connection.dialled)

@@ -43,6 +43,7 @@ REFUSAL_CODES: Final = frozenset(
         "node_id_claimed",
         "foreign_cluster",
         "not_admitted",
+        "removed",
         "version",
         "malformed",
         "timeout",

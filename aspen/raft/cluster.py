@@ -6,6 +6,7 @@ says who leads and who the members are, and decides which peers the endpoint may
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ import structlog
 
 from aspen.errors import ControlPlaneError
 from aspen.limits import (
+    ADDRESS_BOOK_PEERS,
     RAFT_COMMITTED_BYTES_PER_READY,
     RAFT_INFLIGHT_BYTES,
     RAFT_INFLIGHT_MESSAGES,
@@ -23,9 +25,12 @@ from aspen.limits import (
     RAFT_MESSAGE_BYTES,
     RAFT_UNCOMMITTED_BYTES,
 )
+from aspen.raft.admission import Refusal
+from aspen.raft.control import MembershipControl
 from aspen.raft.driver import Clock, RaftDriver, Transport
+from aspen.raft.messages import ConfChangeV2
 from aspen.raft.rawnode import RaftConfig, RawNode, Role
-from aspen.raft.roster import CLUSTER_ID_BYTES, NO_CLUSTER, Member, Roster, encode_members
+from aspen.raft.roster import CLUSTER_ID_BYTES, NO_CLUSTER, ChangeContext, Member, Roster, encode_context
 from aspen.raft.snapshots import OpenStream
 from aspen.raft.storage import LmdbLog
 from aspen.raft.writer import Retention, StateMachine
@@ -79,6 +84,11 @@ class Consensus:
         self._clock = clock
         self._retention = retention
         self.known_peers = known_peers
+        self._met: dict[int, bytes] = {}
+        """Admitted peers whom no membership known here names, by node id."""
+        self._joining = NO_CLUSTER
+        """The cluster that takes this node in, before it knows the membership."""
+        self.control = MembershipControl(self)
         self._log_storage = LmdbLog(store)
         self._log_storage.claim(node_id, endpoint_id)
         self.driver: RaftDriver
@@ -168,7 +178,7 @@ class Consensus:
         _check_founders(members, self.node_id, self.endpoint_id)
         cluster_id = secrets.token_bytes(CLUSTER_ID_BYTES)
         peers = [
-            (node_id, encode_members((Member(node_id, endpoint_id, addresses, cluster_id),)))
+            (node_id, encode_context(ChangeContext((Member(node_id, endpoint_id, addresses, cluster_id),))))
             for node_id, endpoint_id, addresses in sorted(members)
         ]
         self.driver.raw.bootstrap(peers)
@@ -177,23 +187,84 @@ class Consensus:
         self.driver.wake()
 
     def admit(self, peer_node_id: int, peer_endpoint_id: bytes, peer_cluster_id: bytes) -> str | None:
-        """Why a peer with a proven key may not speak under this node id; `None` if it may."""
-        own = self.cluster_id
+        """Why a peer with a proven key may not speak under this node id; `None` if it may.
+
+        A member's node id is its key's alone: with two nodes under one id, one of them could vote
+        twice. Under a node id that is nobody's here, whoever proved the cookie and names this
+        cluster is let in: perhaps this node is the one that has not heard of the newest member,
+        and will only hear of it from that one. A node that belongs to no cluster yet lets any
+        take it in, but for the ids it was told of, and then no other.
+        """
+        roster = self.driver.roster
+        own = roster.cluster_id if roster.members else self._joining
         if NO_CLUSTER not in (own, peer_cluster_id) and own != peer_cluster_id:
             return "foreign_cluster"
-        roster = self.driver.roster
-        if roster.members:
-            member = roster.member(peer_node_id)
-            bound = None if member is None else member.endpoint_id
-        else:
-            bound = self.known_peers.get(peer_node_id)
-        return None if bound == peer_endpoint_id else "node_id_claimed"
+        holder = roster.by_endpoint(peer_endpoint_id)
+        if holder is not None:
+            return None if holder.node_id == peer_node_id else "node_id_claimed"
+        bound = self._bound_to(peer_node_id)
+        # Without a leader, this node may be the one that has not heard that it was added again.
+        if roster.has_removed(peer_endpoint_id) and (bound is not None or self.leader_id):
+            return "removed"
+        if peer_node_id == self.node_id or bound not in (None, peer_endpoint_id):
+            return "node_id_claimed"
+        if bound is None and peer_cluster_id == NO_CLUSTER:
+            return "not_admitted"  # it belongs nowhere yet, and nobody has asked it in
+        if not roster.members and peer_cluster_id != NO_CLUSTER:
+            self._joining = peer_cluster_id
+        if bound is None and (peer_node_id in self._met or len(self._met) < ADDRESS_BOOK_PEERS):
+            self._met[peer_node_id] = peer_endpoint_id  # so that it can be answered
+        return None
+
+    def refused_by(self, peer_endpoint_id: bytes, reason: str) -> None:
+        """A peer with a proven key did not admit this node."""
+        is_member = self.driver.roster.by_endpoint(peer_endpoint_id) is not None
+        if reason == "removed" and is_member and not self.leader_id:
+            self.driver.standing.told()
 
     def endpoint_of(self, node_id: int) -> bytes | None:
-        """The key that a node id is bound to."""
+        """The key to reach a node id by."""
         if (member := self.driver.roster.member(node_id)) is not None:
             return member.endpoint_id
-        return self.known_peers.get(node_id)
+        return self._met.get(node_id) or self.known_peers.get(node_id)
+
+    def _bound_to(self, node_id: int) -> bytes | None:
+        """The key that alone may speak under a node id."""
+        if not self.driver.roster.members:
+            return self.known_peers.get(node_id)
+        member = self.driver.roster.member(node_id)
+        return None if member is None else member.endpoint_id
+
+    # --- what changes of the membership stand on (`control.Ground`) ----------------------------
+
+    @property
+    def leader_id(self) -> int:
+        return self.driver.leader_id
+
+    @property
+    def removed(self) -> bool:
+        """Whether this node was a member and is none any more."""
+        return self.driver.standing.removed
+
+    @property
+    def election_timeout_ms(self) -> int:
+        return self._timing.election_max_ms
+
+    async def propose_change(self, change: ConfChangeV2) -> Refusal | None:
+        return await self.driver.propose_change(change)
+
+    async def read_barrier(self) -> None:
+        await self.driver.read_barrier()
+
+    def ask_transfer(self, node_id: int) -> None:
+        self.driver.raw.transfer_leader(node_id)
+        self.driver.wake()
+
+    def now_ms(self) -> int:
+        return self._clock.monotonic_ms()
+
+    async def sleep_ms(self, duration_ms: int) -> None:
+        await asyncio.sleep(duration_ms / 1000)
 
     # --- reads and writes ---------------------------------------------------------------------
 

@@ -17,20 +17,20 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 
-from aspen.errors import NoLeader, NoRoom, Overloaded, StorageError, StorageFull
+from aspen.errors import NoLeader, NoRoom, StorageError, StorageFull
 from aspen.limits import RAFT_BATCHES_IN_FLIGHT
+from aspen.raft.admission import Refusal, read_marker
 from aspen.raft.catchup import CatchUp
 from aspen.raft.core import ProposalDropped
-from aspen.raft.envelope import HEAD_BYTES, restamp, seal
+from aspen.raft.envelope import MARKER
 from aspen.raft.messages import (
     LOCAL_APPEND_THREAD,
     LOCAL_APPLY_THREAD,
-    Entry,
+    ConfChangeV2,
     EntryKind,
     HardState,
     Message,
@@ -38,10 +38,14 @@ from aspen.raft.messages import (
     decode_conf_change,
 )
 from aspen.raft.pending import PendingProposals, PendingReads
+from aspen.raft.ports import Clock as Clock
+from aspen.raft.ports import Transport as Transport
+from aspen.raft.proposing import Proposing
 from aspen.raft.rawnode import RawNode, Role
 from aspen.raft.room import Room
-from aspen.raft.roster import Roster
+from aspen.raft.roster import Roster, decode_context
 from aspen.raft.snapshots import OpenStream
+from aspen.raft.standing import Standing
 from aspen.raft.storage import LmdbLog
 from aspen.raft.writer import Install, Retention, StateMachine, WriteJob, Writer
 from aspen.state.store import Store
@@ -49,20 +53,7 @@ from aspen.state.store import Store
 log = structlog.get_logger("aspen.raft")
 
 _FROM_LEADER: Final = frozenset({MessageType.APP, MessageType.HEARTBEAT, MessageType.SNAP})
-
-
-class Transport(Protocol):
-    """Carries messages to other members: ordered per peer, lossy, never blocking."""
-
-    def send(self, messages: Sequence[Message]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """Where the driver gets the time."""
-
-    monotonic_ms: Callable[[], int]
-    wall_ms: Callable[[], int]
+_VOTES: Final = frozenset({MessageType.VOTE, MessageType.PRE_VOTE})
 
 
 class RaftDriver:
@@ -114,7 +105,7 @@ class RaftDriver:
             machine,
             retention,
             on_durable=self._written,
-            on_installed=self._installed,
+            on_installed=lambda install, switched: self._from_writer(self._switch, install, switched),
             on_no_room=lambda error: self._from_writer(self._room_ended, error),
             on_failure=lambda error: self._from_writer(self._halt, error),
         )
@@ -127,6 +118,8 @@ class RaftDriver:
             step=self._step,
             wake=self.wake,
         )
+        own_key = log_storage.node.endpoint_id if log_storage.node is not None else b""
+        self.standing = Standing(own_key, self.roster, clock.monotonic_ms, self._removed)
         self._hard_state = log_storage.hard_state
         self._batches_in_flight = 0
         self._pump_scheduled = False
@@ -136,6 +129,7 @@ class RaftDriver:
         incarnation = os.urandom(8)
         self._proposals = PendingProposals(self._loop, incarnation)
         self._reads = PendingReads(self._loop, incarnation)
+        self._proposing = Proposing(raw, self._proposals, lambda: self.roster, clock.wall_ms)
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -179,7 +173,8 @@ class RaftDriver:
         now = self._loop.time()
         following = due + self._tick_seconds
         self._arm_tick(following if following > now else now + self._tick_seconds)
-        if self.room.may_tick(now):
+        # A node that was removed does not stand; a leader of nobody has to find that out, though.
+        if self.room.may_tick(now) and (not self.standing.removed or self.role is Role.LEADER):
             self.raw.tick()
         self.catch_up.offers.expire()
         if self._reads.stale(now):
@@ -194,29 +189,19 @@ class RaftDriver:
             self._guard(self._take, message)
 
     def _take(self, message: Message) -> None:
+        if message.type in _VOTES and not self.standing.votes:
+            return
         if message.type is MessageType.PROP:
-            if any(e.kind is EntryKind.NORMAL and len(e.data) < HEAD_BYTES for e in message.entries):
-                log.warning("a forwarded proposal without its envelope was dropped", sender=message.sender)
-                return
-            message = self._stamped(message)
-        if message.type is MessageType.SNAP and message.term >= self.raw.term:
+            if (proposal := self._proposing.received(message)) is not None:
+                self._step(proposal)
+        elif message.type is MessageType.SNAP and message.term >= self.raw.term:
             self.catch_up.fetch(message)
         else:
             self._step(message)
-        if message.type in _FROM_LEADER and message.sender == self.leader_id_now():
+        if message.type in _FROM_LEADER and message.sender == self.raw.leader_id:
             self.last_contact_ms = self._clock.monotonic_ms()
+            self.standing.heard_leader()
         self.wake()
-
-    def _stamped(self, message: Message) -> Message:
-        """The proposal under this node's time: if it leads, that is the one that counts."""
-        now_ms = self._clock.wall_ms()
-        entries = tuple(
-            Entry(e.term, e.index, e.kind, restamp(e.data, now_ms) if e.kind is EntryKind.NORMAL else e.data)
-            for e in message.entries
-        )
-        return Message(
-            MessageType.PROP, to=message.to, sender=message.sender, term=message.term, entries=entries
-        )
 
     def _step(self, message: Message) -> None:
         try:
@@ -225,12 +210,8 @@ class RaftDriver:
             # Its proposer is told nothing: a dropped forward ends as an unknown outcome there.
             log.debug("a forwarded proposal was dropped", sender=message.sender)
 
-    def _installed(self, install: Install, switched: threading.Event) -> None:
-        """On the writer thread: the snapshot is the state on disk."""
-        self._from_writer(self._switch, install, switched)
-
     def _switch(self, install: Install, switched: threading.Event) -> None:
-        """On the loop, while the writer waits."""
+        """The snapshot is the state on disk. On the loop, while the writer waits."""
         try:
             self.catch_up.switch(install)
             self._on_replaced()
@@ -238,6 +219,7 @@ class RaftDriver:
             switched.set()
         own = install.own
         self.roster = own.roster
+        self.standing.applied(own.roster)
         self.applied_index = own.index
         self._proposals.term_applied(own.term)
         self._reads.applied(own.index)
@@ -252,11 +234,21 @@ class RaftDriver:
 
         Raises `NoLeader`, `Overloaded` or `NoRoom` (not proposed) or `OutcomeUnknown`.
         """
-        if self._stopped:
-            raise NoLeader("this node is stopping")
+        return await self._propose(command)
+
+    async def propose_change(self, change: ConfChangeV2) -> Refusal | None:
+        """Replicate a change of the membership; None once it is in effect here, or why it never will be.
+
+        Raises as `propose` does. A change that enters a joint configuration is left by itself, later.
+        """
+        told = await self._propose(MARKER, change)
+        return None if told is True else read_marker(told)
+
+    async def _propose(self, command: bytes, change: ConfChangeV2 | None = None) -> Any:
+        self._check_in_service()
         if self.room.error is not None:
             raise NoRoom("this node's disk is full; another node may take the write")
-        future = self._proposals.add(command)
+        future = self._proposals.add(command, change)
         self.wake()
         return await future
 
@@ -265,14 +257,26 @@ class RaftDriver:
 
         ReadIndex (thesis §6.4). Raises `NoLeader` or `Overloaded`.
         """
-        if self._stopped:
-            raise NoLeader("this node is stopping")
+        self._check_in_service()
         future = self._reads.add()
         self.wake()
         await future
 
-    def leader_id_now(self) -> int:
-        return self.raw.leader_id
+    def _check_in_service(self) -> None:
+        if self._stopped:
+            raise NoLeader("this node is stopping")
+        self.standing.check()
+
+    def _removed(self) -> None:
+        self.raw.forget_leader()
+        self._fail_waiting()
+        self._on_progress(self)
+
+    def _fail_waiting(self) -> None:
+        """Nothing more is applied on a node that was removed, once what it has got so far is."""
+        if not self._batches_in_flight:
+            self._proposals.close()
+            self._reads.close()
 
     def campaign_once_applied(self, index: int) -> None:
         """Stand for election when `index` is applied, without waiting for a timeout first: for a
@@ -295,23 +299,11 @@ class RaftDriver:
             return
         if self.raw.leader_id:
             if self.room.error is None:
-                self._propose_waiting()
+                self._proposing.propose_waiting()
             if (context := self._reads.next_round()) is not None:
                 self.raw.read_index(context)
         while self._batches_in_flight < RAFT_BATCHES_IN_FLIGHT and self.raw.has_ready():
             self._carry_out()
-
-    def _propose_waiting(self) -> None:
-        batch = self._proposals.take()
-        if not batch:
-            return
-        now_ms = self._clock.wall_ms()
-        try:
-            self.raw.propose_many([seal(request_id, now_ms, command) for request_id, command in batch])
-        except ProposalDropped:
-            self._proposals.refuse(batch, Overloaded("the leader has too much uncommitted work; try again"))
-            return
-        self._proposals.proposed(batch, self.raw.term)
 
     def _carry_out(self) -> None:
         ready = self.raw.ready()
@@ -350,26 +342,26 @@ class RaftDriver:
             responses += append.responses
         if apply is not None:
             job.committed = apply.entries
-            job.roster = self._change_roster(apply.entries)
+            job.roster = self._change_roster(job)
             responses += apply.responses
         job.responses = responses
         return job
 
-    def _change_roster(self, committed: Sequence[Entry]) -> Roster | None:
+    def _change_roster(self, job: WriteJob) -> Roster | None:
         """Switch the core to each configuration as its entry is handed out for application.
 
         The entry is committed, so this can't be undone; a crash before it is durable as applied
         only means that it is applied again.
         """
-        changed = False
-        for entry in committed:
+        for entry in job.committed:
             if entry.kind is not EntryKind.NORMAL:
                 change = decode_conf_change(entry)
                 self.roster = self.roster.changed(change, self.raw.apply_conf_change(change))
-                changed = True
-        if not changed:
+                job.changes.append(decode_context(change.context).request_id)
+        if not job.changes:
             return None
-        log.info("membership", members=[m.node_id for m in self.roster.members])
+        log.info("membership", **self.roster.roles)
+        self.standing.applied(self.roster)
         return self.roster
 
     def _role_changed(self, leader_id: int, role: Role) -> None:
@@ -426,6 +418,8 @@ class RaftDriver:
         for job in jobs:
             self._batches_in_flight -= 1
             self._log_storage.durable(job.entries)
+            for request_id in job.changes:
+                self._proposals.applied(request_id, True)
             for request_id, result in job.results:
                 self._proposals.applied(request_id, result)
             if job.committed:
@@ -443,5 +437,7 @@ class RaftDriver:
         self._campaign_if_due()
         if outgoing and not self._stopped:
             self._transport.send(outgoing)
+        if self.standing.removed:
+            self._fail_waiting()
         self._on_progress(self)
         self.wake()

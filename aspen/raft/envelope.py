@@ -7,6 +7,9 @@
 The request id (8 random bytes of a process's incarnation, then a counter) lets the node that
 proposed recognise its own entry when it is applied. The leader stamps the time, over whatever
 a forwarding follower put there. An entry without data is a leader's no-op (Raft §8).
+
+A command that begins with `MARKER` is not for the state machine: it changes nothing, and is handed
+back to its proposer as it stands (see `admission`).
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ import struct
 from typing import Final, NamedTuple
 
 from aspen.errors import invariant
+
+MARKER: Final = b"\xc1"
+"""The one byte that no MessagePack value begins with, so no command does."""
 
 _HEAD: Final = struct.Struct(">16sQ")
 _TIME: Final = struct.Struct(">Q")

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from aspen.errors import NoLeader, OutcomeUnknown, Overloaded, ProposalError
 from aspen.limits import (
     RAFT_MAX_PROPOSALS_PER_TURN,
@@ -20,6 +22,8 @@ from aspen.limits import (
     RAFT_READ_MS,
     RAFT_READ_RETRY_MS,
 )
+from aspen.raft.messages import ConfChangeV2
+from aspen.raft.roster import decode_context, encode_context
 
 _COUNTER_BYTES: Final = 8
 
@@ -41,13 +45,15 @@ class PendingProposals:
         self._counter = 0
         self._pending: dict[bytes, _Proposal] = {}
         self._waiting: dict[bytes, bytes] = {}
+        self.changes: dict[bytes, ConfChangeV2] = {}
+        """Configuration changes that wait to be proposed, each in front of its marker."""
         self._oldest_term = 0
 
     def __len__(self) -> int:
         return len(self._pending)
 
-    def add(self, command: bytes) -> asyncio.Future[Any]:
-        """Raises `Overloaded` when too many wait already."""
+    def add(self, command: bytes, change: ConfChangeV2 | None = None) -> asyncio.Future[Any]:
+        """Raises `Overloaded` when too many wait already. With a `change`, `command` is its marker."""
         if len(self._pending) >= RAFT_PENDING_PROPOSALS:
             raise Overloaded(f"{RAFT_PENDING_PROPOSALS} writes are waiting on this node; try again")
         self._counter += 1
@@ -56,6 +62,8 @@ class PendingProposals:
         deadline = self._loop.call_later(RAFT_PROPOSE_MS / 1000, self._expire, request_id)
         self._pending[request_id] = _Proposal(future, deadline)
         self._waiting[request_id] = command
+        if change is not None:
+            self.changes[request_id] = _tagged(change, request_id)
         return future
 
     def take(self) -> list[tuple[bytes, bytes]]:
@@ -81,6 +89,8 @@ class PendingProposals:
         for request_id, _ in batch:
             if (proposal := self._pending.get(request_id)) is not None:
                 proposal.term = term
+            if self.changes:
+                self.changes.pop(request_id, None)
 
     def refuse(self, batch: Sequence[tuple[bytes, bytes]], error: ProposalError) -> None:
         for request_id, _ in batch:
@@ -120,9 +130,15 @@ class PendingProposals:
 
     def _fail(self, request_id: bytes, error: ProposalError) -> None:
         proposal = self._pending.pop(request_id)
+        self.changes.pop(request_id, None)
         proposal.deadline.cancel()
         if not proposal.future.done():
             proposal.future.set_exception(error)
+
+
+def _tagged(change: ConfChangeV2, request_id: bytes) -> ConfChangeV2:
+    context = msgspec.structs.replace(decode_context(change.context), request_id=request_id)
+    return msgspec.structs.replace(change, context=encode_context(context))
 
 
 class _Round:

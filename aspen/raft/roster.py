@@ -1,8 +1,9 @@
 """Who the members are: node id → endpoint id and addresses, as the log's membership entries say.
 
-The Raft core deals in node ids alone. Each configuration-change entry carries a `Member` as its
-context; applying the entry binds the node id to that member's key. The transport admits a peer
-under a node id only if its proven key is the one bound here.
+The Raft core deals in node ids alone. Each configuration-change entry carries a `ChangeContext`;
+applying the entry binds the node ids in it to their members' keys. The transport admits a peer
+under a node id only if its proven key is the one bound here. Keys that were removed are remembered
+for a while, so that a member who was cut off can be told.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import Final
 import msgspec
 
 from aspen.errors import RaftWireError
+from aspen.limits import RAFT_REMOVED_MEMBERS
 from aspen.raft.messages import ConfChangeType, ConfChangeV2, ConfState
 
 CLUSTER_ID_BYTES: Final = 16
 NO_CLUSTER: Final = bytes(CLUSTER_ID_BYTES)
+_ROLES: Final = ("voters", "learners", "voters_outgoing", "learners_next")
 
 
 class Member(msgspec.Struct, frozen=True, array_like=True):
@@ -27,12 +30,46 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     cluster_id: bytes
 
 
+class FormerMember(msgspec.Struct, frozen=True, array_like=True):
+    """A key that was a member's, and the node id it had."""
+
+    node_id: int
+    endpoint_id: bytes
+
+
+class ChangeContext(msgspec.Struct, frozen=True, array_like=True):
+    """What a configuration-change entry carries beside the change."""
+
+    members: tuple[Member, ...] = ()
+    """The identities of those whom the change adds, or whose addresses it updates."""
+    request_id: bytes = b""
+    """By which the node that proposed it recognises it when it is applied."""
+    voters: tuple[int, ...] = ()
+    """Who the voters are to be after it, as its proposer meant it; empty if nobody cared."""
+
+
 class Roster(msgspec.Struct, frozen=True, array_like=True):
     """The membership as applied: the core's configuration and each member's identity."""
 
     cluster_id: bytes = NO_CLUSTER
     conf_state: ConfState = ConfState()
     members: tuple[Member, ...] = ()
+    removed: tuple[FormerMember, ...] = ()
+    """The keys removed last, oldest first, without those that are members again."""
+
+    @property
+    def joint(self) -> bool:
+        """Whether a change of voters is half done (Raft §6)."""
+        return bool(self.conf_state.voters_outgoing)
+
+    @property
+    def roles(self) -> dict[str, tuple[int, ...]]:
+        """Who is what, for people: `voters`, and others if there are any."""
+        roles = {name: getattr(self.conf_state, name) for name in _ROLES}
+        return {name: node_ids for name, node_ids in roles.items() if node_ids or name == "voters"}
+
+    def has_removed(self, endpoint_id: bytes) -> bool:
+        return any(former.endpoint_id == endpoint_id for former in self.removed)
 
     def member(self, node_id: int) -> Member | None:
         for member in self.members:
@@ -49,7 +86,7 @@ class Roster(msgspec.Struct, frozen=True, array_like=True):
     def changed(self, change: ConfChangeV2, conf_state: ConfState) -> Roster:
         """The roster after an applied change, of which `conf_state` is the core's answer."""
         members = {member.node_id: member for member in self.members}
-        contexts = {member.node_id: member for member in decode_members(change.context)}
+        contexts = {member.node_id: member for member in decode_context(change.context).members}
         cluster_id = self.cluster_id
         for single in change.changes:
             if single.type is ConfChangeType.REMOVE_NODE:
@@ -66,26 +103,33 @@ class Roster(msgspec.Struct, frozen=True, array_like=True):
             *conf_state.learners_next,
         }
         kept = tuple(members[node_id] for node_id in sorted(members) if node_id in present)
-        return Roster(cluster_id, conf_state, kept)
+        return Roster(cluster_id, conf_state, kept, self._removed_after(kept))
+
+    def _removed_after(self, kept: tuple[Member, ...]) -> tuple[FormerMember, ...]:
+        here = {member.endpoint_id for member in kept}
+        gone = (FormerMember(member.node_id, member.endpoint_id) for member in self.members)
+        removed = [former for former in (*self.removed, *gone) if former.endpoint_id not in here]
+        return tuple(removed[-RAFT_REMOVED_MEMBERS:])
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
-_MEMBERS: Final = msgspec.msgpack.Decoder(tuple[Member, ...])
+_CONTEXT: Final = msgspec.msgpack.Decoder(ChangeContext)
 _ROSTER: Final = msgspec.msgpack.Decoder(Roster)
+_NO_CONTEXT: Final = ChangeContext()
 
 
-def encode_members(members: tuple[Member, ...]) -> bytes:
-    return _ENCODER.encode(members)
+def encode_context(context: ChangeContext) -> bytes:
+    return _ENCODER.encode(context)
 
 
-def decode_members(context: bytes) -> tuple[Member, ...]:
+def decode_context(data: bytes) -> ChangeContext:
     """Raises `RaftWireError`."""
-    if not context:
-        return ()
+    if not data:
+        return _NO_CONTEXT
     try:
-        return _MEMBERS.decode(context)
+        return _CONTEXT.decode(data)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise RaftWireError(f"not a membership context: {error}") from None
+        raise RaftWireError(f"not the context of a membership change: {error}") from None
 
 
 def encode_roster(roster: Roster) -> bytes:

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from aspen.errors import StorageFull
 from aspen.limits import RAFT_ROOM_RETRY_MS
-from aspen.raft.envelope import open_envelope
+from aspen.raft.envelope import MARKER, open_envelope
 from aspen.raft.messages import Entry, EntryKind, HardState, Message
 from aspen.raft.roster import Roster
 from aspen.raft.storage import Installed, LmdbLog
@@ -70,8 +70,10 @@ class WriteJob:
     responses: Sequence[Message] = ()
     install: Install | None = None
     """A received snapshot that replaces everything before this job's entries."""
+    changes: list[bytes] = field(default_factory=list)
+    """The request ids of the membership changes among `committed`."""
     results: list[tuple[bytes, Any]] = field(default_factory=list)
-    """Filled in when applied: (request id, result) of each command, in log order."""
+    """Filled in when applied: (request id, result) of each command, in log order; of a marker, itself."""
 
 
 _STOP: Final = None
@@ -196,9 +198,12 @@ class Writer:
                     log.put_hard_state(txn, job.hard_state)
                 for entry in job.committed:
                     if entry.kind is EntryKind.NORMAL and entry.data:
-                        envelope = open_envelope(entry.data)
-                        result = machine.apply(txn, entry.index, envelope.proposed_at_ms, envelope.command)
-                        job.results.append((envelope.request_id, result))
+                        request_id, proposed_at_ms, command = open_envelope(entry.data)
+                        if command.startswith(MARKER):
+                            result: Any = command
+                        else:
+                            result = machine.apply(txn, entry.index, proposed_at_ms, command)
+                        job.results.append((request_id, result))
                 if job.roster is not None:
                     log.put_roster(txn, job.roster)
                 if job.committed:

@@ -7,13 +7,13 @@ wait for what was acknowledged, restarts find everything, and nothing is told be
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import Member, Network, cluster, founders, identity_of, leader_of, put, state_of
 
 from aspen.errors import (
     ControlPlaneError,
@@ -27,172 +27,14 @@ from aspen.errors import (
     StorageFull,
 )
 from aspen.identity import Identity
-from aspen.proposer import ClusterProposer
 from aspen.raft import pending, snapshots, storage, writer
-from aspen.raft.cluster import Consensus, Timing
-from aspen.raft.driver import Clock, RaftDriver
-from aspen.raft.messages import Message
 from aspen.raft.rawnode import Role
 from aspen.raft.writer import Retention
 from aspen.state import snapshot
-from aspen.state.commands import KvResult, KvSet
-from aspen.state.kv import KvEntry, LmdbKv
-from aspen.state.machine import Machine
+from aspen.state.kv import KvEntry
 from aspen.state.ports import Consistency
-from aspen.state.store import STATE_TABLES, Store
 
 EMPTY = KvEntry(b"", b"", 0, 0, 0)
-MAP_BYTES = 64 * 1024**2
-TIMING = Timing(heartbeat_ms=20, election_min_ms=60, election_max_ms=120)
-CLOCK = Clock(lambda: time.monotonic_ns() // 1_000_000, lambda: time.time_ns() // 1_000_000)
-
-
-class Pipe:
-    """One end of an in-memory frame stream."""
-
-    def __init__(self) -> None:
-        self.other: Pipe = self
-        self.frames: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self.breaks_after: int | None = None
-
-    async def send(self, frame: bytes) -> None:
-        if self.breaks_after is not None:
-            self.breaks_after -= 1
-            if self.breaks_after < 0:
-                self.close()
-                raise ConnectionError("the cable was pulled")
-        await self.other.frames.put(frame)
-
-    async def receive(self) -> bytes | None:
-        return await self.frames.get()
-
-    def close(self) -> None:
-        self.other.frames.put_nowait(None)
-
-
-class Network:
-    """Delivers on the next turn of the loop, to whoever is attached and not cut off."""
-
-    def __init__(self) -> None:
-        self.members: dict[int, Member] = {}
-        self.cut: set[int] = set()
-        self.stream_breaks_after: list[int] = []
-        self.streams: list[asyncio.Task[None]] = []
-
-    def opener(self, from_node: int) -> Callable[[int], Awaitable[Pipe]]:
-        async def open_stream(node_id: int) -> Pipe:
-            if node_id in self.cut or node_id not in self.members:
-                raise ConnectionError("no way there")
-            near, far = Pipe(), Pipe()
-            near.other, far.other = far, near
-            if self.stream_breaks_after:
-                far.breaks_after = self.stream_breaks_after.pop(0)
-            served = self.members[node_id].consensus.driver.catch_up.offers.serve(from_node, far)
-            self.streams.append(asyncio.ensure_future(served))
-            return near
-
-        return open_stream
-
-    def send(self, messages: Sequence[Message]) -> None:
-        loop = asyncio.get_running_loop()
-        for message in messages:
-            if message.sender not in self.cut and message.to not in self.cut:
-                loop.call_soon(self._deliver, message)
-
-    def _deliver(self, message: Message) -> None:
-        member = self.members.get(message.to)
-        if member is not None:
-            member.consensus.driver.receive(message)
-
-
-class Member:
-    """A node's consensus, without its network face or its services."""
-
-    retention = Retention(entries=20_000, size_bytes=256 * 1024**2)
-
-    def __init__(self, node_id: int, data_dir: Path, network: Network) -> None:
-        self.node_id = node_id
-        self.identity = identity_of(node_id)
-        self.network = network
-        self.failures: list[Exception] = []
-        self.progress = asyncio.Event()
-        self.replaced = 0
-        self.store = Store.open(data_dir, map_bytes=MAP_BYTES)
-        self.kv = LmdbKv(self.store)
-        self.consensus = Consensus(
-            node_id=node_id,
-            endpoint_id=self.identity.endpoint_id,
-            store=self.store,
-            machine=Machine(self.store),
-            timing=TIMING,
-            clock=CLOCK,
-            known_peers={other: identity_of(other).endpoint_id for other in (1, 2, 3)},
-            retention=self.retention,
-        )
-        self.consensus.start(
-            network,
-            on_dns_change=lambda: None,
-            on_progress=self._progress,
-            on_failure=self._failed,
-            on_replaced=self._replaced,
-            open_stream=network.opener(node_id),
-        )
-        self.proposer = ClusterProposer(self.consensus)
-        network.members[node_id] = self
-
-    def _failed(self, error: Exception) -> None:
-        self.failures.append(error)
-        self.progress.set()
-
-    def _replaced(self) -> None:
-        self.replaced += 1
-
-    def _progress(self, driver: RaftDriver) -> None:
-        self.progress.set()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
-            while not condition():
-                self.progress.clear()
-                await self.progress.wait()
-
-    async def stop(self) -> None:
-        del self.network.members[self.node_id]
-        await self.consensus.stop()
-        self.store.close()
-
-
-def identity_of(node_id: int) -> Identity:
-    return Identity.from_seed(bytes([node_id]) * 32)
-
-
-def founders(*node_ids: int) -> list[tuple[int, bytes, tuple[tuple[str, int], ...]]]:
-    return [(n, identity_of(n).endpoint_id, (("127.0.0.1", 7300 + n),)) for n in node_ids]
-
-
-@asynccontextmanager
-async def cluster(tmp_path: Path, size: int = 3) -> AsyncIterator[dict[int, Member]]:
-    network = Network()
-    members = {n: Member(n, tmp_path / str(n), network) for n in range(1, size + 1)}
-    if not members[1].consensus.initialised:
-        members[1].consensus.initialise(founders(*members))
-    for member in members.values():
-        await member.until(lambda member=member: member.consensus.driver.leader_id != 0)  # type: ignore[misc]
-    try:
-        yield members
-    finally:
-        for member in list(network.members.values()):
-            await member.stop()
-
-
-async def put(member: Member, key: bytes, value: bytes) -> KvResult:
-    result = await member.proposer.propose(KvSet(((key, value),)))
-    assert isinstance(result, KvResult)
-    return result
-
-
-def leader_of(members: dict[int, Member]) -> Member:
-    return next(m for m in members.values() if m.consensus.is_leader)
 
 
 async def test_a_lone_member_writes_and_finds_it_after_a_restart(tmp_path: Path) -> None:
@@ -450,13 +292,10 @@ async def test_admission_binds_node_ids_to_keys(tmp_path: Path) -> None:
         assert consensus.admit(2, two, bytes(16)) is None  # not initialised yet: still the same key
         assert consensus.admit(2, stranger, own) == "node_id_claimed"
         assert consensus.admit(3, two, own) == "node_id_claimed"
-        assert consensus.admit(9, stranger, own) == "node_id_claimed"
+        assert consensus.admit(1, stranger, own) == "node_id_claimed"
+        assert consensus.admit(9, stranger, bytes(16)) == "not_admitted"  # nobody has asked it in
+        assert consensus.admit(9, stranger, own) is None  # it may have joined, and we not heard of it
         assert consensus.admit(2, two, b"another cluster!") == "foreign_cluster"
-
-
-def state_of(member: Member) -> dict[str, list[tuple[bytes, bytes]]]:
-    with member.store.read() as txn:
-        return {name: list(txn.cursor(db=member.store.tables[name])) for name in STATE_TABLES}
 
 
 async def fall_behind(members: dict[int, Member]) -> tuple[Member, list[Member]]:

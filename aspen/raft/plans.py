@@ -1,0 +1,133 @@
+"""What to propose so that the membership becomes what was asked for.
+
+A plan is a goal, not a step: looked at again after the membership has moved, it says what is left
+to do, or that nothing is. So it can be carried out again after a refusal, and after an outcome
+that is unknown the roster itself tells whether the goal is reached.
+
+One voter more or less is a simple change (thesis §4.1); more go through a joint configuration that
+is left by itself (Raft §6, thesis §4.3). Whoever loses its vote here leaves the cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from aspen.errors import ControlPlaneError
+from aspen.limits import RAFT_MEMBERS
+from aspen.raft.messages import ConfChangeSingle, ConfChangeType, ConfChangeV2
+from aspen.raft.roster import ChangeContext, Member, Roster, encode_context
+
+Address = tuple[str, int]
+
+
+class Plan(Protocol):
+    def change(self, roster: Roster) -> ConfChangeV2 | None:
+        """What is left to do; None if the goal is reached.
+
+        Raises `ControlPlaneError.InvalidRequest` if it can't be reached from this membership.
+        """
+        ...
+
+    def is_removal_of(self, node_id: int) -> bool:
+        """Whether it is reached once `node_id` is no member."""
+        ...
+
+
+class _KeepsMembers:
+    def is_removal_of(self, _node_id: int) -> bool:
+        return False
+
+
+class AddLearner(_KeepsMembers):
+    """A node is a member, at these addresses; a learner, unless it votes already."""
+
+    def __init__(self, node_id: int, endpoint_id: bytes, addresses: tuple[Address, ...]) -> None:
+        if node_id <= 0:
+            raise ControlPlaneError.InvalidRequest("node ids start at 1")
+        self._node_id, self._endpoint_id, self._addresses = node_id, endpoint_id, addresses
+
+    def change(self, roster: Roster) -> ConfChangeV2 | None:
+        node_id, endpoint_id = self._node_id, self._endpoint_id
+        member = Member(node_id, endpoint_id, self._addresses, roster.cluster_id)
+        present = roster.member(node_id)
+        if present is not None:
+            if present.endpoint_id != endpoint_id:
+                raise ControlPlaneError.InvalidRequest(
+                    f"node id {node_id} is bound to another key; remove that node first"
+                )
+            if present == member or not self._addresses:
+                return None
+            return _change(roster, [(ConfChangeType.UPDATE_NODE, node_id)], (member,))
+        holder = roster.by_endpoint(endpoint_id)
+        if holder is not None:
+            raise ControlPlaneError.InvalidRequest(f"that key is bound to node {holder.node_id}")
+        if len(roster.members) >= RAFT_MEMBERS:
+            raise ControlPlaneError.InvalidRequest(f"a cluster has at most {RAFT_MEMBERS} members")
+        return _change(roster, [(ConfChangeType.ADD_LEARNER_NODE, node_id)], (member,))
+
+
+class ChangeVoters(_KeepsMembers):
+    """The voters are these and no others; each of them must be a member already."""
+
+    def __init__(self, voters: Iterable[int]) -> None:
+        self.voters = frozenset(voters)
+        if not self.voters:
+            raise ControlPlaneError.InvalidRequest("a cluster needs a voter")
+
+    def change(self, roster: Roster) -> ConfChangeV2 | None:
+        present = frozenset(roster.conf_state.voters)
+        strangers = [node_id for node_id in sorted(self.voters) if roster.member(node_id) is None]
+        if strangers:
+            raise ControlPlaneError.InvalidRequest(
+                f"not a member: node {', '.join(map(str, strangers))}; add it as a learner first"
+            )
+        singles = [(ConfChangeType.ADD_NODE, node_id) for node_id in sorted(self.voters - present)]
+        singles += [(ConfChangeType.REMOVE_NODE, node_id) for node_id in sorted(present - self.voters)]
+        return _change(roster, singles) if singles else None
+
+
+class Promote(_KeepsMembers):
+    """A learner has a vote."""
+
+    def __init__(self, node_id: int) -> None:
+        self._node_id = node_id
+
+    def change(self, roster: Roster) -> ConfChangeV2 | None:
+        return ChangeVoters({*roster.conf_state.voters, self._node_id}).change(roster)
+
+
+class Remove:
+    """A node is no member, voter or learner."""
+
+    def __init__(self, node_id: int) -> None:
+        self._node_id = node_id
+
+    def change(self, roster: Roster) -> ConfChangeV2 | None:
+        if roster.member(self._node_id) is None:
+            return None
+        if roster.conf_state.voters == (self._node_id,):
+            raise ControlPlaneError.InvalidRequest("the last voter can't be removed")
+        return _change(roster, [(ConfChangeType.REMOVE_NODE, self._node_id)])
+
+    def is_removal_of(self, node_id: int) -> bool:
+        return node_id == self._node_id
+
+
+def voters_after(roster: Roster, change: ConfChangeV2) -> frozenset[int]:
+    """Who votes once `change` is made (and a joint configuration left)."""
+    voters = set(roster.conf_state.voters)
+    for single in change.changes:
+        if single.type is ConfChangeType.ADD_NODE:
+            voters.add(single.node_id)
+        elif single.type is not ConfChangeType.UPDATE_NODE:
+            voters.discard(single.node_id)
+    return frozenset(voters)
+
+
+def _change(
+    roster: Roster, singles: list[tuple[ConfChangeType, int]], members: tuple[Member, ...] = ()
+) -> ConfChangeV2:
+    change = ConfChangeV2(tuple(ConfChangeSingle(kind, node_id) for kind, node_id in singles))
+    context = ChangeContext(members, voters=tuple(sorted(voters_after(roster, change))))
+    return ConfChangeV2(change.changes, change.transition, encode_context(context))

@@ -1,0 +1,73 @@
+"""Whether this node still is a member: by its own log, or by the word of those who are.
+
+A node learns of its removal by applying it. If it was cut off, its log never tells; then the other
+members refuse its connections and say why. Their word is believed until a leader speaks to it
+again: a member that lags behind may not know yet that the node was added anew.
+
+A removed node doesn't campaign, takes no proposals, and after a while stops voting. Not at once:
+a candidate that has the entry of the removal, and doesn't know that it is committed, still counts
+the removed node in its quorum and may need that vote (thesis §4.2.2, §4.2.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from aspen.errors import NoLeader
+from aspen.limits import RAFT_REMOVED_VOTES_MS
+from aspen.raft.roster import Roster
+
+log = structlog.get_logger("aspen.raft")
+
+
+class Standing:
+    """One node's standing in its cluster; `removed` says it."""
+
+    def __init__(
+        self, endpoint_id: bytes, roster: Roster, clock_ms: Callable[[], int], on_removed: Callable[[], None]
+    ) -> None:
+        self._endpoint_id = endpoint_id
+        self._clock_ms = clock_ms
+        self._on_removed = on_removed
+        self._by_log = roster.has_removed(endpoint_id)
+        self._by_word = False
+        self._since_ms = clock_ms()
+
+    @property
+    def removed(self) -> bool:
+        return self._by_log or self._by_word
+
+    @property
+    def votes(self) -> bool:
+        return not self.removed or self._clock_ms() - self._since_ms < RAFT_REMOVED_VOTES_MS
+
+    def check(self) -> None:
+        """Raises `NoLeader`: a removed node can neither write nor read what is current."""
+        if self.removed:
+            raise NoLeader("this node was removed from the cluster")
+
+    def applied(self, roster: Roster) -> None:
+        """A membership is in effect here."""
+        was_removed = self.removed
+        self._by_log = roster.has_removed(self._endpoint_id)
+        if roster.by_endpoint(self._endpoint_id) is not None:
+            self._by_word = False
+        self._note(was_removed, "its own log")
+
+    def told(self) -> None:
+        """A member refuses to speak to this node, because it was removed."""
+        was_removed = self.removed
+        self._by_word = True
+        self._note(was_removed, "the word of a member")
+
+    def heard_leader(self) -> None:
+        """A leader speaks to this node, as leaders do to members only."""
+        self._by_word = False
+
+    def _note(self, was_removed: bool, source: str) -> None:
+        if self.removed and not was_removed:
+            self._since_ms = self._clock_ms()
+            log.warning("this node was removed from the cluster", source=source)
+            self._on_removed()
