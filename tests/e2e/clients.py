@@ -42,9 +42,10 @@ def http_request(
     body: bytes | None = None,
     headers: dict[str, str] | None = None,
     timeout_s: float = 10.0,
+    host: str = HOST,
 ) -> Answer:
     """One request over a connection of its own. Raises `OSError` or `HTTPException` if there is no answer."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
         connection.request(method, path, body=body, headers=headers or {})
         response = connection.getresponse()
@@ -54,13 +55,13 @@ def http_request(
 
 
 def dns_query(
-    port: int, name: str, rtype: str, *, tcp: bool = False, timeout_s: float = 2.0
+    port: int, name: str, rtype: str, *, tcp: bool = False, timeout_s: float = 2.0, host: str = HOST
 ) -> dns.message.Message:
     """Ask, and have dnspython, an independent decoder, read the answer whole (it refuses trailing bytes)."""
     query = dns.message.make_query(name, rtype)
     if tcp:
-        return dns.query.tcp(query, HOST, timeout=timeout_s, port=port)
-    return dns.query.udp(query, HOST, timeout=timeout_s, port=port)
+        return dns.query.tcp(query, host, timeout=timeout_s, port=port)
+    return dns.query.udp(query, host, timeout=timeout_s, port=port)
 
 
 def texts(message: dns.message.Message, rtype: str = "TXT") -> list[str]:

@@ -65,8 +65,10 @@ class NodeProcess:
         profile: str = "lan",
         workers: int = 1,
         identity: Identity | None = None,
+        host: str = HOST,
     ) -> None:
         self.node_id = node_id
+        self.host = host
         self.data_dir = data_dir
         self.cookie = cookie
         self.profile = profile
@@ -92,18 +94,18 @@ class NodeProcess:
 
     @property
     def as_peer(self) -> str:
-        return f"{self.node_id}@{self.identity.z32}@{HOST}:{self.quic_port}"
+        return f"{self.node_id}@{self.identity.z32}@{self.host}:{self.quic_port}"
 
     @property
     def addr(self) -> str:
-        return f"http://{HOST}:{self.http_port}"
+        return f"http://{self.host}:{self.http_port}"
 
     # --- the process --------------------------------------------------------------------------
 
     def command(self) -> list[str]:
         arguments = ["node", "run", "--node-id", str(self.node_id), "--data-dir", str(self.data_dir)]
-        arguments += ["--host", HOST, "--dns-port", str(self.dns_port), "--quic-port", str(self.quic_port)]
-        arguments += ["--http-addr", f"{HOST}:{self.http_port}", "--log-format", "json"]
+        arguments += ["--host", self.host, "--dns-port", str(self.dns_port), "--quic-port", str(self.quic_port)]
+        arguments += ["--http-addr", f"{self.host}:{self.http_port}", "--log-format", "json"]
         return [sys.executable, "-m", "aspen.cli.main", *arguments, *(["--init"] if self.init else [])]
 
     def environment(self) -> dict[str, str]:
@@ -195,7 +197,7 @@ class NodeProcess:
         headers: dict[str, str] | None = None,
         timeout_s: float = 10.0,
     ) -> Answer:
-        return http_request(self.http_port, method, path, body, headers, timeout_s)
+        return http_request(self.http_port, method, path, body, headers, timeout_s, self.host)
 
     def put(self, packet: Published, timeout_s: float = 10.0) -> Answer:
         return self.request("PUT", packet.path, packet.payload, timeout_s=timeout_s)
@@ -206,7 +208,7 @@ class NodeProcess:
         return answer.status == 200 and answer.body == packet.payload
 
     def dig(self, name: str, rtype: str = "TXT", *, tcp: bool = False) -> dns.message.Message:
-        return dns_query(self.dns_port, name, rtype, tcp=tcp)
+        return dns_query(self.dns_port, name, rtype, tcp=tcp, host=self.host)
 
     def resolves(self, packet: Published) -> bool:
         """Whether this node's DNS answers with the packet's texts."""
