@@ -85,6 +85,9 @@ class NodeClient:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._headers)
+        # aiohttp would send a PUT or DELETE again when the connection ends before the answer: a write
+        # of unknown outcome, repeated behind the caller's back. It has no public switch for that.
+        self._session._retry_connection = False
         return self
 
     async def __aexit__(

@@ -233,8 +233,13 @@ def _stop_at_end_of_input(stop: Any) -> None:
 
 
 def write_pid(file: Path, pid: int) -> None:
-    """Say which process the node is."""
-    file.write_text(f"{pid}\n", "ascii")
+    """Say which process the node is, if there is room on disk to say it."""
+    try:
+        file.write_text(f"{pid}\n", "ascii")
+    except OSError as error:
+        import structlog
+
+        structlog.get_logger("aspen.cli").warning("no pid file", reason=str(error))
 
 
 def remove_pid(file: Path, pid: int) -> None:

@@ -94,7 +94,7 @@ class LmdbPackets:
     def get(self, public_key: bytes) -> PacketRecord | None:
         """The packet stored for a key, tombstones included."""
         store = self._store
-        with store.environment.begin() as txn:
+        with store.begin_read() as txn:
             value = txn.get(public_key, db=store.packets_table)
         return None if value is None else decode_record(public_key, value)
 

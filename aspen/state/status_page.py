@@ -84,13 +84,19 @@ class StatusPage:
     @classmethod
     def create(cls, path: Path, workers: int) -> Self:
         """A fresh page for a starting node. A page left by an earlier run is replaced, not
-        reused, so a worker that outlived its node can't write into the new one."""
+        reused, so a worker that outlived its node can't write into the new one. Raises
+        `StorageError` if there is no room even in the old one's place."""
         invariant(0 <= workers <= DNS_WORKERS, "more workers than the page may hold")
         words = _HEADER_WORDS + workers * COUNTERS_PER_WORKER
         aside = path.with_name(path.name + ".new")
-        with open(aside, "w+b") as file:
-            allocate(file.fileno(), words * _WORD_BYTES)
-            page = cls._map(file.fileno(), words)
+        try:
+            page = cls._make(aside, words)
+        except OSError:
+            path.unlink(missing_ok=True)
+            try:
+                page = cls._make(aside, words)
+            except OSError as error:
+                raise StorageError(f"can't make the status page {path}: {error}") from None
         page.words[WORKER_COUNT] = page.worker_count = workers
         page.words[WORD_MAGIC] = MAGIC
         os.replace(aside, path)
@@ -110,6 +116,12 @@ class StatusPage:
         if page.words[WORD_MAGIC] != MAGIC:
             raise StorageError(f"{path} is not a status page of this version")
         return page
+
+    @classmethod
+    def _make(cls, path: Path, words: int) -> Self:
+        with open(path, "w+b") as file:
+            allocate(file.fileno(), words * _WORD_BYTES)
+            return cls._map(file.fileno(), words)
 
     @classmethod
     def _map(cls, descriptor: int, words: int) -> Self:

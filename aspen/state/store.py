@@ -160,9 +160,19 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Txn]:
-        """A read transaction: one consistent moment. Keep it short."""
-        with self.environment.begin() as txn:
+        """A read transaction: one consistent moment. Keep it short.
+
+        Raises `StorageError` when the store has failed.
+        """
+        with self.begin_read() as txn:
             yield txn
+
+    def begin_read(self) -> Txn:
+        """What `read` enters, for where a microsecond counts. Raises `StorageError`."""
+        try:
+            return self.environment.begin()
+        except lmdb.Error as error:
+            raise StorageError(f"the store can't be read: {error}") from error
 
     @contextmanager
     def write(self) -> Iterator[Txn]:

@@ -104,7 +104,14 @@ class NodeProcess:
 
     def command(self) -> list[str]:
         arguments = ["node", "run", "--node-id", str(self.node_id), "--data-dir", str(self.data_dir)]
-        arguments += ["--host", self.host, "--dns-port", str(self.dns_port), "--quic-port", str(self.quic_port)]
+        arguments += [
+            "--host",
+            self.host,
+            "--dns-port",
+            str(self.dns_port),
+            "--quic-port",
+            str(self.quic_port),
+        ]
         arguments += ["--http-addr", f"{self.host}:{self.http_port}", "--log-format", "json"]
         return [sys.executable, "-m", "aspen.cli.main", *arguments, *(["--init"] if self.init else [])]
 

@@ -50,7 +50,7 @@ async def harm(bed: Testbed, options: argparse.Namespace, faults: list[str]) -> 
     if problem is None:
         await workload.read_all()
         await asyncio.to_thread(bed.wait_caught_up)
-        found |= await asyncio.to_thread(verdicts, bed, workload, nemesis.without_sync)
+        found |= await asyncio.to_thread(verdicts, bed, workload, nemesis)
     show(nemesis.injected, workload, found, converged_s)
     return not any(found.values())
 

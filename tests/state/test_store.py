@@ -12,8 +12,9 @@ import lmdb
 import pytest
 
 from aspen.errors import InvariantViolation, StorageError, StorageFull
+from aspen.state.packets import LmdbPackets
 from aspen.state.status_page import GENERATION, StatusPage
-from aspen.state.store import DataDirectoryLock, Store
+from aspen.state.store import DataDirectoryLock, Store, allocate
 
 MAP_BYTES = 16 * 1024**2
 
@@ -109,6 +110,31 @@ def test_what_is_mapped_has_its_room_on_disk_from_the_start(tmp_path: Path) -> N
         found = path.stat()
         assert found.st_blocks * 512 >= found.st_size
     store.close()
+
+
+def test_a_full_disk_gives_a_new_page_the_old_ones_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    StatusPage.create(tmp_path / "page", workers=1).close()
+
+    def room_for_one(descriptor: int, size: int) -> None:
+        if (tmp_path / "page").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        allocate(descriptor, size)
+
+    monkeypatch.setattr("aspen.state.status_page.allocate", room_for_one)
+    StatusPage.create(tmp_path / "page", workers=1).close()
+    StatusPage.open(tmp_path / "page").close()
+
+
+def test_a_store_that_failed_says_so_to_readers(tmp_path: Path) -> None:
+    store = Store.open(tmp_path, map_bytes=MAP_BYTES)
+    packets = LmdbPackets(store)
+    store.close()
+    with pytest.raises(StorageError):
+        packets.get(bytes(32))
+    with pytest.raises(StorageError), store.read():
+        pass
 
 
 def test_another_schema_is_refused(tmp_path: Path) -> None:

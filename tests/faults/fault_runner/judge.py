@@ -10,7 +10,7 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "sim"))
 
-from fault_runner.nemesis import NoSync
+from fault_runner.nemesis import Nemesis, NoSync
 from fault_runner.testbed import FaultyNode, Testbed
 from fault_runner.workload import PublishedKey, Told, Workload
 from raft_sim.history import Kind, Operation, Outcome
@@ -126,13 +126,14 @@ def converges(bed: Testbed) -> str | None:
     return None
 
 
-def verdicts(bed: Testbed, workload: Workload, periods: Sequence[NoSync]) -> dict[str, str | None]:
+def verdicts(bed: Testbed, workload: Workload, nemesis: Nemesis) -> dict[str, str | None]:
     """Each demand, and what is wrong with it if anything is."""
     operations = workload.history.operations
     checks: dict[str, Callable[[], str | None]] = {
         "linearizable": lambda: linearizable(operations),
         "revisions follow time": lambda: revisions_in_order(workload.told),
-        "silent without sync": lambda: silent_without_sync(workload.told, periods),
+        "silent without sync": lambda: silent_without_sync(workload.told, nemesis.without_sync),
+        "no node ended by itself": lambda: "; ".join(nemesis.ended_alone) or None,
         "packets everywhere": lambda: packets_everywhere(bed, workload.packets),
         "same state": lambda: same_state(bed),
         "writes got through": lambda: None if _written(operations) else "no write was ever acknowledged",

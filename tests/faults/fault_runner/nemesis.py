@@ -55,6 +55,7 @@ class Nemesis:
         self._began = time.monotonic()
         self.injected: list[Injected] = []
         self.without_sync: list[NoSync] = []
+        self.ended_alone: list[str] = []
         acts: dict[str, Callable[[], Awaitable[str]]] = {
             "kill": self.kill,
             "stop": self.stop,
@@ -71,9 +72,20 @@ class Nemesis:
     async def run(self) -> None:
         """Until cancelled. What is being injected then is for `Testbed.heal` to take back."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch())
             for side in (self._of_processes, self._of_network):
                 if side:
                     tasks.create_task(self._inject(side))
+
+    async def _watch(self) -> None:
+        """Notice nodes that end by themselves; start them again, lest the run be about nothing else."""
+        while True:
+            await asyncio.sleep(0.1)
+            for node in self._nodes:
+                if not node.alive and not node.may_end:
+                    code = node.process and node.process.returncode
+                    self.ended_alone.append(f"{node} ended by itself with {code}: {node.log()[-600:]}")
+                    node.start()
 
     async def _inject(self, faults: Sequence[tuple[str, Callable[[], Awaitable[str]]]]) -> None:
         waiting: list[tuple[str, Callable[[], Awaitable[str]]]] = []
@@ -111,11 +123,9 @@ class Nemesis:
     async def kill(self) -> str:
         victims = [node for node in await self._victims() if node.alive]
         for node in victims:
-            assert node.process is not None
-            node.process.kill()  # all of them, before anyone is waited for
+            node.shoot()  # all of them, before anyone is waited for
         for node in victims:
             await asyncio.to_thread(node.kill)
-            node.stopped = False
         await self._hold(0.1, 1.5)
         for node in victims:
             node.start()
@@ -143,18 +153,17 @@ class Nemesis:
         node = await self._victim()
         if not node.alive:
             return f"{node} (was down)"
-        assert node.page is not None
         failing = self._rng.choice([FailingSyncs.ALL, FailingSyncs.ROOT])
         loop = asyncio.get_running_loop()
         began = loop.time()
-        node.page.fail_syncs(failing)
+        node.fail_syncs(failing)
         await asyncio.to_thread(node.ended_within, HALT_S)
         self.without_sync.append(NoSync(node.node_id, began, loop.time(), not node.alive))
         if node.alive:  # no write came its way
-            node.page.fail_syncs(FailingSyncs.NONE)
+            node.fail_syncs(FailingSyncs.NONE)
             return f"{node} (nothing to sync)"
         await self._hold(0.0, 1.0)
-        node.page.fail_syncs(FailingSyncs.NONE)
+        node.fail_syncs(FailingSyncs.NONE)
         node.start()
         return f"{node} ({failing.name.lower()})"
 

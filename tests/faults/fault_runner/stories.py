@@ -63,6 +63,12 @@ def full_disk(bed: Testbed) -> None:
     assert _write(full, "during", b"v") == (503, "no_room")
     assert full.put(sign("during=it")).status == 503
 
+    full.kill()
+    full.start()  # on a full disk: it serves what it has, as before
+    wait_until(lambda: full.status() is not None, "it has started", timeout_s=20)
+    assert _read(full, "before", "stale") == (200, b"v")
+    wait_until(lambda: full.resolves(known), "DNS answers")
+
     full.disk.make_room()
     wait_until(full.ready, "it serves again")
     wait_until(lambda: _read(full, f"by-{others[1].node_id}", "stale") == (200, b"w"), "it has caught up")
@@ -73,11 +79,10 @@ def full_disk(bed: Testbed) -> None:
 
 def _halts(bed: Testbed, failing: FailingSyncs) -> None:
     victim = _leader(bed)
-    assert victim.page is not None
     others = [node for node in bed if node is not victim]
     key = f"sync-{failing.name.lower()}"
     assert _write(victim, key, b"before") == (200, "")
-    victim.page.fail_syncs(failing)
+    victim.fail_syncs(failing)
     try:
         assert _write(victim, key, b"never")[0] != 200
     except (OSError, ValueError):
@@ -86,7 +91,7 @@ def _halts(bed: Testbed, failing: FailingSyncs) -> None:
     assert victim.process is not None
     assert victim.process.returncode not in (0, -9, -11), victim.process.returncode
     wait_until(lambda: _write(others[0], key, b"after") == (200, ""), "the others take writes")
-    victim.page.fail_syncs(FailingSyncs.NONE)
+    victim.fail_syncs(FailingSyncs.NONE)
     victim.start()
     victim.wait_ready()
     assert _read(victim, key, "consistent") == (200, b"after")

@@ -49,6 +49,12 @@ class FaultyNode(NodeProcess):
         self.disk = disk
         self.page = None if library is None else FaultPage(data_dir.with_suffix(".page"), library)
         self.stopped = False
+        self.may_end = False
+        """Whether it was killed, or something was done to it that must halt it."""
+
+    def start(self) -> None:
+        self.may_end = False
+        super().start()
 
     def command(self) -> list[str]:
         enter = [] if self.network is None else self.network.enter()
@@ -82,6 +88,19 @@ class FaultyNode(NodeProcess):
     def pause(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
         self.stopped = True
+
+    def shoot(self) -> None:
+        """kill -9, without waiting for the end."""
+        assert self.process is not None
+        self.may_end = True
+        self.stopped = False
+        self.process.kill()
+
+    def fail_syncs(self, failing: FailingSyncs) -> None:
+        assert self.page is not None
+        if failing is not FailingSyncs.NONE:
+            self.may_end = True
+        self.page.fail_syncs(failing)
 
     def resume(self) -> None:
         if self.stopped and self.alive:
