@@ -6,6 +6,7 @@
 #   make lint      formatting, lint, types, layers
 #   make bench     figures beside Knot's and etcd's
 #   make sim       SEEDS=200 START=1: run the Raft simulator
+#   make faults    SECONDS=60: harm a cluster of real nodes and judge what its clients saw
 #   make scripts   DIR=…: run Raft scripts in etcd-raft's data-driven form
 #   make fmt       format and fix what can be fixed
 #   make clean     remove the environment and caches (the data of run and cluster stays)
@@ -24,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 ARGS ?=
 
-.PHONY: run cluster test lint sim bench scripts fmt clean install
+.PHONY: run cluster test lint sim faults bench scripts fmt clean install
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -54,6 +55,11 @@ START ?= 1
 
 sim: $(VENV)/.installed-test
 	$(BIN)/python tests/sim/run.py --seeds $(SEEDS) --start $(START) $(ARGS)
+
+SECONDS ?= 60
+
+faults: $(VENV)/.installed-test
+	$(BIN)/python tests/faults/run.py --seconds $(SECONDS) $(ARGS)
 
 scripts: $(VENV)/.installed-test
 	@test -n "$(DIR)" || { echo "make scripts DIR=<folder of scripts>"; exit 2; }

@@ -48,6 +48,8 @@ FRAME_STREAM: Final = 2  # the dialler's first unidirectional stream
 # Application error codes of a close (RFC 9000 §20.2).
 CLOSE_DONE: Final = 0
 CLOSE_REFUSED: Final = 1
+# What a close inside the handshake says of itself, whatever its reason (RFC 9000 §10.2.3).
+_APPLICATION_ERROR: Final = 0x0C
 _NO_COMMON_ALPN: Final = 0x100 + AlertDescription.no_application_protocol  # RFC 9001 §4.8
 
 
@@ -292,5 +294,5 @@ class Connection:
                 self.refused_by = None if self._handshake is None else self.listener_id  # TLS has proven it
             elif self.peer is not None:
                 self.refused_by = self.peer.endpoint_id
-        elif not proven and not self.dialled and closing.error_code != CLOSE_DONE:
+        elif not proven and not self.dialled and closing.error_code not in (CLOSE_DONE, _APPLICATION_ERROR):
             self.refusal = ("timeout", "the connection ended inside the handshake")
