@@ -1,7 +1,8 @@
-"""Run scripts from a directory: `python tests/raft/run_scripts.py DIR [-v] [--rewrite]`.
+"""Run scripts from folders: `python tests/raft/run_scripts.py FOLDER… [--rewrite]`.
 
-Prints a line for each folder and fails if a checkpoint or a transcript differs; `-v` shows how.
-`--rewrite` puts our own output into the scripts, for a new story or a changed one: read it then.
+Shows every difference as a diff, prints a line for each folder and one for all of them last, and
+fails if anything differs. `--rewrite` puts our own output into the scripts, for a new story or a
+changed one: read it then.
 """
 
 from __future__ import annotations
@@ -15,30 +16,31 @@ sys.path.insert(0, str(Path(__file__).parent))
 from raft_scripts.runner import Tally, rewrite_script, run_script, scripts_in
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directory", type=Path, nargs="+")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show every difference")
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, nargs="+", help="a folder of scripts, or one script")
     parser.add_argument("--rewrite", action="store_true", help="replace what the scripts expect")
-    options = parser.parse_args()
-    total = Tally()
-    for directory in options.directory:
-        scripts = [directory] if directory.is_file() else scripts_in(directory)
+    options = parser.parse_args(arguments)
+    folders: dict[Path, Tally] = {}
+    for given in options.folder:
+        scripts = [given] if given.is_file() else scripts_in(given)
         if not scripts:
-            print(f"{directory}: no scripts")
+            print(f"{given}: no scripts here", file=sys.stderr)
             return 2
-        for script in scripts if options.rewrite else ():
-            rewrite_script(script)
-        for folder in sorted({script.parent for script in scripts}):
-            tally = Tally()
-            for script in scripts:
-                if script.parent == folder:
-                    tally.add(run_script(script))
-            print(f"{folder}: {tally}")
-            total.add(tally)
+        for script in scripts:
+            if options.rewrite:
+                rewrite_script(script)
+            folders.setdefault(script.parent, Tally()).add(run_script(script))
+    total = Tally()
+    for tally in folders.values():
+        total.add(tally)
     for difference in total.t2:
-        print(f"\n{difference}" if options.verbose else f"differs: {difference.case}")
-    print(f"all: {total}")
+        print(f"{difference}\n")
+    for folder, tally in folders.items():
+        print(f"{folder}: {tally}")
+    print(f"scripts: {total}")
     return 1 if total.t1 or total.t2 else 0
 
 

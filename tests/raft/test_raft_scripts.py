@@ -37,7 +37,8 @@ def test_a_script_is_read(tmp_path: Path) -> None:
         "last\n----\n----\na\n\nb\n----\n----\n"
     )
     first, second = read_script(path)
-    assert (first.command, first.words, first.values("voters")) == ("add-nodes", ["3"], ("1", "2", "3"))
+    assert (first.command, first.arguments.words) == ("add-nodes", ["3"])
+    assert first.arguments.values("voters") == ("1", "2", "3")
     assert (first.input, first.expected, first.line) == (("input",), "ok", 2)
     assert second.expected == "a\n\nb"
 
@@ -62,4 +63,4 @@ def test_a_difference_is_found_in_its_tier(tmp_path: Path) -> None:
         "stabilize\n----\nsomething\n"
     )
     tally = run_script(path)
-    assert str(tally) == "T1 0/1  T2 1/3"
+    assert str(tally) == "T1 0/1 T2 1/3"

@@ -17,10 +17,58 @@ from pathlib import Path
 
 _ARGUMENT = re.compile(r"(?P<key>[^\s=]+)(?:=(?:\((?P<list>[^)]*)\)|(?P<value>\S*)))?")
 _SEPARATOR = "----"
+_TRUE = frozenset({"1", "t", "true"})
+_FALSE = frozenset({"", "0", "f", "false"})
 
 
 class ScriptError(Exception):
     """A script, or a command in it, that makes no sense."""
+
+
+class CommandError(Exception):
+    """A command that fails in a way the script may expect: the text is its output."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """(key, values) in order; a bare word is a key without values."""
+
+    items: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @property
+    def words(self) -> list[str]:
+        return [key for key, values in self.items if not values]
+
+    def values(self, key: str) -> tuple[str, ...]:
+        return tuple(value for name, values in self.items if name == key for value in values)
+
+    def value(self, key: str, default: str = "") -> str:
+        values = self.values(key)
+        return values[0] if values else default
+
+    def flag(self, key: str) -> bool:
+        value = self.value(key).lower()
+        if value not in _TRUE | _FALSE:
+            raise ScriptError(f"{key}={value} is neither true nor false")
+        return value in _TRUE
+
+    def numbers(self) -> list[int]:
+        """The bare words: node ids, mostly."""
+        return [int(word) for word in self.words]
+
+
+def parse_command(line: str) -> tuple[str, Arguments]:
+    """A command line's command and arguments."""
+    command, _, rest = line.strip().partition(" ")
+    found = []
+    for match in _ARGUMENT.finditer(rest):
+        values: tuple[str, ...] = ()
+        if match["list"] is not None:
+            values = tuple(match["list"].replace(",", " ").split())
+        elif match["value"] is not None:
+            values = (match["value"],)
+        found.append((match["key"], values))
+    return command, Arguments(tuple(found))
 
 
 @dataclass(frozen=True)
@@ -30,8 +78,7 @@ class Case:
     path: Path
     line: int
     command: str
-    arguments: tuple[tuple[str, tuple[str, ...]], ...]
-    """(key, values); a bare word is a key without values."""
+    arguments: Arguments
     input: tuple[str, ...] = ()
     expected: str = ""
     expected_at: tuple[int, int] = (0, 0)
@@ -39,24 +86,6 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.path.name}:{self.line} {self.command}"
-
-    @property
-    def words(self) -> list[str]:
-        return [key for key, values in self.arguments if not values]
-
-    def values(self, key: str) -> tuple[str, ...]:
-        return tuple(value for name, values in self.arguments if name == key for value in values)
-
-    def value(self, key: str, default: str = "") -> str:
-        values = self.values(key)
-        return values[0] if values else default
-
-    def flag(self, key: str) -> bool:
-        return {"": False, "true": True, "false": False}[self.value(key)]
-
-    def numbers(self) -> list[int]:
-        """The bare words: node ids, mostly."""
-        return [int(word) for word in self.words]
 
 
 @dataclass
@@ -69,7 +98,8 @@ class _Reader:
     def read(self) -> list[Case]:
         while self.at < len(self.lines):
             line = self.lines[self.at].strip()
-            if not line or line.startswith("#"):
+            # `subtest` only names what follows.
+            if not line or line.startswith("#") or line.split()[0] == "subtest":
                 self.at += 1
             else:
                 self._case()
@@ -83,8 +113,7 @@ class _Reader:
         inputs: list[str] = []
         while (line := self._take()) != _SEPARATOR:
             inputs.append(line)
-        command, _, rest = head.strip().partition(" ")
-        arguments = tuple(self._arguments(rest))
+        command, arguments = parse_command(head)
         begin = self.at
         expected = self._expected()
         end = self.at - 1 if self.lines[self.at - 1 : self.at] == [""] else self.at
@@ -97,19 +126,6 @@ class _Reader:
             raise ScriptError(f"{self.path}: ends within a command")
         self.at += 1
         return self.lines[self.at - 1].rstrip()
-
-    @staticmethod
-    def _arguments(text: str) -> list[tuple[str, tuple[str, ...]]]:
-        found = []
-        for match in _ARGUMENT.finditer(text):
-            if match["list"] is not None:
-                values = tuple(value.strip() for value in match["list"].split(",") if value.strip())
-            elif match["value"] is not None:
-                values = (match["value"],)
-            else:
-                values = ()
-            found.append((match["key"], values))
-        return found
 
     def _expected(self) -> list[str]:
         doubled = self.at < len(self.lines) and self.lines[self.at].rstrip() == _SEPARATOR

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from raft_scripts.datadriven import CommandError
+
 from aspen.raft.membership import Configuration
 from aspen.raft.messages import (
     LOCAL_APPEND_THREAD,
@@ -21,6 +23,7 @@ from aspen.raft.messages import (
 )
 from aspen.raft.progress import ProgressView, ReplicationState
 from aspen.raft.rawnode import Ready, Role, SoftState
+from aspen.raft.reads import ReadState
 
 MESSAGE_NAMES = {
     kind: "Msg" + "".join(part.capitalize() for part in kind.name.split("_")) for kind in MessageType
@@ -48,12 +51,23 @@ _CHANGE_LETTERS = {
     "l": ConfChangeType.ADD_LEARNER_NODE,
 }
 _LETTERS = {kind: letter for letter, kind in _CHANGE_LETTERS.items()}
-_THREADS = {LOCAL_APPEND_THREAD: "AppendThread", LOCAL_APPLY_THREAD: "ApplyThread"}
+_THREADS = {0: "None", LOCAL_APPEND_THREAD: "AppendThread", LOCAL_APPLY_THREAD: "ApplyThread"}
+_ESCAPES = {
+    "\\": "\\\\", '"': '\\"', "\a": "\\a", "\b": "\\b", "\f": "\\f",
+    "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v",
+}
 
 
 def parse_changes(text: str) -> tuple[ConfChangeSingle, ...]:
-    """`v1 l2 r3 u4`."""
-    return tuple(ConfChangeSingle(_CHANGE_LETTERS[word[0]], int(word[1:])) for word in text.split())
+    """`v1 l2 r3 u4`. Raises `CommandError`."""
+    singles = []
+    for word in text.split():
+        if len(word) < 2:
+            raise CommandError(f"unknown token {word}")
+        if word[0] not in _CHANGE_LETTERS:
+            raise CommandError(f"unknown input: {word}")
+        singles.append(ConfChangeSingle(_CHANGE_LETTERS[word[0]], int(word[1:])))
+    return tuple(singles)
 
 
 def changes(singles: Iterable[ConfChangeSingle]) -> str:
@@ -61,16 +75,30 @@ def changes(singles: Iterable[ConfChangeSingle]) -> str:
 
 
 def node(node_id: int) -> str:
-    return _THREADS.get(node_id, str(node_id))
+    return _THREADS.get(node_id, f"{node_id:x}")
 
 
-def go_string(data: bytes) -> str:
-    return '"' + data.decode("latin-1").replace("\\", "\\\\").replace('"', '\\"') + '"'
+def quoted(data: bytes) -> str:
+    """Text between quotes; what can't be printed is escaped."""
+    return '"' + "".join(map(_escaped, data.decode("utf-8", "surrogateescape"))) + '"'
+
+
+def _escaped(character: str) -> str:
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    if character.isprintable():
+        return character
+    point = ord(character)
+    if 0xDC80 <= point <= 0xDCFF:  # a byte that is no UTF-8
+        return f"\\x{point - 0xDC00:02x}"
+    if point < 0x80:
+        return f"\\x{point:02x}"
+    return f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
 
 
 def entry(item: Entry) -> str:
     if item.kind is EntryKind.NORMAL:
-        content = go_string(item.data)
+        content = quoted(item.data)
     else:
         content = changes(decode_conf_change(item).changes)
     return f"{item.term}/{item.index} {_ENTRY_NAMES[item.kind]}" + (f" {content}" if content else "")
@@ -132,12 +160,18 @@ def hard_state(state: HardState) -> str:
     return f"HardState Term:{state.term}{vote} Commit:{state.commit}"
 
 
+def read_states(states: Iterable[ReadState]) -> str:
+    return "ReadStates [" + " ".join(f"{{{one.index} {quoted(one.context)}}}" for one in states) + "]"
+
+
 def ready(item: Ready) -> list[str]:
     lines: list[str] = []
     if item.soft_state is not None:
         lines.append(soft_state(item.soft_state))
     if item.hard_state is not None:
         lines.append(hard_state(item.hard_state))
+    if item.read_states:
+        lines.append(read_states(item.read_states))
     if item.entries:
         lines += ["Entries:", *map(entry, item.entries)]
     if item.snapshot is not None:
@@ -147,7 +181,7 @@ def ready(item: Ready) -> list[str]:
     sent = (*item.messages, *item.messages_after_persist)
     if sent:
         lines += ["Messages:", *(line for one in sent for line in message(one).split("\n"))]
-    return [f"Ready MustSync={boolean(item.must_sync)}:", *lines] if lines else ["<empty Ready>"]
+    return [f"Ready MustSync={boolean(item.must_sync)}:", *lines] if lines else []
 
 
 def majority(voters: Collection[int]) -> str:

@@ -1,155 +1,163 @@
 """A cluster under a script's control: nothing moves unless a command says so.
 
-Each node is a `RawNode` over memory, with an "appender" as its state machine: its state is the
-concatenation of all that was applied, and there is a snapshot of it at every index.
+The lines of a command's input are commands too, run after it; those of `propose-conf-change` are
+the change. Besides the reference's commands there are some of our own, for what it has none for:
+
+    read-index <id> <context>            ask for an index to read at
+    report-snapshot <id> <to> failed=B   say what became of a snapshot that was sent
+    restart <id>                         crash: all that is not durable is lost; what was sent is on its way
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from raft_scripts import describe
-from raft_scripts.datadriven import Case, ScriptError
+from raft_scripts.datadriven import Arguments, Case, CommandError, ScriptError, parse_command
+from raft_scripts.nodes import ScriptNode, new_nodes
 
-from aspen.raft.log import LogCompacted
-from aspen.raft.memory import MemoryStorage
+from aspen.raft.log import LogCompacted, LogUnavailable
 from aspen.raft.messages import (
     LOCAL_APPEND_THREAD,
     LOCAL_APPLY_THREAD,
     LOCAL_TYPES,
+    RESPONSE_TYPES,
     ConfChange,
     ConfChangeTransition,
     ConfChangeV2,
-    ConfState,
-    Entry,
-    EntryKind,
     HardState,
     Message,
     MessageType,
-    Snapshot,
-    SnapshotMetadata,
-    decode_conf_change,
 )
 from aspen.raft.progress import NO_LIMIT
-from aspen.raft.rawnode import ProposalDropped, RaftConfig, RawNode, ReadOnlyOption
+from aspen.raft.rawnode import ProposalDropped, RawNode
 
 _THREADS = (LOCAL_APPEND_THREAD, LOCAL_APPLY_THREAD)
 _TYPES = {name: kind for kind, name in describe.MESSAGE_NAMES.items()}
-_LEVELS = ("debug", "info", "warn", "error", "fatal", "none")
-
-
-class _Storage(MemoryStorage):
-    """Offers the newest snapshot of the state machine, wherever the log was compacted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.history: list[Snapshot] = []
-
-    def snapshot(self) -> Snapshot:
-        return self.history[-1]
-
-
-@dataclass
-class _Node:
-    raw: RawNode
-    config: RaftConfig
-    storage: _Storage
-    append_work: list[Message] = field(default_factory=list)
-    apply_work: list[Message] = field(default_factory=list)
-
-    def append(self, hard_state: HardState | None, entries: tuple[Entry, ...], snap: Snapshot | None) -> None:
-        if hard_state is not None:
-            self.storage.hard_state = hard_state
-        if snap is not None:
-            if entries:
-                raise ScriptError("a snapshot and entries in one write")
-            self.storage.apply_snapshot(snap)
-        else:
-            self.storage.append(entries)
-
-    def apply(self, entries: tuple[Entry, ...]) -> None:
-        for entry in entries:
-            last = self.storage.history[-1]
-            members, update = last.metadata.conf_state, entry.data
-            if entry.kind is not EntryKind.NORMAL:
-                change = decode_conf_change(entry)
-                update = change.context
-                members = self.raw.apply_conf_change(change)
-            metadata = SnapshotMetadata(members, entry.index, entry.term)
-            self.storage.history.append(Snapshot(last.data + update, metadata))
+_LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "FATAL", "NONE")
+_TRANSITIONS = {
+    "auto": ConfChangeTransition.AUTO,
+    "implicit": ConfChangeTransition.JOINT_IMPLICIT,
+    "explicit": ConfChangeTransition.JOINT_EXPLICIT,
+}
+_PROPOSAL_DROPPED = "raft proposal dropped"
+_REPORTED = {
+    ProposalDropped: _PROPOSAL_DROPPED,
+    LogCompacted: "requested index is unavailable due to compaction",
+    LogUnavailable: "requested entry at index is unavailable",
+}
+"""Failures that belong to the story: the node's answer, not the end of the script."""
 
 
 class Interaction:
     """The environment of one script. `handle` returns what a command prints, log lines left out."""
 
     def __init__(self) -> None:
-        self.nodes: list[_Node] = []
+        self.nodes: list[ScriptNode] = []
         self.messages: list[Message] = []
         self._output: list[str] = []
-        self._indent = ""
         self._quiet = False
-        self._commands: dict[str, Callable[[Case], None]] = {
-            "_breakpoint": lambda case: None,
+        self._commands: dict[str, Callable[[Arguments], None]] = {
+            "_breakpoint": lambda _: None,
             "add-nodes": self._add_nodes,
-            "campaign": lambda case: self._raw(case).campaign(),
+            "campaign": lambda args: self._raw(args).campaign(),
             "compact": self._compact,
             "deliver-msgs": self._deliver_messages,
-            "forget-leader": lambda case: self._raw(case).forget_leader(),
-            "log-level": self._log_level,
+            "forget-leader": lambda args: self._raw(args).forget_leader(),
+            "log-level": lambda args: self._set_level(args.words[0]),
             "process-append-thread": self._per_node("processing append thread", self._append_thread),
             "process-apply-thread": self._per_node("processing apply thread", self._apply_thread),
             "process-ready": self._per_node("handling Ready", self._process_ready),
-            "propose": lambda case: self._raw(case).propose(case.words[1].encode()),
-            "propose-conf-change": self._propose_conf_change,
-            "raft-log": lambda case: self._print_log(self._node(case.numbers()[0])),
+            "propose": lambda args: self._raw(args).propose(args.words[1].encode()),
+            "raft-log": lambda args: self._write_log(self._node(args.numbers()[0])),
             "raft-state": self._raft_state,
-            "report-unreachable": lambda case: self._raw(case).report_unreachable(case.numbers()[1]),
+            "read-index": lambda args: self._raw(args).read_index(args.words[1].encode()),
+            "report-snapshot": self._report_snapshot,
+            "report-unreachable": self._report_unreachable,
+            "restart": self._restart,
             "send-snapshot": self._send_snapshot,
             "set-randomized-election-timeout": self._set_randomized_timeout,
             "stabilize": self._stabilize,
             "status": self._status,
-            "tick-election": lambda case: self._tick(case, election=True),
-            "tick-heartbeat": lambda case: self._tick(case, election=False),
+            "tick-election": lambda args: self._tick(args, election=True),
+            "tick-heartbeat": lambda args: self._tick(args, election=False),
             "transfer-leadership": self._transfer_leadership,
         }
 
     def handle(self, case: Case) -> str:
-        if case.command not in self._commands:
-            raise ScriptError(f"{case}: unknown command")
         self._output = []
-        errors: list[str] = []
+        if case.command == "propose-conf-change":
+            failure = self._attempt(lambda: self._propose_conf_change(case.arguments, " ".join(case.input)))
+        else:
+            failure = self._run(case.command, case.arguments)
+            for line in case.input:
+                # After the first, a failure is shown and the next command runs.
+                if failure:
+                    break
+                if inner := self._run(*parse_command(line)):
+                    if self._quiet:
+                        failure = inner
+                    self._write(inner)
+        # With logging off nothing is shown, but that a command failed.
+        if failure and self._quiet:
+            return failure
+        self._write(failure)
+        return "".join(self._output) or "ok"
+
+    def _run(self, command: str, arguments: Arguments) -> str:
+        """Carry out one command; return how it failed, if it did."""
+        if command not in self._commands:
+            return "unknown command"
+        return self._attempt(lambda: self._commands[command](arguments))
+
+    @staticmethod
+    def _attempt(action: Callable[[], None]) -> str:
         try:
-            self._commands[case.command](case)
-        except ProposalDropped:
-            errors = ["raft proposal dropped"]
-        except LogCompacted:
-            errors = ["requested index is unavailable due to compaction"]
-        # With logging off only errors are shown.
-        lines = errors if self._quiet else self._output + errors
-        return "\n".join(lines) or "ok"
+            action()
+        except CommandError as error:
+            return str(error)
+        except tuple(_REPORTED) as error:
+            return _REPORTED[type(error)]
+        return ""
+
+    # --- output -------------------------------------------------------------------------------
+
+    def _write(self, text: str) -> None:
+        if not self._quiet:
+            self._output.append(text)
 
     def _print(self, *lines: str) -> None:
-        self._output += [self._indent + line for line in lines]
+        self._write("".join(line + "\n" for line in lines))
 
     @contextmanager
     def _under(self, heading: str) -> Iterator[None]:
         self._print(heading)
-        outer, self._indent = self._indent, self._indent + "  "
-        yield
-        self._indent = outer
+        outer, self._output = self._output, []
+        try:
+            yield
+        finally:
+            inner, self._output = self._output, outer
+            self._print(*("  " + line for line in "".join(inner).splitlines()))
 
-    def _node(self, node_id: int) -> _Node:
+    def _set_level(self, name: str) -> None:
+        if name.upper() not in _LEVELS:
+            raise CommandError(f"log levels must be either of [{' '.join(_LEVELS)}]")
+        self._quiet = name.upper() == "NONE"
+
+    # --- nodes --------------------------------------------------------------------------------
+
+    def _node(self, node_id: int) -> ScriptNode:
+        if not 0 < node_id <= len(self.nodes):
+            raise ScriptError(f"there is no node {node_id}")
         return self.nodes[node_id - 1]
 
-    def _raw(self, case: Case) -> RawNode:
-        return self._node(int(case.words[0])).raw
+    def _raw(self, arguments: Arguments) -> RawNode:
+        return self._node(int(arguments.words[0])).raw
 
-    def _per_node(self, title: str, action: Callable[[int], None]) -> Callable[[Case], None]:
-        def run(case: Case) -> None:
-            node_ids = case.numbers()
+    def _per_node(self, title: str, action: Callable[[int], None]) -> Callable[[Arguments], None]:
+        def run(arguments: Arguments) -> None:
+            node_ids = arguments.numbers()
             for node_id in node_ids:
                 if len(node_ids) == 1:
                     action(node_id)
@@ -159,105 +167,81 @@ class Interaction:
 
         return run
 
-    # --- nodes --------------------------------------------------------------------------------
+    def _add_nodes(self, arguments: Arguments) -> None:
+        self.nodes += new_nodes(arguments, len(self.nodes) + 1)
 
-    def _add_nodes(self, case: Case) -> None:
-        members = ConfState(
-            voters=tuple(int(value) for value in case.values("voters")),
-            learners=tuple(int(value) for value in case.values("learners")),
-        )
-        index = int(case.value("index", "0"))
-        start = Snapshot(case.value("content").encode(), SnapshotMetadata(members, index, 1))
-        bootstraps = any(case.value(key) for key in ("voters", "learners", "index", "content"))
-        if bootstraps and index <= 1:
-            raise ScriptError(f"{case}: index must be above 1 to bootstrap")
-        for _ in range(case.numbers()[0]):
-            storage = _Storage()
-            if bootstraps:
-                storage.apply_snapshot(start)
-                storage.history.append(start)
-            else:
-                storage.history.append(Snapshot())
-            config = self._config(case, len(self.nodes) + 1, storage, index)
-            self.nodes.append(_Node(RawNode(config), config, storage))
-
-    @staticmethod
-    def _config(case: Case, node_id: int, storage: _Storage, applied: int) -> RaftConfig:
-        lease = case.value("read-only") == "lease-based"
-        return RaftConfig(
-            node_id=node_id,
-            storage=storage,
-            rng=random.Random(node_id),
-            election_ticks=3,
-            heartbeat_ticks=1,
-            applied=applied,
-            async_storage_writes=case.flag("async-storage-writes"),
-            max_message_bytes=NO_LIMIT,
-            max_committed_bytes_per_ready=int(case.value("max-committed-size-per-ready", str(NO_LIMIT))),
-            max_uncommitted_bytes=NO_LIMIT,
-            max_inflight_messages=int(case.value("inflight", str(2**31 - 1))),
-            max_inflight_bytes=NO_LIMIT,
-            check_quorum=case.flag("checkquorum"),
-            pre_vote=case.flag("prevote"),
-            read_only_option=ReadOnlyOption.LEASE_BASED if lease else ReadOnlyOption.SAFE,
-            disable_conf_change_validation=case.flag("disable-conf-change-validation"),
-            step_down_on_removal=case.flag("step-down-on-removal"),
+    def _restart(self, arguments: Arguments) -> None:
+        (node_id,) = arguments.numbers()
+        node = self._node(node_id)
+        self.messages = [m for m in self.messages if m.to != node_id or not _stays_local(m)]
+        node.restart()
+        status = node.raw.status()
+        self._print(
+            f"{describe.hard_state(status.hard_state)} Applied:{status.applied} "
+            f"Log:{node.raw.raft.log.last_term}/{status.last_index}"
         )
 
-    def _set_randomized_timeout(self, case: Case) -> None:
-        self._raw(case).raft.randomized_timeout = int(case.value("timeout"))
+    def _set_randomized_timeout(self, arguments: Arguments) -> None:
+        self._raw(arguments).raft.randomized_timeout = int(arguments.value("timeout"))
 
-    def _tick(self, case: Case, *, election: bool) -> None:
-        node = self._node(case.numbers()[0])
+    def _tick(self, arguments: Arguments, *, election: bool) -> None:
+        node = self._node(arguments.numbers()[0])
         for _ in range(node.config.election_ticks if election else node.config.heartbeat_ticks):
             node.raw.tick()
 
-    def _log_level(self, case: Case) -> None:
-        level = case.words[0].lower()
-        if level not in _LEVELS:
-            raise ScriptError(f"{case}: log levels are {', '.join(_LEVELS)}")
-        self._quiet = level == "none"
-
     # --- requests -----------------------------------------------------------------------------
 
-    def _propose_conf_change(self, case: Case) -> None:
-        singles = describe.parse_changes(" ".join(case.input))
-        transition = {
-            "": ConfChangeTransition.AUTO,
-            "auto": ConfChangeTransition.AUTO,
-            "implicit": ConfChangeTransition.JOINT_IMPLICIT,
-            "explicit": ConfChangeTransition.JOINT_EXPLICIT,
-        }[case.value("transition")]
+    def _propose_conf_change(self, arguments: Arguments, text: str) -> None:
+        for key, values in arguments.items:
+            if values and key not in ("v1", "transition"):
+                raise CommandError(f"unknown command {key}")
+        if (name := arguments.value("transition", "auto")) not in _TRANSITIONS:
+            raise CommandError(f"unknown transition {name}")
+        transition = _TRANSITIONS[name]
+        singles = describe.parse_changes(text)
         change: ConfChange | ConfChangeV2 = ConfChangeV2(singles, transition)
-        if case.flag("v1"):
+        if arguments.flag("v1"):
             if len(singles) != 1 or transition is not ConfChangeTransition.AUTO:
-                raise ScriptError(f"{case}: v1 takes one change and no transition")
+                raise CommandError("v1 conf change can only have one operation and no transition")
             change = ConfChange(singles[0].type, singles[0].node_id)
-        self._raw(case).propose_conf_change(change)
+        self._raw(arguments).propose_conf_change(change)
 
-    def _transfer_leadership(self, case: Case) -> None:
-        self._node(int(case.value("from"))).raw.transfer_leader(int(case.value("to")))
+    def _transfer_leadership(self, arguments: Arguments) -> None:
+        self._node(int(arguments.value("from"))).raw.transfer_leader(int(arguments.value("to")))
 
-    def _send_snapshot(self, case: Case) -> None:
-        sender, to = case.numbers()
+    def _report_unreachable(self, arguments: Arguments) -> None:
+        if len(arguments.numbers()) != 2:
+            raise CommandError(
+                "must specify exactly two node indexes: node on which to report, and reported node"
+            )
+        self._raw(arguments).report_unreachable(arguments.numbers()[1])
+
+    def _report_snapshot(self, arguments: Arguments) -> None:
+        self._raw(arguments).report_snapshot(arguments.numbers()[1], arguments.flag("failed"))
+
+    def _send_snapshot(self, arguments: Arguments) -> None:
+        sender, to = arguments.numbers()
         node = self._node(sender)
         message = Message(
             MessageType.SNAP, to=to, sender=sender, term=node.raw.term, snapshot=node.storage.snapshot()
         )
         self.messages.append(message)
-        self._print(*describe.message(message).split("\n"))
+        self._write(describe.message(message))
 
-    def _compact(self, case: Case) -> None:
-        node = self._node(case.numbers()[0])
-        node.storage.compact(case.numbers()[1])
-        self._print_log(node)
+    def _compact(self, arguments: Arguments) -> None:
+        node_id, index = arguments.numbers()
+        self._node(node_id).storage.compact(index)
+        self._write_log(self._node(node_id))
 
     # --- what nodes do ------------------------------------------------------------------------
 
     def _process_ready(self, node_id: int) -> None:
         node = self._node(node_id)
         ready = node.raw.ready()
-        self._print(*describe.ready(ready))
+        if lines := describe.ready(ready):
+            self._print(*lines)
+        else:
+            self._write("<empty Ready>")
         if node.config.async_storage_writes:
             for message in ready.messages:
                 if message.to == LOCAL_APPEND_THREAD:
@@ -268,8 +252,6 @@ class Interaction:
                     self.messages.append(message)
             return
         node.append(ready.hard_state, ready.entries, ready.snapshot)
-        if ready.snapshot is not None:
-            node.storage.history.append(ready.snapshot)
         node.apply(ready.committed_entries)
         self.messages += [*ready.messages, *ready.messages_after_persist]
         node.raw.advance()
@@ -277,20 +259,18 @@ class Interaction:
     def _append_thread(self, node_id: int) -> None:
         node = self._node(node_id)
         if not node.append_work:
-            self._print("no append work to perform")
+            self._write("no append work to perform")
             return
         work = node.append_work.pop(0)
         self._begin_work(work)
         hard_state = HardState(work.term, work.vote, work.commit)
         node.append(hard_state if hard_state != HardState() else None, work.entries, work.snapshot)
-        if work.snapshot is not None:
-            node.storage.history.append(work.snapshot)
         self._end_work(work)
 
     def _apply_thread(self, node_id: int) -> None:
         node = self._node(node_id)
         if not node.apply_work:
-            self._print("no apply work to perform")
+            self._write("no apply work to perform")
             return
         work = node.apply_work.pop(0)
         self._begin_work(work)
@@ -308,20 +288,21 @@ class Interaction:
             vote=work.vote,
             snapshot=work.snapshot,
         )
-        self._print("Processing:", *describe.message(bare).split("\n"))
+        self._print("Processing:", describe.message(bare))
 
     def _end_work(self, work: Message) -> None:
-        self._print("Responses:")
-        for response in work.responses:
-            self._print(*describe.message(response).split("\n"))
+        self._print("Responses:", *map(describe.message, work.responses))
         self.messages += work.responses
 
     # --- delivery -----------------------------------------------------------------------------
 
-    def _deliver_messages(self, case: Case) -> None:
-        kind = _TYPES[case.value("type")] if case.value("type") else None
+    def _deliver_messages(self, arguments: Arguments) -> None:
+        name = arguments.value("type")
+        if name and name not in _TYPES:
+            raise ScriptError(f"unknown message type {name}")
+        kind = _TYPES.get(name)
         recipients: list[tuple[int, bool]] = []
-        for key, values in case.arguments:
+        for key, values in arguments.items:
             if key == "drop":
                 recipients += [(int(value), True) for value in values]
             elif key != "type":
@@ -342,32 +323,21 @@ class Interaction:
         chosen = {id(message) for message in taken}
         self.messages = [message for message in self.messages if id(message) not in chosen]
         for message in taken:
-            first, *rest = describe.message(message).split("\n")
-            self._print(f"dropped: {first}" if drop else first, *rest)
-            if drop:
-                continue
-            raw = self._node(node_id).raw
-            if not raw.knows(message):
-                local = message.type in LOCAL_TYPES
-                self._print("raft: cannot step " + ("raft local message" if local else "as peer not found"))
-                continue
-            try:
-                raw.step(message)
-            except ProposalDropped:
-                self._print("raft proposal dropped")
+            self._print(("dropped: " if drop else "") + describe.message(message))
+            if not drop and (refusal := _step(self._node(node_id).raw, message)):
+                self._print(refusal)
         return len(taken)
 
-    def _stabilize(self, case: Case) -> None:
+    def _stabilize(self, arguments: Arguments) -> None:
         was_quiet = self._quiet
-        if case.value("log-level"):
-            self._quiet = case.value("log-level").lower() == "none"
-        start = len(self._output)
-        node_ids = case.numbers() or range(1, len(self.nodes) + 1)
-        while self._stabilize_once(list(node_ids)):
-            pass
-        if self._quiet:
-            del self._output[start:]
-        self._quiet = was_quiet
+        if arguments.value("log-level"):
+            self._set_level(arguments.value("log-level"))
+        try:
+            node_ids = arguments.numbers() or list(range(1, len(self.nodes) + 1))
+            while self._stabilize_once(node_ids):
+                pass
+        finally:
+            self._quiet = was_quiet
 
     def _stabilize_once(self, node_ids: list[int]) -> bool:
         busy = False
@@ -397,14 +367,14 @@ class Interaction:
 
     # --- looking ------------------------------------------------------------------------------
 
-    def _print_log(self, node: _Node) -> None:
+    def _write_log(self, node: ScriptNode) -> None:
         first, last = node.storage.first_index(), node.storage.last_index()
         if last < first:
-            self._print(f"log is empty: first index={first}, last index={last}")
+            self._write(f"log is empty: first index={first}, last index={last}")
         else:
             self._print(*describe.entries(node.storage.entries(first, last + 1, NO_LIMIT)))
 
-    def _raft_state(self, case: Case) -> None:
+    def _raft_state(self, _arguments: Arguments) -> None:
         for node in self.nodes:
             status = node.raw.status()
             soft = status.soft_state
@@ -414,9 +384,22 @@ class Interaction:
                 f"Term:{status.hard_state.term} Lead:{soft.leader_id}"
             )
 
-    def _status(self, case: Case) -> None:
-        for node_id, progress in self._raw(case).status().progress.items():
+    def _status(self, arguments: Arguments) -> None:
+        for node_id, progress in self._raw(arguments).status().progress.items():
             self._print(f"{node_id}: {describe.progress(progress)}")
+
+
+def _step(raw: RawNode, message: Message) -> str:
+    """Hand a message to its addressee; return how it was refused, if it was."""
+    if not raw.knows(message):
+        if message.type in LOCAL_TYPES:
+            return "raft: cannot step raft local message"
+        return "raft: cannot step as peer not found" if message.type in RESPONSE_TYPES else ""
+    try:
+        raw.step(message)
+    except ProposalDropped:
+        return _PROPOSAL_DROPPED
+    return ""
 
 
 def _stays_local(message: Message) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from raft_scripts import describe
-from raft_scripts.datadriven import Case, ScriptError
+from raft_scripts.datadriven import Case, CommandError, ScriptError
 
 from aspen.raft import membership, quorum
 from aspen.raft.membership import Configuration, ConfigurationRefused, ProgressDefaults, ProgressMap
@@ -23,9 +23,9 @@ class QuorumScript:
     """`committed` and `vote` over one majority or, with `cfgj`, a joint pair."""
 
     def handle(self, case: Case) -> str:
-        voters = [int(value) for value in case.values("cfg")]
-        joint = bool(case.values("cfgj")) or any(key == "cfgj" for key, _ in case.arguments)
-        joined = [int(value) for value in case.values("cfgj") if value != "zero"]
+        voters = [int(value) for value in case.arguments.values("cfg")]
+        joint = bool(case.arguments.values("cfgj"))
+        joined = [int(value) for value in case.arguments.values("cfgj") if value != "zero"]
         if case.command == "committed":
             return self._committed(case, voters, joined, joint=joint)
         if case.command == "vote":
@@ -41,7 +41,7 @@ class QuorumScript:
         return {voter: word for voter, word in zip(ids, words, strict=True) if word != "_"}
 
     def _committed(self, case: Case, voters: list[int], joined: list[int], *, joint: bool) -> str:
-        known = {k: int(v) for k, v in self._assign(case.values("idx"), voters, joined).items()}
+        known = {k: int(v) for k, v in self._assign(case.arguments.values("idx"), voters, joined).items()}
         first, second = frozenset(voters), frozenset(joined)
         index = quorum.joint_committed_index(first, second, known)
         text = _draw(first | second, known)
@@ -61,7 +61,7 @@ class QuorumScript:
         return text + _number(index)
 
     def _vote(self, case: Case, voters: list[int], joined: list[int], *, joint: bool) -> str:
-        cast = {k: v == "y" for k, v in self._assign(case.values("votes"), voters, joined).items()}
+        cast = {k: v == "y" for k, v in self._assign(case.arguments.values("votes"), voters, joined).items()}
         first, second = frozenset(voters), frozenset(joined)
         result = quorum.joint_vote_result(first, second, cast)
         text = _VOTES[result]
@@ -111,11 +111,16 @@ class ConfChangeScript:
         defaults = ProgressDefaults(self._last_index, 10, NO_LIMIT)
         self._last_index += 1
         state = (self._configuration, self._progress)
-        singles = describe.parse_changes(" ".join(case.input))
+        try:
+            singles = describe.parse_changes(" ".join(case.input))
+        except CommandError as error:
+            return str(error)
+        if case.command == "leave-joint" and singles:
+            return "this command takes no input"
         commands: dict[str, Callable[[], tuple[Configuration, ProgressMap]]] = {
             "simple": lambda: membership.simple(*state, singles, defaults),
             "enter-joint": lambda: membership.enter_joint(
-                *state, singles, defaults, auto_leave=case.flag("autoleave")
+                *state, singles, defaults, auto_leave=case.arguments.flag("autoleave")
             ),
             "leave-joint": lambda: membership.leave_joint(*state, defaults),
         }

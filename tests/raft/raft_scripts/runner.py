@@ -11,14 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from difflib import unified_diff
 from pathlib import Path
 from typing import Protocol
 
-from raft_scripts.datadriven import Case, ScriptError, read_script
+from raft_scripts.datadriven import Arguments, Case, ScriptError, read_script
 from raft_scripts.interaction import Interaction
 from raft_scripts.pure import ConfChangeScript, QuorumScript
-
-from aspen.errors import AspenError
 
 _LOG_LINE = re.compile(r"^\s*(DEBUG|INFO|WARN|ERROR) ")
 _QUIET = "ok (quiet)"
@@ -41,7 +40,10 @@ class Difference:
     actual: str
 
     def __str__(self) -> str:
-        return f"{self.case}\n--- expected\n{self.expected}\n--- ours\n{self.actual}\n"
+        lines = unified_diff(
+            self.expected.split("\n"), self.actual.split("\n"), "expected", "ours", n=10**6, lineterm=""
+        )
+        return "\n".join([f"{self.case.path}:{self.case.line} {self.case.command}", *lines])
 
 
 @dataclass
@@ -61,7 +63,7 @@ class Tally:
 
     def __str__(self) -> str:
         t1 = f"T1 {self.checkpoints - len(self.t1)}/{self.checkpoints}"
-        return f"{t1}  T2 {self.cases - len(self.t2)}/{self.cases}"
+        return f"{t1} T2 {self.cases - len(self.t2)}/{self.cases}"
 
 
 def normalise(text: str) -> str:
@@ -87,14 +89,21 @@ def environment(cases: Iterable[Case]) -> Script:
 
 
 def run_script(path: Path) -> Tally:
-    """Run one script to its end."""
-    cases = read_script(path)
-    script = environment(cases)
+    """Run one script to its end, whatever happens on the way."""
     tally = Tally()
+    try:
+        cases = read_script(path)
+    except (ScriptError, UnicodeDecodeError) as error:
+        broken = Case(path, 1, "(the script itself)", Arguments())
+        tally.cases = 1
+        tally.t2.append(Difference(broken, "a script", str(error)))
+        return tally
+    script = environment(cases)
     for case in cases:
         try:
             actual = normalise(script.handle(case))
-        except (AspenError, ScriptError, LookupError, ValueError) as error:
+        except Exception as error:
+            # Whatever it is, a violated invariant of the core too, it is this case that shows it.
             actual = f"{type(error).__name__}: {error}"
         expected = normalise(case.expected)
         tally.cases += 1
@@ -120,6 +129,7 @@ def rewrite_script(path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def scripts_in(directory: Path) -> list[Path]:
-    """The scripts in a directory and below it, by name."""
-    return sorted(directory.rglob("*.txt"))
+def scripts_in(folder: Path) -> list[Path]:
+    """The scripts in a folder and below it, by name: `*.txt`, and files without a suffix."""
+    found = (path for path in folder.rglob("*") if path.suffix in (".txt", "") and path.is_file())
+    return sorted(path for path in found if not path.name.startswith(("README", ".")))
