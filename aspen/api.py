@@ -1,8 +1,9 @@
 """The Python face of a cluster: what programs that embed Aspen import.
 
 `ClusterController` and `KeyValueStore` are Protocols; `RaftControlClient` and `KvClient`
-implement them over a node started by `aspen.node.bootstrap_node`. Every error is a kind of
-`ControlPlaneError` or `KeyValueStoreError`.
+implement them over a node in this process: one started by `aspen.node.bootstrap_node`, or a
+member of an `aspen.deterministic.DeterministicCluster`, for tests without network, disk and
+clock. Every error is a kind of `ControlPlaneError` or `KeyValueStoreError`.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from aspen.errors import (
     ProposalError,
 )
 from aspen.identity import parse_endpoint_id
-from aspen.limits import KV_SCAN_BYTES, KV_SCAN_DEFAULT, KV_SCAN_MAX
-from aspen.node import Node
+from aspen.limits import CONTROL_MS, KV_SCAN_BYTES, KV_SCAN_DEFAULT, KV_SCAN_MAX
+from aspen.raft.control import MembershipControl
 from aspen.state.commands import KvDelete, KvResult, KvSet
 from aspen.state.kv import KvEntry, KvPage
-from aspen.state.ports import Consistency
+from aspen.state.ports import Consistency, Proposer
 from aspen.z32 import encode_key
 
 # --- requests and answers ---------------------------------------------------------------------
@@ -38,7 +39,7 @@ class ClusterNode:
 
     node_id: int
     address: str
-    """`host:port` of its QUIC endpoint."""
+    """`host:port` of its QUIC endpoint; several may be given, separated by commas."""
     endpoint_id: str | None = None
     """May be left out for the node that is asked."""
 
@@ -49,6 +50,20 @@ class InitRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class AddLearnerRequest:
+    learner: ClusterNode
+    timeout_ms: int = CONTROL_MS
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeMembershipRequest:
+    members: list[int]
+    """Node ids of all who are to vote. Each is a member already; voters left out leave the cluster."""
+    timeout_ms: int = CONTROL_MS
+    """Learners among them must catch up within it."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterState:
     """The membership as this node has applied it."""
 
@@ -56,7 +71,10 @@ class ClusterState:
     leader_id: int
     term: int
     members: tuple[int, ...]
+    """Node ids of the voters."""
     nodes: tuple[ClusterNode, ...]
+    """All members, learners too."""
+    learners: tuple[int, ...] = ()
 
 
 class WriteCommand:
@@ -85,9 +103,35 @@ class WriteCommand:
 
 
 class ClusterController(Protocol):
-    """Control of membership."""
+    """Control of membership, through any member. Each returns the state once it is as asked.
 
-    async def init(self, request: InitRequest) -> ClusterState: ...
+    Raises `ControlPlaneError.InvalidRequest`, `.NotInitialized`, `.Failed` or `.Timeout` when
+    nothing was changed, and `.OutcomeUnknown` when that can't be known from here.
+    """
+
+    async def init(self, request: InitRequest) -> ClusterState:
+        """Found a cluster of the initial members."""
+        ...
+
+    async def add_learner(self, request: AddLearnerRequest) -> ClusterState:
+        """Add a member that gets the log but has no vote; for one that is a member, its new address."""
+        ...
+
+    async def change_membership(self, request: ChangeMembershipRequest) -> ClusterState:
+        """Make these members the voters, all at once."""
+        ...
+
+    async def promote(self, node_id: int) -> ClusterState:
+        """Give a learner its vote, once it has caught up."""
+        ...
+
+    async def remove(self, node_id: int) -> ClusterState:
+        """Take a member out of the cluster."""
+        ...
+
+    async def transfer_leader(self, node_id: int) -> ClusterState:
+        """Have another voter lead."""
+        ...
 
     async def current_state(self) -> ClusterState: ...
 
@@ -112,65 +156,97 @@ class KeyValueStore(Protocol):
     ) -> KvPage: ...
 
 
-# --- over a node in this process ---------------------------------------------------------------
+# --- over a member in this process ---------------------------------------------------------------
+
+
+class KeyValueReader(Protocol):
+    def get(self, key: bytes) -> KvEntry | None: ...
+
+    def scan(self, prefix: bytes, after: bytes | None, limit: int, max_bytes: int) -> KvPage: ...
+
+
+class Handle(Protocol):
+    """A member in this process: a `Node`, or one of a `DeterministicCluster`."""
+
+    @property
+    def control(self) -> MembershipControl: ...
+
+    @property
+    def proposer(self) -> Proposer: ...
+
+    @property
+    def kv(self) -> KeyValueReader: ...
 
 
 class RaftControlClient:
-    """`ClusterController` over a node in this process."""
+    """`ClusterController` over a member in this process."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Handle) -> None:
+        self._control = node.control
 
     async def init(self, request: InitRequest) -> ClusterState:
-        """Found a cluster and wait until it has a leader.
+        """See `ClusterController.init`. `.Timeout`: it is founded, but nobody leads yet."""
+        await self._control.found([self._identified(member) for member in request.initial_members])
+        return await self.current_state()
 
-        Raises `ControlPlaneError.InvalidRequest` or `.Timeout`.
-        """
-        node = self._node
-        members = []
-        for member in request.initial_members:
-            endpoint_id = node.identity.endpoint_id
-            if member.endpoint_id is not None:
-                try:
-                    endpoint_id = parse_endpoint_id(member.endpoint_id)
-                except IdentityError as error:
-                    raise ControlPlaneError.InvalidRequest(f"member {member.node_id}: {error}") from None
-            elif member.node_id != node.node_id:
-                raise ControlPlaneError.InvalidRequest(f"member {member.node_id} needs an endpoint id")
-            members.append((member.node_id, endpoint_id, (_split_address(member.address),)))
-        node.consensus.initialise(members)
-        try:
-            await node.consensus.driver.read_barrier()
-        except ProposalError as error:
-            raise ControlPlaneError.Timeout(
-                f"the cluster was founded, but has no leader yet: {error}"
-            ) from None
+    async def add_learner(self, request: AddLearnerRequest) -> ClusterState:
+        await self._control.add_learner(*self._identified(request.learner), request.timeout_ms)
+        return await self.current_state()
+
+    async def change_membership(self, request: ChangeMembershipRequest) -> ClusterState:
+        await self._control.change_membership(frozenset(request.members), request.timeout_ms)
+        return await self.current_state()
+
+    async def promote(self, node_id: int) -> ClusterState:
+        await self._control.promote(node_id)
+        return await self.current_state()
+
+    async def remove(self, node_id: int) -> ClusterState:
+        await self._control.remove(node_id)
+        return await self.current_state()
+
+    async def transfer_leader(self, node_id: int) -> ClusterState:
+        await self._control.transfer_leader(node_id)
         return await self.current_state()
 
     async def current_state(self) -> ClusterState:
-        """Raises `ControlPlaneError.NotInitialized`."""
-        consensus = self._node.consensus
-        if not consensus.roster.members:
+        """The membership as this node has applied it."""
+        member = self._control.ground
+        roster = member.roster
+        if not roster.members:
             raise ControlPlaneError.NotInitialized("this node belongs to no cluster yet")
         nodes = tuple(
-            ClusterNode(
-                m.node_id, ",".join(f"{host}:{port}" for host, port in m.addresses), encode_key(m.endpoint_id)
-            )
-            for m in consensus.roster.members
+            ClusterNode(m.node_id, ",".join(map(_join_address, m.addresses)), encode_key(m.endpoint_id))
+            for m in roster.members
         )
         return ClusterState(
-            node_id=self._node.node_id,
-            leader_id=consensus.driver.leader_id,
-            term=consensus.driver.raw.term,
-            members=tuple(sorted(consensus.roster.conf_state.voters)),
+            node_id=member.node_id,
+            leader_id=member.leader_id,
+            term=member.term,
+            members=tuple(sorted(roster.conf_state.voters)),
             nodes=nodes,
+            learners=tuple(sorted({*roster.conf_state.learners, *roster.conf_state.learners_next})),
         )
+
+    def _identified(self, node: ClusterNode) -> tuple[int, bytes, tuple[tuple[str, int], ...]]:
+        """(node id, endpoint id, addresses). Raises `ControlPlaneError.InvalidRequest`."""
+        own = self._control.ground
+        if node.endpoint_id is not None:
+            try:
+                endpoint_id = parse_endpoint_id(node.endpoint_id)
+            except IdentityError as error:
+                raise ControlPlaneError.InvalidRequest(f"member {node.node_id}: {error}") from None
+        elif node.node_id == own.node_id:
+            endpoint_id = own.endpoint_id
+        else:
+            raise ControlPlaneError.InvalidRequest(f"member {node.node_id} needs an endpoint id")
+        return node.node_id, endpoint_id, tuple(map(_split_address, node.address.split(",")))
 
 
 class KvClient:
-    """`KeyValueStore` over a node in this process."""
+    """`KeyValueStore` over a member in this process."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Handle) -> None:
         self._node = node
 
     async def write(
@@ -242,6 +318,11 @@ def _kv_error(error: ProposalError) -> KeyValueStoreError:
 
 def _bytes(text: str | bytes) -> bytes:
     return text.encode() if isinstance(text, str) else text
+
+
+def _join_address(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _split_address(text: str) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""A client of one node's HTTP interface: status, key-value, pkarr.
+"""A client of one node's HTTP interface: status, changes of the cluster, key-value, pkarr.
 
 Every method returns what was asked for or raises a kind of `ClientError`. A write that was sent
 and not answered raises `ClientOutcomeUnknown` and is never retried: only the caller knows whether
@@ -16,7 +16,13 @@ import msgspec
 from yarl import URL
 
 from aspen.errors import ClientError, ClientNotFound, ClientOutcomeUnknown, ClientUnavailable, ConfigError
-from aspen.limits import CLIENT_CONNECT_MS, CLIENT_REQUEST_MS, CLIENT_RESPONSE_BYTES, KV_SCAN_DEFAULT
+from aspen.limits import (
+    CLIENT_CONNECT_MS,
+    CLIENT_REQUEST_MS,
+    CLIENT_RESPONSE_BYTES,
+    CONTROL_MS,
+    KV_SCAN_DEFAULT,
+)
 
 T = TypeVar("T")
 
@@ -24,7 +30,7 @@ DEFAULT_ADDR: Final = "http://127.0.0.1:8080"
 
 # The node did nothing: these codes say so (`aspen.errors.ProposalError`).
 _NOTHING_DONE: Final = frozenset(
-    {"no_leader", "not_leader", "overloaded", "no_room", "not_ready", "unavailable"}
+    {"no_leader", "not_leader", "overloaded", "no_room", "not_ready", "timeout", "unavailable"}
 )
 
 
@@ -101,6 +107,19 @@ class NodeClient:
         """`GET /v1/cluster/status`, as the node gave it."""
         return _read(await self._request("GET", "/v1/cluster/status"), dict[str, Any])
 
+    async def control(
+        self, action: str, request: dict[str, Any], *, timeout_ms: int = CONTROL_MS
+    ) -> dict[str, Any]:
+        """`POST /v1/cluster/<action>`, given that long to be done; the node's JSON answer."""
+        request = {**request, "timeout_ms": timeout_ms} if action != "init" else request
+        body = await self._request(
+            "POST",
+            f"/v1/cluster/{action}",
+            body=msgspec.json.encode(request),
+            timeout_ms=timeout_ms + CLIENT_REQUEST_MS,
+        )
+        return _read(body, dict[str, Any])
+
     async def ready(self) -> bool:
         """Whether the node serves reads and knows a leader."""
         try:
@@ -155,15 +174,19 @@ class NodeClient:
         *,
         body: bytes | None = None,
         accept: str = "*/*",
+        timeout_ms: int | None = None,
     ) -> bytes:
         if self._session is None:
             raise RuntimeError("use NodeClient as an async context manager")
         tail = "&".join(f"{name}={quote(value, safe='')}" for name, value in (query or {}).items())
         url = URL(str(self.base.origin()) + path + ("?" + tail if tail else ""), encoded=True)
         writes = method not in ("GET", "HEAD")
+        timeout = self._timeout
+        if timeout_ms is not None:
+            timeout = aiohttp.ClientTimeout(total=timeout_ms / 1_000, sock_connect=timeout.sock_connect)
         try:
             async with self._session.request(
-                method, url, data=body, headers={"Accept": accept}, allow_redirects=False
+                method, url, data=body, headers={"Accept": accept}, allow_redirects=False, timeout=timeout
             ) as response:
                 answer = await _read_bounded(response)
                 if 200 <= response.status < 300:

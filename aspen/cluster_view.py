@@ -29,7 +29,7 @@ class NodeView:
             node_id=self._node_id,
             endpoint_id=self._identity.z32,
             cluster_id="" if roster.cluster_id == NO_CLUSTER else roster.cluster_id.hex(),
-            role=driver.role.name.lower(),
+            role="removed" if consensus.removed else driver.role.name.lower(),
             leader_id=driver.leader_id,
             term=driver.raw.term,
             commit_index=driver.raw.commit_index,
@@ -58,6 +58,8 @@ class NodeView:
         driver = consensus.driver
         if driver.failure is not None:
             return Health(HealthState.UNHEALTHY, False, (f"this node stops: {driver.failure}",))
+        if consensus.removed:
+            return Health(HealthState.UNHEALTHY, False, ("this node was removed from the cluster",))
         if not consensus.roster.members:
             return Health(HealthState.DEGRADED, False, ("this node belongs to no cluster yet",))
         if driver.room.error is not None:

@@ -194,7 +194,8 @@ class ClientOutcomeUnknown(ClientError):
 class ControlPlaneError(AspenError):
     """What `ClusterController` raises. Catch it, or one of its kinds: `ControlPlaneError.Timeout`.
 
-    All but `OutcomeUnknown` mean that the membership is as it was.
+    All but `OutcomeUnknown` mean that the membership is as it was (but for a `Timeout` of `init`:
+    the cluster is founded then, and waits for a quorum of its members).
     """
 
     code: ClassVar[str] = "failed"

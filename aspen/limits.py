@@ -73,6 +73,7 @@ HTTP_DISCARD_BYTES: Final = 262_144  # of a refused body, read so that its sende
 HTTP_DISCARD_MS: Final = 1_000
 HTTP_BACKLOG: Final = 1_024  # connections the kernel holds before they are accepted
 HTTP_QUERY_PARAMETERS: Final = 16
+HTTP_CONTROL_BYTES: Final = 65_536  # of a request that changes the cluster
 
 # --- Raft --------------------------------------------------------------------------------------
 LMDB_KEY_BYTES: Final = 511
@@ -116,6 +117,12 @@ SNAPSHOT_OFFER_MS: Final = 20_000  # … after the last chunk was asked for
 SNAPSHOT_RETRY_MS: Final = 1_000  # before a cut transfer is taken up again
 SNAPSHOT_TRIES: Final = 10  # without a chunk between them; then the transfer is given up
 SNAPSHOT_PROGRESS_MS: Final = 2_000  # between two lines of progress
+
+# --- checkpoints (is every member's state the same?) -------------------------------------------
+CHECKPOINT_MS: Final = 30_000  # for every member to say what it has
+CHECKPOINTS_KEPT: Final = 8
+CHECKPOINT_BATCH_PAIRS: Final = 512  # hashed before others have their turn
+CHECKPOINT_PAUSE_MS: Final = 0.5
 
 # --- QUIC endpoint -----------------------------------------------------------------------------
 NET_HANDSHAKE_MS: Final = 5_000

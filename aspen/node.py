@@ -17,6 +17,7 @@ from typing import Final, Self
 
 import structlog
 
+from aspen.cluster_check import ClusterCheck
 from aspen.cluster_view import NodeView
 from aspen.config import ClusterBootstrapConfig, ControlBackend
 from aspen.dns.lookup import View
@@ -25,16 +26,20 @@ from aspen.dns.stream import TcpServer
 from aspen.dns.udp import InProcessUdp, UdpWorkers, bind_udp_and_tcp
 from aspen.errors import ConfigError
 from aspen.http.cluster import ClusterRoutes, DnsStatus
+from aspen.http.control import CheckReport, ControlRoutes
 from aspen.http.kv import KvRoutes
 from aspen.http.server import HttpServer
 from aspen.identity import Cookie, Identity
+from aspen.limits import RAFT_REMOVED_GRACE_MS
 from aspen.net.address_book import AddressBook
 from aspen.net.endpoint import Endpoint, Hello, Peer
 from aspen.net.handshake import INCARNATION_BYTES
 from aspen.pkarr.relay import Relay
 from aspen.proposer import ClusterProposer
 from aspen.raft.cluster import Consensus, Timing
+from aspen.raft.control import Founder, MembershipControl
 from aspen.raft.driver import Clock, RaftDriver
+from aspen.raft.roster import Roster
 from aspen.raft.transport import RaftTransport
 from aspen.raft.writer import Retention
 from aspen.state.kv import LmdbKv
@@ -74,6 +79,7 @@ class Node:
 
     identity: Identity
     consensus: Consensus
+    control: MembershipControl
     proposer: ClusterProposer
     kv: LmdbKv
     packets: LmdbPackets
@@ -138,12 +144,13 @@ class Node:
         for peer in config.manual_peers:
             if peer.address is not None:
                 self.address_book.add(peer.endpoint_id, peer.address, "manual")
+        self._check = ClusterCheck(store)
         clock = Clock(lambda: time.monotonic_ns() // 1_000_000, lambda: time.time_ns() // 1_000_000)
         self.consensus = consensus = Consensus(
             node_id=config.node_id,
             endpoint_id=self.identity.endpoint_id,
             store=store,
-            machine=Machine(store),
+            machine=Machine(store, self._check.checkpoints),
             timing=Timing(
                 config.heartbeat_interval_ms, config.election_timeout_min_ms, config.election_timeout_max_ms
             ),
@@ -160,6 +167,7 @@ class Node:
             address_book=self.address_book,
             on_frame=lambda peer, frame: transport.frame_received(peer, frame),
             on_unreachable=lambda endpoint_id: transport.peer_unreachable(endpoint_id),
+            on_refused=consensus.refused_by,
             on_stream=lambda peer, stream: consensus.driver.catch_up.offers.serve(peer.node_id, stream),
         )
         transport = RaftTransport(
@@ -178,23 +186,32 @@ class Node:
             open_stream=transport.open_stream,
         )
         self._stack.push_async_callback(consensus.stop)
+        self.proposer = ClusterProposer(consensus)
+        self._check.start(consensus, self.proposer)
+        self._stack.push_async_callback(self._check.stop)
         try:
             self.quic_address = await endpoint.start(config.host, config.quic_port)
         except OSError as error:
             raise ConfigError(f"QUIC can't bind {config.host}:{config.quic_port}: {error}") from None
         self._stack.push_async_callback(endpoint.close)
-        self.proposer = ClusterProposer(consensus)
+        self._endpoint, self._transport = endpoint, transport
+        self.control = consensus.control
         self.view = NodeView(config.node_id, self.identity, consensus, endpoint)
         if config.init and not consensus.initialised:
             consensus.initialise(self._founders())
-        transport.greet(
-            [member.node_id for member in consensus.roster.members] or list(consensus.known_peers)
-        )
+        transport.greet(list(consensus.known_peers))
+        self._members_changed(consensus.roster)
 
-    def _founders(self) -> list[tuple[int, bytes, tuple[tuple[str, int], ...]]]:
-        own = (self.node_id, self.identity.endpoint_id, (self.quic_address,))
+    def founder(self) -> Founder:
+        """This node as a member of a cluster it founds."""
+        return self.node_id, self.identity.endpoint_id, (self.quic_address,)
+
+    def _founders(self) -> list[Founder]:
         peers = self.config.manual_peers
-        return [own, *((p.node_id, p.endpoint_id, (p.address,) if p.address else ()) for p in peers)]
+        return [
+            self.founder(),
+            *((p.node_id, p.endpoint_id, (p.address,) if p.address else ()) for p in peers),
+        ]
 
     async def _start_dns(self, store: Store, data_dir: Path, workers: int) -> None:
         host, port = self.config.dns_host, self.config.dns_port
@@ -230,13 +247,38 @@ class Node:
         Relay(self.proposer, self.packets).add_routes(self.http.public)
         KvRoutes(self.proposer, self.kv).add_routes(self.http.admin)
         ClusterRoutes(self.view).add_routes(self.http.public, self.http.admin)
+        ControlRoutes(self.control, self, self.view).add_routes(self.http.admin)
         self._stack.push_async_callback(self.http.close)
         await self.http.start()
+
+    async def compact(self) -> int:
+        """Cut the log short now; the oldest index it still has."""
+        return await self.consensus.compact()
+
+    async def check(self, timeout_ms: int) -> CheckReport:
+        """Compare the state of all members."""
+        return await self._check.check(timeout_ms)
 
     # --- what the parts tell the node ---------------------------------------------------------
 
     def _admit(self, peer: Peer) -> str | None:
         return self.consensus.admit(peer.node_id, peer.endpoint_id, peer.cluster_id)
+
+    def _still_admit(self, peer: Peer) -> str | None:
+        """As `_admit`, with a moment's grace for those who have just been removed and may hear of it."""
+        reason = self._admit(peer)
+        return None if reason == "removed" and self.consensus.roster.member(peer.node_id) is None else reason
+
+    def _members_changed(self, roster: Roster) -> None:
+        self._known_roster = roster
+        for member in roster.members:
+            for address in member.addresses:
+                self.address_book.add(member.endpoint_id, address, "membership")
+        self._transport.greet([member.node_id for member in roster.members])
+        self._endpoint.recheck(self._still_admit)
+        asyncio.get_running_loop().call_later(
+            RAFT_REMOVED_GRACE_MS / 1000, self._endpoint.recheck, self._admit
+        )
 
     def _dns_changed(self) -> None:
         """On the writer thread, which alone moves this word."""
@@ -254,11 +296,8 @@ class Node:
         page.commit_index = driver.raw.commit_index
         page.applied_index = driver.applied_index
         page.last_contact_ms = driver.last_contact_ms or 0
-        if driver.roster is not self._known_roster:
-            self._known_roster = driver.roster
-            for member in driver.roster.members:
-                for address in member.addresses:
-                    self.address_book.add(member.endpoint_id, address, "membership")
+        if driver.roster is not self._known_roster and self.quic_address[0]:
+            self._members_changed(driver.roster)
 
     def _failed(self, error: Exception) -> None:
         log.critical("node halts", error=str(error))

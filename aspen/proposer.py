@@ -5,6 +5,7 @@ from __future__ import annotations
 from aspen.errors import NotLeader, invariant
 from aspen.raft.cluster import Consensus
 from aspen.state.commands import (
+    CheckpointResult,
     Command,
     KvResult,
     PacketResult,
@@ -27,7 +28,8 @@ class ClusterProposer:
         limit, else `NoLeader`, `Overloaded`, `NoRoom` or `OutcomeUnknown`."""
         validate_command(command)
         result = await self._consensus.driver.propose(encode_command(command))
-        invariant(isinstance(result, PacketResult | KvResult | Rejected), "the machine answered oddly")
+        known = PacketResult | KvResult | CheckpointResult | Rejected
+        invariant(isinstance(result, known), "the machine answered oddly")
         answer: Result = result
         return answer
 

@@ -1,23 +1,215 @@
-"""`aspen cluster`: the members, and who leads."""
+"""`aspen cluster`: who the members are, who leads, and changing either."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Final
 
-from aspen.cli.common import DEFAULT_ADDR, Addr, Json, Token, new_app, print_json, print_table, talk
+import typer
 
-app = new_app("The cluster's members and state.")
+from aspen.cli.common import (
+    DEFAULT_ADDR,
+    EXIT_CODES,
+    Addr,
+    Exit,
+    Json,
+    Token,
+    local,
+    new_app,
+    print_json,
+    print_table,
+    talk,
+)
+from aspen.limits import CHECKPOINT_MS, CONTROL_MAX_MS, CONTROL_MS
+
+app = new_app(
+    "The cluster's members and state.\n\n"
+    "Changes may be asked of any member. A command returns when the change is in effect there; "
+    "with exit code 5 the change may have been made (look with `aspen cluster status`), with every "
+    "other code but 0 it was not."
+)
+
+_EXAMPLES: Final = {
+    "init": "Example: aspen cluster init --member 2@<endpoint id>@192.0.2.2:7300",
+    "add-learner": "Example: aspen cluster add-learner 4@<endpoint id>@192.0.2.4:7300",
+    "change-membership": "Example: aspen cluster change-membership 1 2 3",
+}
+
+NodeId = Annotated[int, typer.Argument(help="A member's node id.", metavar="NODE", min=1)]
+PEER_FORM: Final = "NODE@ENDPOINT@HOST:PORT"
 
 
-@app.callback()
-def _group() -> None:
-    """Keeps `status` a subcommand while it is the only one."""
+def _seconds(default_ms: int, meaning: str) -> Any:
+    return typer.Option(
+        "--timeout",
+        help=f"{meaning} [{default_ms // 1000}]",
+        metavar="SECONDS",
+        min=0,
+        max=CONTROL_MAX_MS // 1000,
+    )
 
 
-@app.command()
+Timeout = Annotated[float | None, _seconds(CONTROL_MS, "Give up after so long; nothing is changed then.")]
+
+
+@app.command(epilog=EXIT_CODES)
 def status(as_json: Json = False, addr: Addr = DEFAULT_ADDR, token: Token = None) -> None:
     """Show the members, the leader and how far the log has come, as the node asked sees it."""
-    answer = talk(addr, token, as_json, lambda client: client.status())
+    _show(talk(addr, token, as_json, lambda client: client.status()), as_json)
+
+
+@app.command(epilog=f"{_EXAMPLES['init']}\n\n{EXIT_CODES}")
+def init(
+    member: Annotated[
+        list[str] | None,
+        typer.Option("--member", help="Another founder, running already; repeat it.", metavar=PEER_FORM),
+    ] = None,
+    as_json: Json = False,
+    addr: Addr = DEFAULT_ADDR,
+    token: Token = None,
+) -> None:
+    """Found a cluster of the node asked, and of others if they are named.
+
+    The node must belong to no cluster yet. The other founders must know this node: start them with
+    it among their --peers.
+    """
+    request = {"members": [_peer(text, as_json) for text in member or ()]}
+    _change("init", request, None, as_json, addr, token)
+
+
+@app.command("add-learner", epilog=f"{_EXAMPLES['add-learner']}\n\n{EXIT_CODES}")
+def add_learner(
+    node: Annotated[str, typer.Argument(help="The new member, running already.", metavar=PEER_FORM)],
+    timeout: Timeout = None,
+    as_json: Json = False,
+    addr: Addr = DEFAULT_ADDR,
+    token: Token = None,
+) -> None:
+    """Add a member that gets the log but has no vote.
+
+    Its node id and endpoint id must be nobody else's. Named again with another address, a member gets
+    that address. `promote` gives it a vote.
+    """
+    _change("add-learner", _peer(node, as_json), timeout, as_json, addr, token)
+
+
+@app.command(epilog=EXIT_CODES)
+def promote(
+    node_id: NodeId,
+    timeout: Timeout = None,
+    as_json: Json = False,
+    addr: Addr = DEFAULT_ADDR,
+    token: Token = None,
+) -> None:
+    """Give a learner its vote, once it has caught up with the log."""
+    _change("promote", {"node_id": node_id}, timeout, as_json, addr, token)
+
+
+@app.command(epilog=EXIT_CODES)
+def remove(
+    node_id: NodeId,
+    timeout: Timeout = None,
+    as_json: Json = False,
+    addr: Addr = DEFAULT_ADDR,
+    token: Token = None,
+) -> None:
+    """Take a member out of the cluster.
+
+    A leader hands over first. The removed node says so in its status and its log, and stops voting.
+    To use its machine again, wipe its data directory (identity included) and add it anew.
+    """
+    _change("remove", {"node_id": node_id}, timeout, as_json, addr, token)
+
+
+@app.command("change-membership", epilog=f"{_EXAMPLES['change-membership']}\n\n{EXIT_CODES}")
+def change_membership(
+    voters: Annotated[
+        list[int],
+        typer.Argument(help="Node ids of all who are to vote, members already.", metavar="NODE...", min=1),
+    ],
+    timeout: Timeout = None,
+    as_json: Json = False,
+    addr: Addr = DEFAULT_ADDR,
+    token: Token = None,
+) -> None:
+    """Make these members the voters, all in one step; voters that aren't named leave the cluster."""
+    _change("change-membership", {"members": voters}, timeout, as_json, addr, token)
+
+
+@app.command("transfer-leader", epilog=EXIT_CODES)
+def transfer_leader(
+    node_id: NodeId,
+    timeout: Timeout = None,
+    as_json: Json = False,
+    addr: Addr = DEFAULT_ADDR,
+    token: Token = None,
+) -> None:
+    """Have another voter lead."""
+    _change("transfer-leader", {"node_id": node_id}, timeout, as_json, addr, token)
+
+
+@app.command(epilog=EXIT_CODES)
+def snapshot(as_json: Json = False, addr: Addr = DEFAULT_ADDR, token: Token = None) -> None:
+    """Cut the log of the node asked down to its newest entries; its state stands for the rest.
+
+    Nodes do this by themselves. Members that lag behind what is left are sent the state instead.
+    """
+    answer = talk(addr, token, as_json, lambda client: client.control("snapshot", {}))
+    if as_json:
+        print_json(answer)
+        return
+    print(
+        f"node {answer.get('node_id')} keeps its log from {answer.get('first_index')} on; "
+        f"the state is that of {answer.get('applied_index')}"
+    )
+
+
+@app.command(epilog=EXIT_CODES)
+def check(
+    timeout: Annotated[
+        float | None, _seconds(CHECKPOINT_MS, "Wait so long for every member's answer.")
+    ] = None,
+    as_json: Json = False,
+    addr: Addr = DEFAULT_ADDR,
+    token: Token = None,
+) -> None:
+    """Compare the state of all members at one point of the log, and say who differs.
+
+    Each member hashes everything the log has made there, while writes go on. Exits 1 if a member
+    differs, 4 if none does but some don't answer.
+    """
+    timeout_ms = CHECKPOINT_MS if timeout is None else round(timeout * 1000)
+    answer = talk(addr, token, as_json, lambda client: client.control("check", {}, timeout_ms=timeout_ms))
+    members = answer.get("members", [])
+    if as_json:
+        print_json(answer)
+    else:
+        print(f"state at index {answer.get('index')}:")
+        rows = [(str(m.get("node_id")), str(m.get("state")), str(m.get("hash") or "–")) for m in members]
+        print_table(None, ("node", "state", "hash"), rows)
+    states = {member.get("state") for member in members}
+    if "differs" in states:
+        raise typer.Exit(Exit.FAILED)
+    if not answer.get("alike"):
+        raise typer.Exit(Exit.UNAVAILABLE)
+
+
+def _change(
+    action: str, request: dict[str, Any], timeout: float | None, as_json: bool, addr: str, token: str | None
+) -> None:
+    timeout_ms = CONTROL_MS if timeout is None else round(timeout * 1000)
+    answer = talk(addr, token, as_json, lambda client: client.control(action, request, timeout_ms=timeout_ms))
+    _show(answer, as_json)
+
+
+def _peer(text: str, as_json: bool) -> dict[str, Any]:
+    from aspen.config import parse_peer
+
+    peer = local(as_json, lambda: parse_peer(text))
+    addresses = [] if peer.address is None else [_address(peer.address)]
+    return {"node_id": peer.node_id, "endpoint_id": peer.endpoint_id.hex(), "addresses": addresses}
+
+
+def _show(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
@@ -44,4 +236,4 @@ def _address(address: Any) -> str:
     if isinstance(address, str):
         return address
     host, port = address
-    return f"{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -45,6 +45,7 @@ class ClusterStatus(msgspec.Struct, frozen=True):
     cluster_id: str
     """Hexadecimal; empty before the node belongs to a cluster."""
     role: str
+    """`leader`, `follower`, `candidate`, `pre_candidate`; `removed` if it is no member any more."""
     leader_id: int
     """0 if none is known."""
     term: int

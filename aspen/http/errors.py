@@ -16,6 +16,7 @@ from aiohttp import web
 
 from aspen.errors import (
     AspenError,
+    ControlPlaneError,
     HttpError,
     InputError,
     KeyValueStoreError,
@@ -36,6 +37,13 @@ _KV_STATUS: Final[Mapping[type[KeyValueStoreError], int]] = {
     KeyValueStoreError.ValueTooLarge: 413,
     KeyValueStoreError.BatchTooLarge: 413,
     KeyValueStoreError.ReservedKey: 403,
+}
+
+
+_CONTROL_STATUS: Final[Mapping[type[ControlPlaneError], int]] = {
+    ControlPlaneError.InvalidRequest: 400,
+    ControlPlaneError.NotInitialized: 409,
+    ControlPlaneError.Failed: 409,
 }
 
 
@@ -80,6 +88,9 @@ def answer_to(error: AspenError) -> web.Response:
             return problem(503, error.code, str(error), _RETRY, leader_id=error.leader_id)
         case ProposalError():
             return problem(503, error.code, str(error), _RETRY)
+        case ControlPlaneError():
+            status = _CONTROL_STATUS.get(type(error), 503)
+            return problem(status, error.code, str(error), _RETRY if status == 503 else None)
         case KeyValueStoreError():
             status = _KV_STATUS.get(type(error), 503)
             return problem(status, error.code, str(error), _RETRY if status == 503 else None)

@@ -18,6 +18,7 @@ import structlog
 from aspen.errors import ControlPlaneError
 from aspen.limits import (
     ADDRESS_BOOK_PEERS,
+    CONTROL_MS,
     RAFT_COMMITTED_BYTES_PER_READY,
     RAFT_INFLIGHT_BYTES,
     RAFT_INFLIGHT_MESSAGES,
@@ -26,14 +27,14 @@ from aspen.limits import (
     RAFT_UNCOMMITTED_BYTES,
 )
 from aspen.raft.admission import Refusal
-from aspen.raft.control import MembershipControl
+from aspen.raft.control import Founder, MembershipControl
 from aspen.raft.driver import Clock, RaftDriver, Transport
 from aspen.raft.messages import ConfChangeV2
 from aspen.raft.rawnode import RaftConfig, RawNode, Role
 from aspen.raft.roster import CLUSTER_ID_BYTES, NO_CLUSTER, ChangeContext, Member, Roster, encode_context
 from aspen.raft.snapshots import OpenStream
 from aspen.raft.storage import LmdbLog
-from aspen.raft.writer import Retention, StateMachine
+from aspen.raft.writer import Retention, StateMachine, WriteJob
 from aspen.state.store import Store
 
 log = structlog.get_logger("aspen.raft")
@@ -167,7 +168,7 @@ class Consensus:
         """The oldest entry still in the log."""
         return self._log_storage.first_index()
 
-    def initialise(self, members: Sequence[tuple[int, bytes, tuple[tuple[str, int], ...]]]) -> None:
+    def initialise(self, members: Sequence[Founder]) -> None:
         """Found a new cluster of (node id, endpoint id, addresses), this node among them.
 
         The members' entries are the first of the log; the others get them by replication.
@@ -185,6 +186,16 @@ class Consensus:
         self.driver.campaign_once_applied(len(peers))
         log.info("cluster founded", members=[node_id for node_id, _ in peers])
         self.driver.wake()
+
+    async def compact(self) -> int:
+        """Cut the applied log off now, but for its newest entries; the oldest index still there."""
+        async with asyncio.timeout(CONTROL_MS / 1000):
+            more = True
+            while more:
+                done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+                self.driver.submit(WriteJob(compaction=done))
+                more = await done
+        return self.first_index
 
     def admit(self, peer_node_id: int, peer_endpoint_id: bytes, peer_cluster_id: bytes) -> str | None:
         """Why a peer with a proven key may not speak under this node id; `None` if it may.
@@ -238,6 +249,10 @@ class Consensus:
     # --- what changes of the membership stand on (`control.Ground`) ----------------------------
 
     @property
+    def term(self) -> int:
+        return self.driver.raw.term
+
+    @property
     def leader_id(self) -> int:
         return self.driver.leader_id
 
@@ -283,9 +298,7 @@ class Consensus:
         return -1 if heard is None else max(0, self._clock.monotonic_ms() - heard)
 
 
-def _check_founders(
-    members: Sequence[tuple[int, bytes, tuple[tuple[str, int], ...]]], node_id: int, endpoint_id: bytes
-) -> None:
+def _check_founders(members: Sequence[Founder], node_id: int, endpoint_id: bytes) -> None:
     refuse = ControlPlaneError.InvalidRequest
     if not 1 <= len(members) <= RAFT_MEMBERS:
         raise refuse(f"a cluster starts with 1 to {RAFT_MEMBERS} members, not {len(members)}")

@@ -11,12 +11,12 @@ A leader that is to go hands over first, so that nobody waits for an election ti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import structlog
 
-from aspen.errors import ControlPlaneError, NoLeader, OutcomeUnknown, Overloaded, ProposalError
+from aspen.errors import ControlPlaneError, NoLeader, NoRoom, OutcomeUnknown, Overloaded, ProposalError
 from aspen.limits import CONTROL_MS, CONTROL_PAUSE_MAX_MS, CONTROL_PAUSE_MIN_MS, CONTROL_POLL_MS
 from aspen.raft.admission import Refusal, RefusalCode
 from aspen.raft.messages import ConfChangeV2
@@ -24,6 +24,9 @@ from aspen.raft.plans import AddLearner, Address, ChangeVoters, Plan, Promote, R
 from aspen.raft.roster import Roster
 
 log = structlog.get_logger("aspen.raft")
+
+Founder = tuple[int, bytes, tuple[Address, ...]]
+"""Node id, endpoint id and addresses of an initial member."""
 
 _TRANSFER_TIMEOUTS: Final = 2  # of an election, that a transfer may take
 
@@ -33,6 +36,12 @@ class Ground(Protocol):
 
     @property
     def node_id(self) -> int: ...
+
+    @property
+    def endpoint_id(self) -> bytes: ...
+
+    @property
+    def term(self) -> int: ...
 
     @property
     def roster(self) -> Roster: ...
@@ -46,6 +55,10 @@ class Ground(Protocol):
     @property
     def election_timeout_ms(self) -> int:
         """The longest."""
+        ...
+
+    def initialise(self, members: Sequence[Founder]) -> None:
+        """Found a cluster. Raises `ControlPlaneError.InvalidRequest`."""
         ...
 
     async def propose_change(self, change: ConfChangeV2) -> Refusal | None:
@@ -75,6 +88,24 @@ class MembershipControl:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
+
+    @property
+    def ground(self) -> Ground:
+        """The member it works on, to look at."""
+        return self._ground
+
+    async def found(self, members: Sequence[Founder]) -> None:
+        """Found a cluster of these members, this node among them, and wait until it has a leader.
+
+        Raises `ControlPlaneError.InvalidRequest`, or `.Timeout` if it is founded but nobody leads yet.
+        """
+        self._ground.initialise(members)
+        try:
+            await self._ground.read_barrier()
+        except ProposalError as error:
+            raise ControlPlaneError.Timeout(
+                f"the cluster was founded, but has no leader yet: {error}"
+            ) from None
 
     async def add_learner(
         self,
@@ -153,7 +184,7 @@ class MembershipControl:
         await self._retire_leader(voters_after(ground.roster, change), deadline)
         try:
             return await ground.propose_change(change)
-        except (Overloaded, NoLeader) as error:
+        except (Overloaded, NoLeader, NoRoom) as error:
             return Refusal(RefusalCode.BUSY, str(error))
         except OutcomeUnknown as error:
             if await self._turns_out_reached(plan):

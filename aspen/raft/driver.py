@@ -325,9 +325,13 @@ class RaftDriver:
         if outgoing:
             self._transport.send(outgoing)
         if append is not None or apply is not None:
-            self._batches_in_flight += 1
-            self._writer.submit(self._job(append, apply))
+            self.submit(self._job(append, apply))
         self._on_progress(self)
+
+    def submit(self, job: WriteJob) -> None:
+        """Hand a job to the writer thread."""
+        self._batches_in_flight += 1
+        self._writer.submit(job)
 
     def _job(self, append: Message | None, apply: Message | None) -> WriteJob:
         job = WriteJob()
@@ -342,12 +346,12 @@ class RaftDriver:
             responses += append.responses
         if apply is not None:
             job.committed = apply.entries
-            job.roster = self._change_roster(job)
+            self._change_roster(job)
             responses += apply.responses
         job.responses = responses
         return job
 
-    def _change_roster(self, job: WriteJob) -> Roster | None:
+    def _change_roster(self, job: WriteJob) -> None:
         """Switch the core to each configuration as its entry is handed out for application.
 
         The entry is committed, so this can't be undone; a crash before it is durable as applied
@@ -358,11 +362,10 @@ class RaftDriver:
                 change = decode_conf_change(entry)
                 self.roster = self.roster.changed(change, self.raw.apply_conf_change(change))
                 job.changes.append(decode_context(change.context).request_id)
-        if not job.changes:
-            return None
-        log.info("membership", **self.roster.roles)
-        self.standing.applied(self.roster)
-        return self.roster
+                job.rosters.append((entry.index, self.roster))
+        if job.rosters:
+            log.info("membership", **self.roster.roles)
+            self.standing.applied(self.roster)
 
     def _role_changed(self, leader_id: int, role: Role) -> None:
         if (leader_id, role) == (self.leader_id, self.role):
@@ -427,6 +430,8 @@ class RaftDriver:
                 self.applied_index = last.index
                 self._proposals.term_applied(last.term)
                 self._reads.applied(last.index)
+            if job.compaction is not None and not job.compaction.done():
+                job.compaction.set_result(cut is not None)
             for message in job.responses:
                 if message.to == self.node_id:
                     self.raw.step(message)

@@ -12,6 +12,7 @@ and nothing is reported until there is room.
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from aspen.errors import StorageFull
 from aspen.limits import RAFT_ROOM_RETRY_MS
-from aspen.raft.envelope import MARKER, open_envelope
+from aspen.raft.envelope import HEAD_BYTES, MARKER, open_envelope
 from aspen.raft.messages import Entry, EntryKind, HardState, Message
 from aspen.raft.roster import Roster
 from aspen.raft.storage import Installed, LmdbLog
@@ -34,6 +35,15 @@ class StateMachine(Protocol):
 
     def apply(self, txn: Txn, index: int, proposed_at_ms: int, data: bytes) -> Any:
         """Apply one committed command, deterministically; return what its proposer is told."""
+        ...
+
+    @property
+    def checkpoint_command(self) -> bytes:
+        """A command behind which the transaction ends, for `checkpoint` to look at the state."""
+        ...
+
+    def checkpoint(self, index: int) -> None:
+        """The state right after the checkpoint at `index` is committed, and nothing later is."""
         ...
 
     def end(self, txn: Txn) -> bool:
@@ -66,10 +76,13 @@ class WriteJob:
     hard_state: HardState | None = None
     entries: Sequence[Entry] = ()
     committed: Sequence[Entry] = ()
-    roster: Roster | None = None
+    rosters: list[tuple[int, Roster]] = field(default_factory=list)
+    """(index, what the membership is after it) of the changes among `committed`."""
     responses: Sequence[Message] = ()
     install: Install | None = None
     """A received snapshot that replaces everything before this job's entries."""
+    compaction: asyncio.Future[bool] | None = None
+    """Cut the log short now; resolved by the driver with whether there may be more to cut."""
     changes: list[bytes] = field(default_factory=list)
     """The request ids of the membership changes among `committed`."""
     results: list[tuple[bytes, Any]] = field(default_factory=list)
@@ -139,8 +152,7 @@ class Writer:
                     if (install := batch[0].install) is not None:
                         self._when_there_is_room(self._make_current, install)
                         self._switch_to(install)
-                    dns_changed, cut = self._when_there_is_room(self._commit, batch)
-                    self._on_durable(batch, dns_changed, cut)
+                    self._on_durable(batch, *self._write(batch))
             except _StoppedWaiting:
                 return
             except Exception as error:
@@ -186,30 +198,80 @@ class Writer:
         self._on_installed(install, switched)
         switched.wait()
 
-    def _commit(self, jobs: Sequence[WriteJob]) -> tuple[bool, tuple[int, int] | None]:
+    def _write(self, batch: Sequence[WriteJob]) -> tuple[bool, tuple[int, int] | None]:
+        """Make a batch durable: in one transaction, or several if there are checkpoints in it."""
+        dns_changed, cut = False, None
+        for parts in _split_at_checkpoints(batch, self._machine.checkpoint_command):
+            changed_here, cut_here = self._when_there_is_room(self._commit, parts)
+            dns_changed, cut = dns_changed or changed_here, cut_here or cut
+            if parts[-1].at_checkpoint:
+                self._machine.checkpoint(parts[-1].committed[-1].index)
+        return dns_changed, cut
+
+    def _commit(self, parts: Sequence[_Part]) -> tuple[bool, tuple[int, int] | None]:
         machine, log = self._machine, self._log
+        keep_entries = self._retention.entries
+        results: list[tuple[WriteJob, bytes, Any]] = []
         with self._store.write() as txn:
             machine.begin(txn)
-            for job in jobs:
-                job.results.clear()  # of a try that failed
-                if job.entries:
-                    log.append(txn, job.entries)
-                if job.hard_state is not None:
-                    log.put_hard_state(txn, job.hard_state)
-                for entry in job.committed:
+            for part in parts:
+                if part.is_first:
+                    self._append(txn, part.job)
+                for entry in part.committed:
                     if entry.kind is EntryKind.NORMAL and entry.data:
                         request_id, proposed_at_ms, command = open_envelope(entry.data)
                         if command.startswith(MARKER):
                             result: Any = command
                         else:
                             result = machine.apply(txn, entry.index, proposed_at_ms, command)
-                        job.results.append((request_id, result))
-                if job.roster is not None:
-                    log.put_roster(txn, job.roster)
-                if job.committed:
-                    log.put_applied(txn, job.committed[-1].index, job.committed[-1].term)
-            cut = log.compact(txn, self._retention.entries, self._retention.size_bytes)
-            return machine.end(txn), cut
+                        results.append((part.job, request_id, result))
+                if part.committed:
+                    self._put_applied(txn, part)
+                if part.job.compaction is not None:
+                    keep_entries = 0
+            cut = log.compact(txn, keep_entries, self._retention.size_bytes)
+            dns_changed = machine.end(txn)
+        for job, request_id, result in results:
+            job.results.append((request_id, result))
+        return dns_changed, cut
+
+    def _append(self, txn: Txn, job: WriteJob) -> None:
+        if job.entries:
+            self._log.append(txn, job.entries)
+        if job.hard_state is not None:
+            self._log.put_hard_state(txn, job.hard_state)
+
+    def _put_applied(self, txn: Txn, part: _Part) -> None:
+        first, last = part.committed[0], part.committed[-1]
+        rosters = [roster for index, roster in part.job.rosters if first.index <= index <= last.index]
+        if rosters:
+            self._log.put_roster(txn, rosters[-1])
+        self._log.put_applied(txn, last.index, last.term)
+
+
+class _Part(NamedTuple):
+    """A job, or what is done of it in one transaction."""
+
+    job: WriteJob
+    committed: Sequence[Entry]
+    is_first: bool
+    at_checkpoint: bool
+
+
+def _split_at_checkpoints(jobs: Sequence[WriteJob], checkpoint: bytes) -> list[list[_Part]]:
+    """What to do in one transaction each: all but the last of them end with a checkpoint's entry."""
+    size = HEAD_BYTES + len(checkpoint)
+    transactions: list[list[_Part]] = [[]]
+    for job in jobs:
+        start = 0
+        for end, entry in enumerate(job.committed, 1):
+            if len(entry.data) == size and entry.data.endswith(checkpoint):
+                transactions[-1].append(_Part(job, job.committed[start:end], start == 0, True))
+                transactions.append([])
+                start = end
+        if start == 0 or start < len(job.committed):
+            transactions[-1].append(_Part(job, job.committed[start:], start == 0, False))
+    return [parts for parts in transactions if parts]
 
 
 def _split_at_installs(jobs: Sequence[WriteJob]) -> list[list[WriteJob]]:

@@ -20,6 +20,8 @@ from aspen.limits import (
     PKARR_PAYLOAD_BYTES,
 )
 
+DIGEST_BYTES: Final = 32
+
 
 class PacketPut(msgspec.Struct, frozen=True, tag=1, array_like=True):
     """Store a verified pkarr packet; most recent wins, decided when applied."""
@@ -41,7 +43,20 @@ class KvDelete(msgspec.Struct, frozen=True, tag=3, array_like=True):
     keys: tuple[bytes, ...]
 
 
-Command = PacketPut | KvSet | KvDelete
+class Checkpoint(msgspec.Struct, frozen=True, tag=64, array_like=True):
+    """Have every member hash its state as it is after this entry. Changes nothing."""
+
+
+class CheckpointReport(msgspec.Struct, frozen=True, tag=65, array_like=True):
+    """What a member's state hashed to at a checkpoint. Changes nothing."""
+
+    index: int
+    """Of the `Checkpoint`'s log entry."""
+    node_id: int
+    digest: bytes
+
+
+Command = PacketPut | KvSet | KvDelete | Checkpoint | CheckpointReport
 
 
 class PacketOutcome(IntEnum):
@@ -67,13 +82,18 @@ class KvResult(msgspec.Struct, frozen=True):
     """Keys set or deleted."""
 
 
+class CheckpointResult(msgspec.Struct, frozen=True):
+    index: int
+    """Where in the log the checkpoint stands."""
+
+
 class Rejected(msgspec.Struct, frozen=True):
     """The command was committed but its application refused it; nothing changed."""
 
     reason: str
 
 
-Result = PacketResult | KvResult | Rejected
+Result = PacketResult | KvResult | CheckpointResult | Rejected
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)
@@ -124,6 +144,9 @@ def validate_command(command: Command) -> None:
             _validate_batch(len(keys))
             for key in keys:
                 validate_key(key)
+        case CheckpointReport(digest=digest):
+            if len(digest) != DIGEST_BYTES:
+                raise CommandError(f"a state's hash is {DIGEST_BYTES} bytes")
 
 
 def _validate_batch(count: int) -> None:

@@ -14,7 +14,11 @@ import struct
 from typing import Final
 
 from aspen.errors import CommandError, KeyValueStoreError
+from aspen.state.checkpoint import Checkpoints
 from aspen.state.commands import (
+    Checkpoint,
+    CheckpointReport,
+    CheckpointResult,
     KvDelete,
     KvSet,
     PacketOutcome,
@@ -23,6 +27,7 @@ from aspen.state.commands import (
     Rejected,
     Result,
     decode_command,
+    encode_command,
     validate_command,
 )
 from aspen.state.kv import apply_kv_delete, apply_kv_set
@@ -37,8 +42,11 @@ _TIME: Final = b"time_ms"
 class Machine:
     """Applies commands within the caller's transaction. Used by one thread at a time."""
 
-    def __init__(self, store: Store) -> None:
+    checkpoint_command: Final = encode_command(Checkpoint())
+
+    def __init__(self, store: Store, checkpoints: Checkpoints | None = None) -> None:
         self._store = store
+        self._checkpoints = checkpoints
         self._time_ms = 0
         self._time_stored_ms = 0
         self._dns_changed = False
@@ -68,12 +76,23 @@ class Machine:
                 return apply_kv_set(self._store, txn, command)
             case KvDelete():
                 return apply_kv_delete(self._store, txn, command)
+            case Checkpoint():
+                return CheckpointResult(index)
+            case CheckpointReport():
+                if self._checkpoints is not None:
+                    self._checkpoints.reported(command)
+                return CheckpointResult(command.index)
 
     def _packet_put(self, txn: Txn, command: PacketPut) -> PacketResult:
         result = apply_packet_put(self._store, txn, command, self._time_ms)
         if result.outcome is PacketOutcome.STORED:
             self._dns_changed = True
         return result
+
+    def checkpoint(self, index: int) -> None:
+        """The transaction that ended with the checkpoint at `index` is committed."""
+        if self._checkpoints is not None:
+            self._checkpoints.take(index)
 
     def end(self, txn: Txn) -> bool:
         """Finish the transaction's part; say whether anything DNS answers from has changed."""

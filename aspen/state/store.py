@@ -24,7 +24,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
@@ -96,6 +96,8 @@ class Store:
         self._read_only = read_only
         self.map_bytes = map_bytes
         self.tables = open_tables(environment, create=not read_only)
+        self.before_leaving: list[Callable[[], None]] = []
+        """Called before the environment is given up: whoever holds a transaction open lets go."""
         self.packets_table = self.tables["packets"]
 
     @classmethod
@@ -146,6 +148,7 @@ class Store:
 
         No transaction of the old one may be open. `folder` must be current on disk already.
         """
+        self._let_go()
         old, old_folder = self.environment, self.folder
         self.environment = open_environment(
             self.data_dir / folder, read_only=self._read_only, map_bytes=self.map_bytes
@@ -185,7 +188,12 @@ class Store:
             yield txn
 
     def close(self) -> None:
+        self._let_go()
         self.environment.close()
+
+    def _let_go(self) -> None:
+        for let_go in self.before_leaving:
+            let_go()
 
 
 def open_environment(path: Path, *, read_only: bool, map_bytes: int, sync: bool = True) -> Any:

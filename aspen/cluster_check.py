@@ -1,0 +1,115 @@
+"""Asking all members what their state hashes to at one log index, and telling who differs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import structlog
+
+from aspen.errors import ControlPlaneError, NoLeader, OutcomeUnknown, ProposalError
+from aspen.http.control import CheckReport, MemberCheck
+from aspen.limits import CONTROL_PAUSE_MAX_MS
+from aspen.proposer import ClusterProposer
+from aspen.raft.cluster import Consensus
+from aspen.state.checkpoint import Checkpoints
+from aspen.state.commands import Checkpoint, CheckpointReport, CheckpointResult
+from aspen.state.store import Store
+
+log = structlog.get_logger("aspen.check")
+
+_TRIES = 5  # to get a report into the log
+_LOOK_MS = 20  # between two looks at who has reported
+
+
+class ClusterCheck:
+    """This node's part in checks: it reports its own hash, and asks for all of them when told to."""
+
+    def __init__(self, store: Store) -> None:
+        """Give `checkpoints` to the machine; `start` before the first command is applied."""
+        self.checkpoints = Checkpoints(store, self._hashed)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
+        self._loop: asyncio.AbstractEventLoop
+        self._consensus: Consensus
+        self._proposer: ClusterProposer
+
+    def start(self, consensus: Consensus, proposer: ClusterProposer) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._consensus = consensus
+        self._proposer = proposer
+
+    async def stop(self) -> None:
+        self._stopped = True
+        self.checkpoints.give_up()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- reporting ----------------------------------------------------------------------------
+
+    def _hashed(self, index: int, digest: bytes) -> None:
+        """On the hashing thread."""
+        self._loop.call_soon_threadsafe(self._report_soon, index, digest)
+
+    def _report_soon(self, index: int, digest: bytes) -> None:
+        if not self._stopped:
+            task = self._loop.create_task(self._report(index, digest))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _report(self, index: int, digest: bytes) -> None:
+        log.info("state hashed", index=index, hash=digest.hex())
+        report = CheckpointReport(index, self._consensus.node_id, digest)
+        for _ in range(_TRIES):
+            try:
+                await self._proposer.propose(report)
+                return
+            except ProposalError as error:  # saying it twice does no harm
+                log.info("report not in the log yet", index=index, reason=str(error))
+                await asyncio.sleep(CONTROL_PAUSE_MAX_MS / 1000)
+
+    # --- asking -------------------------------------------------------------------------------
+
+    async def check(self, timeout_ms: int) -> CheckReport:
+        """Have all members hash their state at one index, and wait for what they say.
+
+        Raises `ControlPlaneError.NotInitialized`, `.Timeout` or `.OutcomeUnknown` if there is no
+        checkpoint; a member that doesn't answer in time is part of the report.
+        """
+        if not self._consensus.roster.members:
+            raise ControlPlaneError.NotInitialized("this node belongs to no cluster yet")
+        try:
+            result = await self._proposer.propose(Checkpoint())
+        except OutcomeUnknown as error:
+            raise ControlPlaneError.OutcomeUnknown(str(error)) from None
+        except NoLeader as error:
+            raise ControlPlaneError.Timeout(str(error)) from None
+        except ProposalError as error:
+            raise ControlPlaneError.Failed(str(error)) from None
+        if not isinstance(result, CheckpointResult):
+            raise ControlPlaneError.Failed(f"the checkpoint was refused: {result}")
+        members = [member.node_id for member in self._consensus.roster.members]
+        deadline = self._loop.time() + timeout_ms / 1000
+        while self._loop.time() < deadline:
+            if self.checkpoints.reports(result.index).keys() >= set(members):
+                break
+            await asyncio.sleep(_LOOK_MS / 1000)
+        return compare(result.index, members, self.checkpoints.reports(result.index), self._leader_id)
+
+    @property
+    def _leader_id(self) -> int:
+        return self._consensus.leader_id
+
+
+def compare(index: int, members: list[int], reports: dict[int, bytes], leader_id: int) -> CheckReport:
+    """Who has the hash that most have (of equally many, the leader's), who another, who none."""
+    counts = Counter(reports[node_id] for node_id in members if node_id in reports)
+    leaders = reports.get(leader_id)
+    common = max(counts, key=lambda digest: (counts[digest], digest == leaders, digest), default=None)
+    checks = []
+    for node_id in members:
+        digest = reports.get(node_id)
+        state = "silent" if digest is None else "alike" if digest == common else "differs"
+        checks.append(MemberCheck(node_id, state, None if digest is None else digest.hex()))
+    return CheckReport(index, all(check.state == "alike" for check in checks), tuple(checks))

@@ -1,0 +1,217 @@
+"""Changing the cluster: `POST /v1/cluster/…`, admin routes all.
+
+Bodies are JSON objects; an answer is the cluster's status after the change, as this node sees it. Any
+member takes any of these, whether it leads or not. Errors say what became of the change: with
+`outcome_unknown` it may have been made, with every other code it was not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Final, Protocol, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from aspen.errors import ControlPlaneError, HttpError, IdentityError
+from aspen.http.cluster import ClusterView
+from aspen.http.errors import json_response
+from aspen.http.request import query_of, read_body
+from aspen.http.routing import Request, Router
+from aspen.identity import parse_endpoint_id
+from aspen.limits import CHECKPOINT_MS, CONTROL_MAX_MS, CONTROL_MS, HTTP_CONTROL_BYTES
+
+PATH: Final = "/v1/cluster"
+_NO_PARAMETERS: Final[frozenset[str]] = frozenset()
+
+T = TypeVar("T")
+NodeId = Annotated[int, msgspec.Meta(ge=1, lt=2**63)]
+TimeoutMs = Annotated[int, msgspec.Meta(ge=0, le=CONTROL_MAX_MS)]
+Address = tuple[str, int]
+Founder = tuple[int, bytes, tuple[Address, ...]]
+"""Node id, endpoint id and addresses."""
+
+
+class MemberCheck(msgspec.Struct, frozen=True):
+    node_id: int
+    state: str
+    """`alike`, `differs` or `silent`."""
+    hash: str | None
+    """Hexadecimal; None if the member did not answer in time."""
+
+
+class CheckReport(msgspec.Struct, frozen=True):
+    """What the members' states hashed to at one log index."""
+
+    index: int
+    alike: bool
+    """Whether all members answered, and all the same."""
+    members: tuple[MemberCheck, ...]
+
+
+class ClusterControl(Protocol):
+    """Where changes are made. Each raises a kind of `ControlPlaneError`."""
+
+    async def found(self, members: Sequence[Founder]) -> None: ...
+
+    async def add_learner(
+        self, node_id: int, endpoint_id: bytes, addresses: tuple[Address, ...], timeout_ms: int = ...
+    ) -> None: ...
+
+    async def promote(self, node_id: int, timeout_ms: int = ...) -> None: ...
+
+    async def remove(self, node_id: int, timeout_ms: int = ...) -> None: ...
+
+    async def change_membership(self, voters: frozenset[int], timeout_ms: int = ...) -> None: ...
+
+    async def transfer_leader(self, to: int, timeout_ms: int = ...) -> None: ...
+
+
+class LocalNode(Protocol):
+    """What concerns the node asked, rather than the cluster."""
+
+    def founder(self) -> Founder:
+        """This node, as a member of a cluster that it founds."""
+        ...
+
+    async def compact(self) -> int:
+        """Cut the log short now; the oldest index it still has."""
+        ...
+
+    async def check(self, timeout_ms: int) -> CheckReport:
+        """Compare the state of all members."""
+        ...
+
+
+class _Member(msgspec.Struct, forbid_unknown_fields=True):
+    node_id: NodeId
+    endpoint_id: str
+    """z-base-32 or hexadecimal."""
+    addresses: list[str] = []
+    """`host:port`, of its QUIC endpoint."""
+
+    def read(self) -> Founder:
+        try:
+            endpoint_id = parse_endpoint_id(self.endpoint_id)
+        except IdentityError as error:
+            raise HttpError(400, "invalid_request", f"node {self.node_id}: {error}") from None
+        return self.node_id, endpoint_id, tuple(map(_address, self.addresses))
+
+
+class _Init(msgspec.Struct, forbid_unknown_fields=True):
+    members: list[_Member] = []
+    """The other founders."""
+
+
+class _AddLearner(_Member, forbid_unknown_fields=True):
+    timeout_ms: TimeoutMs = CONTROL_MS
+
+
+class _OneNode(msgspec.Struct, forbid_unknown_fields=True):
+    node_id: NodeId
+    timeout_ms: TimeoutMs = CONTROL_MS
+
+
+class _Voters(msgspec.Struct, forbid_unknown_fields=True):
+    members: list[NodeId]
+    timeout_ms: TimeoutMs = CONTROL_MS
+
+
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    timeout_ms: TimeoutMs = CHECKPOINT_MS
+
+
+class ControlRoutes:
+    """The handlers."""
+
+    def __init__(self, control: ClusterControl, node: LocalNode, view: ClusterView) -> None:
+        self._control = control
+        self._node = node
+        self._view = view
+
+    def add_routes(self, admin: Router) -> None:
+        handlers = {
+            "init": self.init,
+            "add-learner": self.add_learner,
+            "promote": self.promote,
+            "remove": self.remove,
+            "change-membership": self.change_membership,
+            "transfer-leader": self.transfer_leader,
+            "snapshot": self.snapshot,
+            "check": self.check,
+        }
+        for name, handler in handlers.items():
+            admin.add(f"{PATH}/{name}", {"POST": handler}, public=False)
+
+    async def init(self, request: Request, _rest: str) -> web.StreamResponse:
+        """Found a cluster of this node and the `members` named, if any."""
+        body = await _read(request, _Init)
+        others = [member.read() for member in body.members]
+        own = self._node.founder()
+        try:
+            await self._control.found([own, *(member for member in others if member[:2] != own[:2])])
+        except ControlPlaneError.Timeout as error:
+            raise ControlPlaneError.OutcomeUnknown(str(error)) from None  # it is founded all the same
+        return self._state()
+
+    async def add_learner(self, request: Request, _rest: str) -> web.StreamResponse:
+        body = await _read(request, _AddLearner)
+        return await self._done(self._control.add_learner(*body.read(), body.timeout_ms))
+
+    async def promote(self, request: Request, _rest: str) -> web.StreamResponse:
+        return await self._with_node(request, self._control.promote)
+
+    async def remove(self, request: Request, _rest: str) -> web.StreamResponse:
+        return await self._with_node(request, self._control.remove)
+
+    async def transfer_leader(self, request: Request, _rest: str) -> web.StreamResponse:
+        return await self._with_node(request, self._control.transfer_leader)
+
+    async def change_membership(self, request: Request, _rest: str) -> web.StreamResponse:
+        body = await _read(request, _Voters)
+        return await self._done(self._control.change_membership(frozenset(body.members), body.timeout_ms))
+
+    async def snapshot(self, request: Request, _rest: str) -> web.StreamResponse:
+        """Cut this node's log down to its newest entries; its state stands for the rest."""
+        await _read(request, _Nothing)
+        first_index = await self._node.compact()
+        status = self._view.status()
+        answer = {
+            "node_id": status.node_id,
+            "applied_index": status.applied_index,
+            "first_index": first_index,
+        }
+        return json_response(answer)
+
+    async def check(self, request: Request, _rest: str) -> web.StreamResponse:
+        body = await _read(request, _Nothing)
+        return json_response(await self._node.check(body.timeout_ms))
+
+    async def _with_node(
+        self, request: Request, act: Callable[[int, int], Awaitable[None]]
+    ) -> web.StreamResponse:
+        body = await _read(request, _OneNode)
+        return await self._done(act(body.node_id, body.timeout_ms))
+
+    async def _done(self, change: Awaitable[None]) -> web.StreamResponse:
+        await change
+        return self._state()
+
+    def _state(self) -> web.StreamResponse:
+        return json_response(self._view.status(), headers={"Cache-Control": "no-store"})
+
+
+async def _read(request: Request, kind: type[T]) -> T:
+    query_of(request, _NO_PARAMETERS)
+    body = await read_body(request, HTTP_CONTROL_BYTES)
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise HttpError(400, "bad_json", f"not what this route takes: {error}") from None
+
+
+def _address(text_untrusted: str) -> Address:
+    host, _, port = text_untrusted.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65_536:
+        raise HttpError(400, "invalid_request", f"not a host:port address: {text_untrusted[:80]!r}")
+    return host.strip("[]"), int(port)
