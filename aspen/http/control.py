@@ -25,7 +25,7 @@ PATH: Final = "/v1/cluster"
 _NO_PARAMETERS: Final[frozenset[str]] = frozenset()
 
 T = TypeVar("T")
-NodeId = Annotated[int, msgspec.Meta(ge=1, lt=2**63)]
+NodeId = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 TimeoutMs = Annotated[int, msgspec.Meta(ge=0, le=CONTROL_MAX_MS)]
 Address = tuple[str, int]
 Founder = tuple[int, bytes, tuple[Address, ...]]

@@ -260,7 +260,14 @@ class Cluster:
     """Nodes that know each other. The first one founds the cluster."""
 
     def __init__(
-        self, base: Path, size: int, *, profile: str = "lan", workers: int = 1, own_sessions: bool = True
+        self,
+        base: Path,
+        size: int,
+        *,
+        profile: str = "lan",
+        workers: int = 1,
+        own_sessions: bool = True,
+        found: bool = True,
     ) -> None:
         self.nodes = [
             NodeProcess(i, base / f"node-{i}", profile=profile, workers=workers) for i in range(1, size + 1)
@@ -268,7 +275,7 @@ class Cluster:
         for node in self.nodes:
             node.own_session = own_sessions
             node.peers = [other.as_peer for other in self.nodes if other is not node]
-        self.nodes[0].init = True
+        self.nodes[0].init = found
 
     def __iter__(self) -> Iterator[NodeProcess]:
         return iter(self.nodes)
@@ -276,7 +283,11 @@ class Cluster:
     def start(self) -> None:
         for node in self.nodes:
             node.start()
-        self.wait_ready()
+        if self.nodes[0].init:
+            self.wait_ready()
+        else:
+            for node in self.nodes:
+                wait_until(node.status, f"{node} runs", 20.0)
 
     def wait_ready(self, timeout_s: float = 20.0) -> None:
         """Every node serves, and all agree on a leader that lives."""
@@ -361,10 +372,16 @@ RUNNING: list[Cluster] = []
 
 @contextmanager
 def running(
-    base: Path, size: int, *, profile: str = "lan", workers: int = 1, own_sessions: bool = True
+    base: Path,
+    size: int,
+    *,
+    profile: str = "lan",
+    workers: int = 1,
+    own_sessions: bool = True,
+    found: bool = True,
 ) -> Iterator[Cluster]:
-    """A cluster for the length of a `with`."""
-    cluster = Cluster(base, size, profile=profile, workers=workers, own_sessions=own_sessions)
+    """A cluster for the length of a `with`; unless `found`, nodes that belong to none yet."""
+    cluster = Cluster(base, size, profile=profile, workers=workers, own_sessions=own_sessions, found=found)
     RUNNING.append(cluster)
     try:
         try:
