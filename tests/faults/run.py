@@ -32,7 +32,7 @@ from fault_runner.workload import Workload
 async def harm(bed: Testbed, options: argparse.Namespace, faults: list[str]) -> bool:
     """One run; prints its table. Whether all was well."""
     rng = random.Random(options.seed)
-    workload = Workload(bed, random.Random(rng.random()), options.clients, options.publishers)
+    workload = Workload(bed, random.Random(rng.random()), options.clients, options.publishers, options.reads)
     nemesis = Nemesis(bed, random.Random(rng.random()), faults)
     workload.start()
     harming = asyncio.create_task(nemesis.run())
@@ -107,6 +107,12 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--publishers", type=int, default=2)
+    parser.add_argument(
+        "--reads",
+        default="consistent",
+        choices=["consistent", "stale"],
+        help="how clients read; stale reads must not pass for consistent ones",
+    )
     parser.add_argument("--faults", default=",".join(FAULTS), help="separated by commas; all by default")
     parser.add_argument("--stories", default="", help=f"to play first, of {', '.join(STORIES)}")
     parser.add_argument("--keep", metavar="FOLDER", type=Path, help="leave data and logs here")

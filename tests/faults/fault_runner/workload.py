@@ -64,11 +64,15 @@ class PublishedKey:
 class Workload:
     """The clients and what they know. Use on one event loop."""
 
-    def __init__(self, bed: Testbed, rng: random.Random, clients: int, publishers: int) -> None:
+    def __init__(
+        self, bed: Testbed, rng: random.Random, clients: int, publishers: int, reads: str = "consistent"
+    ) -> None:
+        """`reads` is the consistency that reads ask for, but for a few that ask the leader."""
         self._bed = bed
         self._nodes = list(bed)
         self._rng = rng
         self._counts = (clients, publishers)
+        self._reads = reads
         self.history = History()
         self.told: list[Told] = []
         self.packets: dict[str, PublishedKey] = defaultdict(PublishedKey)
@@ -147,7 +151,7 @@ class Workload:
         self.history.call(operation)
         try:
             if operation.kind is Kind.READ:
-                mode = "leader" if operation.mode is ReadMode.LEADER else "consistent"
+                mode = "leader" if operation.mode is ReadMode.LEADER else self._reads
                 call = connection.request(
                     "GET", f"{path}?consistency={mode}", timeout_s=OPERATION_S, accept=OCTETS
                 )
