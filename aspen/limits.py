@@ -166,6 +166,7 @@ DEV_LINE_BYTES: Final = 1_048_576  # a longer line of a node's log is cut
 # --- store -------------------------------------------------------------------------------------
 LMDB_MAP_BYTES: Final = 64 * 1024**3  # address space, not disk
 LMDB_READERS: Final = 512
+LMDB_READERS_BYTES: Final = (LMDB_READERS - 1) * 64 + 192  # of the file that LMDB keeps them in
 LMDB_TABLES: Final = 24
 STORE_ROOM_BYTES: Final = 65_536  # a disk that can't give so much has no room
 

@@ -33,7 +33,7 @@ import lmdb
 
 from aspen.errors import StorageError, StorageFull
 from aspen.identity import sync_directory
-from aspen.limits import LMDB_MAP_BYTES, LMDB_READERS, LMDB_TABLES, STORE_ROOM_BYTES
+from aspen.limits import LMDB_MAP_BYTES, LMDB_READERS, LMDB_READERS_BYTES, LMDB_TABLES, STORE_ROOM_BYTES
 
 Txn = Any
 """An `lmdb.Transaction`; py-lmdb ships no type information."""
@@ -199,11 +199,13 @@ class Store:
 def open_environment(path: Path, *, read_only: bool, map_bytes: int, sync: bool = True) -> Any:
     """Open an LMDB environment. `sync=False` leaves flushing to an explicit `sync(True)`.
 
-    Raises `StorageError`.
+    Raises `StorageFull` if there is no room to create it, else `StorageError`.
     """
     try:
         if not read_only:
             path.mkdir(parents=True, exist_ok=True)
+            with open(path / "lock.mdb", "ab") as readers:
+                allocate(readers.fileno(), LMDB_READERS_BYTES)
         environment = lmdb.open(
             str(path),
             map_size=map_bytes,
@@ -219,10 +221,10 @@ def open_environment(path: Path, *, read_only: bool, map_bytes: int, sync: bool 
         )
         if not read_only:
             environment.reader_check()  # slots of readers that were killed
-            with open(path / "lock.mdb", "r+b") as readers:
-                allocate(readers.fileno(), os.fstat(readers.fileno()).st_size)
     except (lmdb.Error, OSError) as error:
-        raise StorageError(f"can't open the store in {path}: {error}") from None
+        full = isinstance(error, lmdb.DiskError) or (isinstance(error, OSError) and error.errno in FULL)
+        kind = StorageFull if full else StorageError
+        raise kind(f"can't open the store in {path}: {error}") from None
     return environment
 
 

@@ -12,6 +12,7 @@ import lmdb
 import pytest
 
 from aspen.errors import InvariantViolation, StorageError, StorageFull
+from aspen.limits import LMDB_READERS, LMDB_READERS_BYTES
 from aspen.state.packets import LmdbPackets
 from aspen.state.status_page import GENERATION, StatusPage
 from aspen.state.store import DataDirectoryLock, Store, allocate
@@ -100,6 +101,24 @@ def test_a_full_disk_is_told_from_a_broken_one(
     assert type(caught.value) is kind
     assert sorted(path.name for path in (tmp_path / store.folder).iterdir()) == ["data.mdb", "lock.mdb"]
     store.close()
+
+
+def test_lmdb_keeps_its_readers_in_a_file_of_the_size_we_give_it(tmp_path: Path) -> None:
+    store = Store.open(tmp_path, map_bytes=MAP_BYTES)
+    assert store.environment.info()["max_readers"] == LMDB_READERS
+    assert (tmp_path / store.folder / "lock.mdb").stat().st_size == LMDB_READERS_BYTES
+    store.close()
+
+
+def test_no_room_for_a_new_store_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LMDB alone would map a file without room for its pages, and die of it."""
+
+    def refuse(descriptor: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("aspen.state.store.allocate", refuse)
+    with pytest.raises(StorageFull):
+        Store.open(tmp_path, map_bytes=MAP_BYTES)
 
 
 def test_what_is_mapped_has_its_room_on_disk_from_the_start(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TOKEN = "only-for-the-fault-runner-71f0c2"
 RUNNER_WIRE = 254
 PROFILE = "lan"
+LOG_KEEP_ENTRIES = "100"  # so few that who was away for a second needs a snapshot
 
 NEEDS_NETWORK = ("partition", "delay", "loss")
 NEEDS_DISK = ("disk",)
@@ -62,7 +63,8 @@ class FaultyNode(NodeProcess):
 
     def environment(self) -> dict[str, str]:
         shim = {} if self.page is None else self.page.environment
-        return super().environment() | {"ASPEN_ADMIN_TOKEN": TOKEN} | shim
+        own = {"ASPEN_ADMIN_TOKEN": TOKEN, "ASPEN_LOG_KEEP_ENTRIES": LOG_KEEP_ENTRIES}
+        return super().environment() | own | shim
 
     def request(
         self,
