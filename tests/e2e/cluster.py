@@ -79,6 +79,8 @@ class NodeProcess:
         self.dns_port, self.http_port, self.quic_port = free_port(), free_port(), free_port()
         self.peers: list[str] = []
         self.init = False
+        self.settings: dict[str, str] = {}
+        """Further settings, as environment variables."""
         self.log_path = data_dir.with_name(data_dir.name + ".log")
         self.process: subprocess.Popen[bytes] | None = None
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -125,6 +127,7 @@ class NodeProcess:
             "ASPEN_DNS_SERVER_WORKERS": str(self.workers),
             "PYTHONUNBUFFERED": "1",
             "PYTHONFAULTHANDLER": "1",
+            **self.settings,
         }
 
     def start(self) -> None:
@@ -268,12 +271,14 @@ class Cluster:
         workers: int = 1,
         own_sessions: bool = True,
         found: bool = True,
+        settings: dict[str, str] | None = None,
     ) -> None:
         self.nodes = [
             NodeProcess(i, base / f"node-{i}", profile=profile, workers=workers) for i in range(1, size + 1)
         ]
         for node in self.nodes:
             node.own_session = own_sessions
+            node.settings = dict(settings or {})
             node.peers = [other.as_peer for other in self.nodes if other is not node]
         self.nodes[0].init = found
 
@@ -379,9 +384,18 @@ def running(
     workers: int = 1,
     own_sessions: bool = True,
     found: bool = True,
+    settings: dict[str, str] | None = None,
 ) -> Iterator[Cluster]:
     """A cluster for the length of a `with`; unless `found`, nodes that belong to none yet."""
-    cluster = Cluster(base, size, profile=profile, workers=workers, own_sessions=own_sessions, found=found)
+    cluster = Cluster(
+        base,
+        size,
+        profile=profile,
+        workers=workers,
+        own_sessions=own_sessions,
+        found=found,
+        settings=settings,
+    )
     RUNNING.append(cluster)
     try:
         try:
