@@ -168,6 +168,7 @@ class Node:
             on_frame=lambda peer, frame: transport.frame_received(peer, frame),
             on_unreachable=lambda endpoint_id: transport.peer_unreachable(endpoint_id),
             on_refused=consensus.refused_by,
+            on_connected=lambda peer: transport.peer_connected(peer),
             on_stream=lambda peer, stream: consensus.driver.catch_up.offers.serve(peer.node_id, stream),
         )
         transport = RaftTransport(
@@ -176,6 +177,7 @@ class Node:
             consensus.endpoint_of,
             on_message=lambda message: consensus.driver.receive(message),
             on_unreachable=lambda node_id: consensus.driver.unreachable(node_id),
+            on_restarted=lambda node_id: consensus.driver.restarted(node_id),
         )
         consensus.start(
             transport,

@@ -66,6 +66,7 @@ class Endpoint:
         address_book: AddressBook,
         on_frame: Callable[[Peer, bytes], None],
         on_unreachable: Callable[[EndpointId], None],
+        on_connected: Callable[[Peer], None] = lambda peer: None,
         on_stream: Callable[[Peer, FrameStream], Awaitable[None]] | None = None,
         on_refused: Callable[[EndpointId, str], None] | None = None,
         idle_ms: int = NET_IDLE_MS,
@@ -74,7 +75,8 @@ class Endpoint:
     ) -> None:
         """`admit` is asked about each proven peer and returns a refusal code or None.
 
-        `on_unreachable` is never called from inside `send`. `on_stream` gets each stream that a peer
+        `on_unreachable` is never called from inside `send`. `on_connected` hears of each connection that a
+        peer dialled, before anything that comes on it. `on_stream` gets each stream that a peer
         opened, in a task of its own; when it returns the stream is closed, when it raises, cut. Without
         it no streams are taken. `on_refused` hears of each proven peer that refuses this node, and its
         code. `max_datagram_bytes` None means what fits every path (1200), and much more on loopback.
@@ -83,6 +85,7 @@ class Endpoint:
         self.address_book = address_book
         self._on_frame = on_frame
         self._on_unreachable = on_unreachable
+        self._on_connected = on_connected
         self._on_stream = on_stream
         self._on_refused = on_refused
         self._refusals = refusals or Refusals(lambda: self._transceiver.now())
@@ -272,6 +275,7 @@ class Endpoint:
             self._waiting[link] = None
         else:
             self._welcomed(connection, peer)
+            self._on_connected(peer)
 
     def _welcomed(self, connection: Connection, peer: Peer) -> None:
         """A peer has dialled us: it is alive, as the incarnation it names, at the address it came from."""

@@ -1,7 +1,8 @@
 """What snapshots have to do with the core: when one is offered, fetched, shown to it and installed.
 
 The core hears of a snapshot when its content is here, and not before: until then it goes on as a
-member that lags. An offer that nobody fetched is reported to the core, so that it offers again.
+member that lags. An offer that ends, because nobody fetched it or the member it was for began anew, is
+reported to the core, so that it offers again.
 
 Raft paper §7. The transfer itself is in `snapshots`, the rename that installs it in `writer`.
 """
@@ -39,7 +40,7 @@ class CatchUp:
         wake: Callable[[], None],
     ) -> None:
         """`step` shows the core a message; `wake` has the driver see to what follows."""
-        self.offers = SnapshotOffers(store, log_storage, raw.node_id, clock, self._expired)
+        self.offers = SnapshotOffers(store, log_storage, raw.node_id, clock, self._withdrawn)
         self.intake = SnapshotIntake(store, open_stream, self._received)
         self._raw = raw
         self._store = store
@@ -47,6 +48,13 @@ class CatchUp:
         self._step = step
         self._wake = wake
         log_storage.offer_snapshot = self.offers.offer
+
+    def needs(self, message: Message) -> bool:
+        """Whether the core could take this snapshot. If not, it answers the leader at once, who may not
+        know how far this node is, as after a restart."""
+        if message.term < self._raw.term or message.snapshot is None:
+            return False
+        return message.snapshot.metadata.index > self._raw.commit_index
 
     def fetch(self, message: Message) -> None:
         """A SNAP message has come: get what it speaks of."""
@@ -67,7 +75,7 @@ class CatchUp:
             self.intake.discard()
         self._wake()
 
-    def _expired(self, node_id: int) -> None:
+    def _withdrawn(self, node_id: int) -> None:
         self._raw.report_snapshot(node_id, failed=True)
         self._wake()
 

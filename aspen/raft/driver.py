@@ -194,7 +194,7 @@ class RaftDriver:
         if message.type is MessageType.PROP:
             if (proposal := self._proposing.received(message)) is not None:
                 self._step(proposal)
-        elif message.type is MessageType.SNAP and message.term >= self.raw.term:
+        elif message.type is MessageType.SNAP and self.catch_up.needs(message):
             self.catch_up.fetch(message)
         else:
             self._step(message)
@@ -228,6 +228,12 @@ class RaftDriver:
         """The transport could not reach a member."""
         if not self._stopped:
             self.raw.report_unreachable(node_id)
+            self.catch_up.offers.unreachable(node_id)
+
+    def restarted(self, node_id: int) -> None:
+        """A member is there again, as another process than before."""
+        if not self._stopped:
+            self.catch_up.offers.restarted(node_id)
 
     async def propose(self, command: bytes) -> Any:
         """Replicate a command; return what the machine said of it, once applied on this node.

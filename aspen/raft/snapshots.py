@@ -116,6 +116,9 @@ class _Offer:
     streams: int = 0
     node_id: int = 0
     """Whom it is for; 0 until the SNAP message has left."""
+    asked_for: bool = False
+    complete: bool = False
+    """All of it was sent once."""
 
 
 class SnapshotOffers:
@@ -128,10 +131,10 @@ class SnapshotOffers:
         log_storage: LmdbLog,
         node_id: int,
         clock: Callable[[], float],
-        on_expired: Callable[[int], None],
+        on_withdrawn: Callable[[int], None],
     ) -> None:
-        """`on_expired` hears the node id of a member that did not fetch its offer."""
-        self._on_expired = on_expired
+        """`on_withdrawn` hears the node id of the member whose offer is gone: it may need another."""
+        self._on_withdrawn = on_withdrawn
         self._store = store
         self._log_storage = log_storage
         self._node_id = node_id
@@ -159,11 +162,28 @@ class SnapshotOffers:
         limit = self._clock() - SNAPSHOT_OFFER_MS / 1000
         for offer_id, offer in list(self._offers.items()):
             if not offer.streams and offer.used_at < limit:
-                del self._offers[offer_id]
-                offer.txn.abort()
-                if offer.node_id:
-                    log.info("a snapshot was not fetched", by=offer.node_id)
-                    self._on_expired(offer.node_id)
+                self._withdraw(offer_id, "not fetched in time")
+
+    def restarted(self, node_id: int) -> None:
+        """A member has begun anew: what it had fetched is gone, and it does not know what to ask for."""
+        for offer_id, offer in list(self._offers.items()):
+            if offer.node_id == node_id:
+                self._withdraw(offer_id, "the member restarted")
+
+    def unreachable(self, node_id: int) -> None:
+        """A member could not be reached: it may never have heard of its offer."""
+        for offer_id, offer in list(self._offers.items()):
+            if offer.node_id == node_id and not offer.asked_for:
+                self._withdraw(offer_id, "the member can't be reached")
+
+    def _withdraw(self, offer_id: bytes, reason: str) -> None:
+        """Streams under way end as cut."""
+        offer = self._offers.pop(offer_id)
+        offer.txn.abort()
+        if offer.node_id:
+            if not offer.complete:
+                log.info("snapshot offer withdrawn", to=offer.node_id, reason=reason)
+            self._on_withdrawn(offer.node_id)
 
     def assign(self, message: Message) -> None:
         """A SNAP message is leaving: its offer is for that member."""
@@ -187,6 +207,7 @@ class SnapshotOffers:
                 await stream.send(_ENCODER.encode(Manifest(False)))
                 return
             offer.streams += 1
+            offer.asked_for = True
             log.info("snapshot transfer", to=node_id, chunk=fetch.position.sequence)
             try:
                 await self._send(fetch.offer_id, offer, fetch.position, stream)
@@ -206,6 +227,7 @@ class SnapshotOffers:
             chunk = read_chunk(offer.txn, offer.tables, position)
             if chunk is None:
                 await stream.send(_END)
+                offer.complete = True
                 return
             await stream.send(encode_chunk(chunk))
             position = chunk.end

@@ -27,6 +27,9 @@ class ProvenPeer(Protocol):
     @property
     def node_id(self) -> int: ...
 
+    @property
+    def incarnation(self) -> bytes: ...
+
 
 class FrameSender(Protocol):
     """What this needs of the endpoint."""
@@ -43,7 +46,8 @@ class FrameSender(Protocol):
 
 
 class RaftTransport:
-    """Implements the driver's `Transport`; give `frame_received` and `peer_unreachable` to the endpoint."""
+    """Implements the driver's `Transport`; give `frame_received`, `peer_unreachable` and
+    `peer_connected` to the endpoint."""
 
     def __init__(
         self,
@@ -52,8 +56,10 @@ class RaftTransport:
         endpoint_of: Callable[[int], bytes | None],
         on_message: Callable[[Message], None],
         on_unreachable: Callable[[int], None],
+        on_restarted: Callable[[int], None],
     ) -> None:
-        """`endpoint_of` names the endpoint id of a member, None if it isn't known."""
+        """`on_restarted` hears of a member that is another process than when it was met before.
+        `endpoint_of` names the endpoint id of a member, None if it isn't known."""
         self.dropped: Counter[str] = Counter()
         """Messages that went no further, by cause."""
         self._endpoint = endpoint
@@ -61,6 +67,8 @@ class RaftTransport:
         self._endpoint_of = endpoint_of
         self._on_message = on_message
         self._on_unreachable = on_unreachable
+        self._on_restarted = on_restarted
+        self._incarnations: dict[int, bytes] = {}
         self._node_of: dict[bytes, int] = {}
 
     def send(self, messages: Sequence[Message]) -> None:
@@ -121,3 +129,10 @@ class RaftTransport:
         node_id = self._node_of.get(endpoint_id)
         if node_id is not None:
             self._on_unreachable(node_id)
+
+    def peer_connected(self, peer: ProvenPeer) -> None:
+        """The endpoint's `on_connected`."""
+        before = self._incarnations.get(peer.node_id)
+        self._incarnations[peer.node_id] = peer.incarnation
+        if before is not None and before != peer.incarnation:
+            self._on_restarted(peer.node_id)

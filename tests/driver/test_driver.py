@@ -28,6 +28,7 @@ from aspen.errors import (
 )
 from aspen.identity import Identity
 from aspen.raft import pending, snapshots, storage, writer
+from aspen.raft.messages import Message, MessageType, Snapshot, SnapshotMetadata
 from aspen.raft.rawnode import Role
 from aspen.raft.writer import Retention
 from aspen.state import snapshot
@@ -374,4 +375,63 @@ async def test_a_peer_that_never_fetches_its_snapshot_is_offered_another(
         away.network.stream_breaks_after = [0, 0]  # the first two transfers die at once
         back = Member(away.node_id, tmp_path / str(away.node_id), away.network)
         await back.until(lambda: back.kv.get(b"k119") is not None)
+        assert back.replaced == 1
+
+
+@pytest.mark.parametrize("how", ["restarted", "unreachable"])
+async def test_a_peer_that_lost_its_offer_is_offered_another_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_log: None, how: str
+) -> None:
+    monkeypatch.setattr(snapshots, "SNAPSHOT_TRIES", 1)
+    async with cluster(tmp_path) as members:
+        away, _ = await fall_behind(members)
+        (leader,) = (m for m in away.network.members.values() if m.consensus.is_leader)
+        if how == "restarted":
+            away.network.stream_breaks_after = [0]  # the transfer dies at once
+        else:
+            monkeypatch.setattr(snapshots.SnapshotIntake, "begin", lambda self, message: None)  # lost
+        back = Member(away.node_id, tmp_path / str(away.node_id), away.network)
+        await leader.until(lambda: bool(leader.consensus.driver.catch_up.offers._offers))
+        await asyncio.sleep(0.1)
+        assert back.replaced == 0
+        monkeypatch.undo()
+        getattr(leader.consensus.driver, how)(away.node_id)
+        await back.until(lambda: back.kv.get(b"k119") is not None)
+        assert back.replaced == 1
+
+
+@pytest.mark.usefixtures("short_log")
+async def test_a_snapshot_of_what_a_member_has_is_not_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(tmp_path) as members:
+        away, others = await fall_behind(members)
+        back = Member(away.node_id, tmp_path / str(away.node_id), away.network)
+        await back.until(lambda: back.kv.get(b"k119") is not None)
+        assert len(away.network.streams) == 1
+        (leader,) = (m for m in others if m.consensus.is_leader)
+        raw, hear = leader.consensus.driver.raw, leader.consensus.driver.receive
+        said: list[Message] = []
+        metadata = SnapshotMetadata(
+            leader.consensus.roster.conf_state, back.consensus.driver.applied_index, 1
+        )
+
+        def listen(message: Message) -> None:
+            said.append(message)
+            hear(message)
+
+        monkeypatch.setattr(leader.consensus.driver, "receive", listen)
+        back.consensus.driver.receive(
+            Message(
+                MessageType.SNAP,
+                to=back.node_id,
+                sender=leader.node_id,
+                term=raw.term,
+                snapshot=Snapshot(b"", metadata),
+            )
+        )
+        await leader.until(
+            lambda: (MessageType.APP_RESP, metadata.index) in [(m.type, m.index) for m in said]
+        )
+        assert len(away.network.streams) == 1
         assert back.replaced == 1

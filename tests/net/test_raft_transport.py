@@ -16,6 +16,7 @@ MEMBERS = {1: b"A", 2: b"B", 3: b"C"}
 @dataclass
 class Peer:
     node_id: int
+    incarnation: bytes = b""
 
 
 class FakeEndpoint:
@@ -43,8 +44,14 @@ class Node:
         self.endpoint = FakeEndpoint()
         self.heard = []
         self.unreachable = []
+        self.restarted = []
         self.transport = RaftTransport(
-            self.endpoint, 1, MEMBERS.get, self.heard.append, self.unreachable.append
+            self.endpoint,
+            1,
+            MEMBERS.get,
+            on_message=self.heard.append,
+            on_unreachable=self.unreachable.append,
+            on_restarted=self.restarted.append,
         )
 
 
@@ -109,3 +116,10 @@ async def test_a_stream_is_opened_to_a_member_and_nobody_else(node):
     assert await node.transport.open_stream(2) == f"a stream to {b'B'}"
     with pytest.raises(ConnectionError, match="9 is not a member"):
         await node.transport.open_stream(9)
+
+
+def test_a_member_with_a_new_incarnation_has_restarted(node):
+    for incarnation in (b"first", b"first", b"second", b"second"):
+        node.transport.peer_connected(Peer(2, incarnation))
+    node.transport.peer_connected(Peer(3, b"first"))
+    assert node.restarted == [2]
