@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("dns", "net", "put")
+NAMES = ("dns", "net", "put", "snapshot")
 
 
 def main() -> int:

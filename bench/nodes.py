@@ -7,8 +7,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "e2e"))
 
-from clients import HOST, now_us, sign
+from clients import HOST, Published, now_us, sign
 from cluster import Cluster, NodeProcess, free_port, running
-from processes import end_with_parent
+from processes import end_with_parent, wait_until
 
-__all__ = ["HOST", "Cluster", "NodeProcess", "end_with_parent", "free_port", "now_us", "running", "sign"]
+__all__ = [
+    "HOST",
+    "Cluster",
+    "NodeProcess",
+    "Published",
+    "end_with_parent",
+    "free_port",
+    "now_us",
+    "running",
+    "sign",
+    "wait_until",
+]
