@@ -38,7 +38,7 @@ from aspen.pkarr.relay import Relay
 from aspen.proposer import ClusterProposer
 from aspen.raft.cluster import Consensus, Timing
 from aspen.raft.control import Founder, MembershipControl
-from aspen.raft.driver import Clock, RaftDriver
+from aspen.raft.ports import Clock, Listeners
 from aspen.raft.roster import Roster
 from aspen.raft.transport import RaftTransport
 from aspen.raft.writer import Retention
@@ -181,10 +181,7 @@ class Node:
         )
         consensus.start(
             transport,
-            on_dns_change=self._dns_changed,
-            on_progress=self._progressed,
-            on_failure=lambda error: self._failed(error),
-            on_replaced=self._replaced,
+            Listeners(self._dns_changed, self._progressed, self._failed, self._replaced),
             open_stream=transport.open_stream,
         )
         self._stack.push_async_callback(consensus.stop)
@@ -292,8 +289,8 @@ class Node:
         self._page.epoch += 1
         self._page.generation += 1
 
-    def _progressed(self, driver: RaftDriver) -> None:
-        page = self._page
+    def _progressed(self) -> None:
+        page, driver = self._page, self.consensus.driver
         page.role = driver.role
         page.commit_index = driver.raw.commit_index
         page.applied_index = driver.applied_index

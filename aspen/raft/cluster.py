@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,8 +28,9 @@ from aspen.limits import (
 )
 from aspen.raft.admission import Refusal
 from aspen.raft.control import Founder, MembershipControl
-from aspen.raft.driver import Clock, RaftDriver, Transport
+from aspen.raft.driver import RaftDriver
 from aspen.raft.messages import ConfChangeV2
+from aspen.raft.ports import Clock, Listeners, Transport
 from aspen.raft.rawnode import RaftConfig, RawNode, Role
 from aspen.raft.roster import CLUSTER_ID_BYTES, NO_CLUSTER, ChangeContext, Member, Roster, encode_context
 from aspen.raft.snapshots import OpenStream
@@ -97,11 +98,8 @@ class Consensus:
     def start(
         self,
         transport: Transport,
+        listeners: Listeners,
         *,
-        on_dns_change: Callable[[], None],
-        on_progress: Callable[[RaftDriver], None],
-        on_failure: Callable[[Exception], None],
-        on_replaced: Callable[[], None],
         open_stream: OpenStream,
     ) -> None:
         """Build the core from what is durable and start ticking. Call on the running loop."""
@@ -135,10 +133,7 @@ class Consensus:
             clock=self._clock,
             tick_ms=timing.tick_ms,
             retention=self._retention,
-            on_dns_change=on_dns_change,
-            on_progress=on_progress,
-            on_failure=on_failure,
-            on_replaced=on_replaced,
+            listeners=listeners,
             open_stream=open_stream,
         )
         self.driver.start()

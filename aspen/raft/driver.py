@@ -38,8 +38,7 @@ from aspen.raft.messages import (
     decode_conf_change,
 )
 from aspen.raft.pending import PendingProposals, PendingReads
-from aspen.raft.ports import Clock as Clock
-from aspen.raft.ports import Transport as Transport
+from aspen.raft.ports import Clock, Listeners, Transport
 from aspen.raft.proposing import Proposing
 from aspen.raft.rawnode import RawNode, Role
 from aspen.raft.room import Room
@@ -71,16 +70,9 @@ class RaftDriver:
         clock: Clock,
         tick_ms: float,
         retention: Retention,
-        on_dns_change: Callable[[], None],
-        on_progress: Callable[[RaftDriver], None],
-        on_failure: Callable[[Exception], None],
-        on_replaced: Callable[[], None],
+        listeners: Listeners,
         open_stream: OpenStream,
     ) -> None:
-        """`on_dns_change` runs on the writer thread right after a commit that changed what DNS
-        can see; `on_progress` on the loop after anything moved; `on_failure` once, on the loop,
-        when the node can't go on; `on_replaced` on the loop when a snapshot has replaced the state,
-        before the writer thread goes on."""
         self.raw = raw
         self.node_id = node_id
         self.roster: Roster = log_storage.roster
@@ -91,13 +83,10 @@ class RaftDriver:
         self.failure: Exception | None = None
         self.room = Room(raw, raw.raft.config.election_ticks * tick_ms / 1000)
         self._log_storage = log_storage
-        self._on_replaced = on_replaced
         self._transport = transport
         self._clock = clock
         self._tick_seconds = tick_ms / 1000
-        self._on_dns_change = on_dns_change
-        self._on_progress = on_progress
-        self._on_failure = on_failure
+        self._listeners = listeners
         self._loop = asyncio.get_running_loop()
         self._writer = Writer(
             store,
@@ -214,7 +203,7 @@ class RaftDriver:
         """The snapshot is the state on disk. On the loop, while the writer waits."""
         try:
             self.catch_up.switch(install)
-            self._on_replaced()
+            self._listeners.replaced()
         finally:
             switched.set()
         own = install.own
@@ -276,7 +265,7 @@ class RaftDriver:
     def _removed(self) -> None:
         self.raw.forget_leader()
         self._fail_waiting()
-        self._on_progress(self)
+        self._listeners.progressed()
 
     def _fail_waiting(self) -> None:
         """Nothing more is applied on a node that was removed, once what it has got so far is."""
@@ -332,7 +321,7 @@ class RaftDriver:
             self._transport.send(outgoing)
         if append is not None or apply is not None:
             self.submit(self._job(append, apply))
-        self._on_progress(self)
+        self._listeners.progressed()
 
     def submit(self, job: WriteJob) -> None:
         """Hand a job to the writer thread."""
@@ -390,14 +379,14 @@ class RaftDriver:
     def _written(self, jobs: Sequence[WriteJob], dns_changed: bool, cut: tuple[int, int] | None) -> None:
         """On the writer thread, after the commit."""
         if dns_changed:
-            self._on_dns_change()
+            self._listeners.dns_changed()
         self._from_writer(self._durable, jobs, cut)
 
     def _room_ended(self, error: StorageFull) -> None:
         log.error("no room on disk: nothing is acknowledged until there is", error=str(error))
         self.room.ended(error, self._loop.time())
         self._proposals.refuse(self._proposals.take_all(), NoRoom("this node's disk is full"))
-        self._on_progress(self)
+        self._listeners.progressed()
         self.wake()
 
     def _is_stuck(self) -> bool:
@@ -416,7 +405,7 @@ class RaftDriver:
         log.critical("this node stops", error=str(error), exc_info=trace)
         self._proposals.close()
         self._reads.close()
-        self._on_failure(error)
+        self._listeners.failed(error)
 
     def _durable(self, jobs: Sequence[WriteJob], cut: tuple[int, int] | None) -> None:
         """On the loop: the jobs are on disk; let go what waited for that."""
@@ -450,5 +439,5 @@ class RaftDriver:
             self._transport.send(outgoing)
         if self.standing.removed:
             self._fail_waiting()
-        self._on_progress(self)
+        self._listeners.progressed()
         self.wake()

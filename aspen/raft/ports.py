@@ -1,4 +1,4 @@
-"""What the driver is given: a way to the other members, and the time."""
+"""What the driver is given: a way to the other members, the time, and whom to tell what."""
 
 from __future__ import annotations
 
@@ -21,3 +21,17 @@ class Clock:
 
     monotonic_ms: Callable[[], int]
     wall_ms: Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who hears what from the driver, on the loop unless said otherwise."""
+
+    dns_changed: Callable[[], None]
+    """On the writer thread, right after a commit that changed what DNS can see."""
+    progressed: Callable[[], None]
+    """After anything moved."""
+    failed: Callable[[Exception], None]
+    """Once, when the node can't go on."""
+    replaced: Callable[[], None]
+    """A snapshot has replaced the state; the writer thread waits until this returns."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from aspen.identity import Identity
 from aspen.proposer import ClusterProposer
 from aspen.raft.cluster import Consensus, Timing
-from aspen.raft.driver import Clock, RaftDriver
 from aspen.raft.messages import Message, MessageType
+from aspen.raft.ports import Clock, Listeners
 from aspen.raft.writer import Retention
 from aspen.state.commands import KvResult, KvSet
 from aspen.state.kv import LmdbKv
@@ -136,10 +136,7 @@ class Member:
         )
         self.consensus.start(
             network,
-            on_dns_change=lambda: None,
-            on_progress=self._progress,
-            on_failure=self._failed,
-            on_replaced=self._replaced,
+            Listeners(lambda: None, self._progress, self._failed, self._replaced),
             open_stream=network.opener(node_id),
         )
         self.proposer = ClusterProposer(self.consensus)
@@ -152,7 +149,7 @@ class Member:
     def _replaced(self) -> None:
         self.replaced += 1
 
-    def _progress(self, driver: RaftDriver) -> None:
+    def _progress(self) -> None:
         self.progress.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
