@@ -25,7 +25,7 @@ from aspen.errors import (
 from aspen.identity import parse_endpoint_id
 from aspen.limits import CONTROL_MS, KV_SCAN_BYTES, KV_SCAN_DEFAULT, KV_SCAN_MAX
 from aspen.raft.control import MembershipControl
-from aspen.state.commands import KvDelete, KvResult, KvSet
+from aspen.state.commands import KvDelete, KvResult, KvSet, validate_key
 from aspen.state.kv import KvEntry, KvPage
 from aspen.state.ports import Consistency, Proposer
 from aspen.z32 import encode_key
@@ -276,6 +276,7 @@ class KvClient:
 
     async def read(self, key: str | bytes, consistency: Consistency = Consistency.CONSISTENT) -> KvEntry:
         """Raises `KeyValueStoreError.NotFound`, or another kind."""
+        validate_key(_bytes(key))
         await self._barrier(consistency)
         entry = self._node.kv.get(_bytes(key))
         if entry is None:

@@ -20,6 +20,7 @@ import structlog
 from aspen.cluster_check import ClusterCheck
 from aspen.cluster_view import NodeView
 from aspen.config import ClusterBootstrapConfig, ControlBackend
+from aspen.deterministic import DeterministicCluster
 from aspen.dns.lookup import View
 from aspen.dns.origin import DnsSettings
 from aspen.dns.stream import TcpServer
@@ -37,7 +38,8 @@ from aspen.net.handshake import INCARNATION_BYTES
 from aspen.pkarr.relay import Relay
 from aspen.proposer import ClusterProposer
 from aspen.raft.cluster import Consensus, Timing
-from aspen.raft.control import Founder, MembershipControl
+from aspen.raft.control import MembershipControl
+from aspen.raft.plans import Founder
 from aspen.raft.ports import Clock, Listeners
 from aspen.raft.roster import Roster
 from aspen.raft.transport import RaftTransport
@@ -45,6 +47,7 @@ from aspen.raft.writer import Retention
 from aspen.state.kv import LmdbKv
 from aspen.state.machine import Machine
 from aspen.state.packets import LmdbPackets, LmdbRecords
+from aspen.state.ports import Proposer
 from aspen.state.status_page import StatusPage
 from aspen.state.store import DataDirectoryLock, Store
 
@@ -59,13 +62,16 @@ PROTOCOL_VERSION: Final = 1
 async def bootstrap_node(config: ClusterBootstrapConfig) -> Node:
     """Start a node; use it as an async context manager, which stops it.
 
+    With `ControlBackend.DETERMINISTIC` it is a cluster of one in memory, for tests: `RaftControlClient`
+    and `KvClient` work over it, nothing listens, and of the configuration only `node_id` counts.
     Raises `ConfigError` for settings that can't be used (ports taken included), `IdentityError`
     for a bad key file, `StorageError` if the data directory is taken or can't be trusted.
     """
-    config.validate()
-    if config.control_backend is not ControlBackend.RAFT:
-        raise ConfigError("control_backend: only `raft` can run a node")
     node = Node(config)
+    if config.control_backend is ControlBackend.DETERMINISTIC:
+        node._simulate()
+        return node
+    config.validate()
     try:
         await node._start()
     except BaseException:
@@ -80,7 +86,7 @@ class Node:
     identity: Identity
     consensus: Consensus
     control: MembershipControl
-    proposer: ClusterProposer
+    proposer: Proposer
     kv: LmdbKv
     packets: LmdbPackets
     http: HttpServer
@@ -117,6 +123,12 @@ class Node:
             await asyncio.shield(self._closing)
         finally:
             self._ended.set()
+
+    def _simulate(self) -> None:
+        """Be a cluster of one that needs nothing but memory: no disk, no network, no time."""
+        member = DeterministicCluster([self.node_id])[self.node_id]
+        self.identity, self.control, self.proposer = member.identity, member.control, member.proposer
+        self.kv, self.packets = member.kv, member.packets
 
     # --- starting, bottom up ------------------------------------------------------------------
 
@@ -185,8 +197,8 @@ class Node:
             open_stream=transport.open_stream,
         )
         self._stack.push_async_callback(consensus.stop)
-        self.proposer = ClusterProposer(consensus)
-        self._check.start(consensus, self.proposer)
+        self.proposer = proposer = ClusterProposer(consensus)
+        self._check.start(consensus, proposer)
         self._stack.push_async_callback(self._check.stop)
         try:
             self.quic_address = await endpoint.start(config.host, config.quic_port)

@@ -22,14 +22,14 @@ from aspen.limits import (
     RAFT_COMMITTED_BYTES_PER_READY,
     RAFT_INFLIGHT_BYTES,
     RAFT_INFLIGHT_MESSAGES,
-    RAFT_MEMBERS,
     RAFT_MESSAGE_BYTES,
     RAFT_UNCOMMITTED_BYTES,
 )
 from aspen.raft.admission import Refusal
-from aspen.raft.control import Founder, MembershipControl
+from aspen.raft.control import MembershipControl
 from aspen.raft.driver import RaftDriver
 from aspen.raft.messages import ConfChangeV2
+from aspen.raft.plans import Founder, check_founders
 from aspen.raft.ports import Clock, Listeners, Transport
 from aspen.raft.rawnode import RaftConfig, RawNode, Role
 from aspen.raft.roster import CLUSTER_ID_BYTES, NO_CLUSTER, ChangeContext, Member, Roster, encode_context
@@ -171,7 +171,7 @@ class Consensus:
         """
         if self.initialised:
             raise ControlPlaneError.InvalidRequest("this node belongs to a cluster already")
-        _check_founders(members, self.node_id, self.endpoint_id)
+        check_founders(members, self.node_id, self.endpoint_id)
         cluster_id = secrets.token_bytes(CLUSTER_ID_BYTES)
         peers = [
             (node_id, encode_context(ChangeContext((Member(node_id, endpoint_id, addresses, cluster_id),))))
@@ -291,17 +291,3 @@ class Consensus:
             return 0
         heard = self.driver.last_contact_ms
         return -1 if heard is None else max(0, self._clock.monotonic_ms() - heard)
-
-
-def _check_founders(members: Sequence[Founder], node_id: int, endpoint_id: bytes) -> None:
-    refuse = ControlPlaneError.InvalidRequest
-    if not 1 <= len(members) <= RAFT_MEMBERS:
-        raise refuse(f"a cluster starts with 1 to {RAFT_MEMBERS} members, not {len(members)}")
-    if len({m[0] for m in members}) != len(members):
-        raise refuse("two of the initial members have the same node id")
-    if len({m[1] for m in members}) != len(members):
-        raise refuse("two of the initial members have the same endpoint id")
-    if any(m[0] <= 0 for m in members):
-        raise refuse("node ids start at 1")
-    if (node_id, endpoint_id) not in {(m[0], m[1]) for m in members}:
-        raise refuse(f"this node ({node_id}) must be one of the initial members")

@@ -20,13 +20,19 @@ from aspen.errors import ControlPlaneError, NoLeader, NoRoom, OutcomeUnknown, Ov
 from aspen.limits import CONTROL_MS, CONTROL_PAUSE_MAX_MS, CONTROL_PAUSE_MIN_MS, CONTROL_POLL_MS
 from aspen.raft.admission import Refusal, RefusalCode
 from aspen.raft.messages import ConfChangeV2
-from aspen.raft.plans import AddLearner, Address, ChangeVoters, Plan, Promote, Remove, voters_after
+from aspen.raft.plans import (
+    AddLearner,
+    Address,
+    ChangeVoters,
+    Founder,
+    Plan,
+    Promote,
+    Remove,
+    voters_after,
+)
 from aspen.raft.roster import Roster
 
 log = structlog.get_logger("aspen.raft")
-
-Founder = tuple[int, bytes, tuple[Address, ...]]
-"""Node id, endpoint id and addresses of an initial member."""
 
 _TRANSFER_TIMEOUTS: Final = 2  # of an election, that a transfer may take
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -31,15 +31,29 @@ _COUNTER_BYTES: Final = 8
 @dataclass(slots=True)
 class _Proposal:
     future: asyncio.Future[Any]
-    deadline: asyncio.TimerHandle
+    deadline: Timer
     term: int = 0
     """Term it was handed to the core in; 0 while it waits for a leader."""
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Timers(Protocol):
+    """The part of an event loop that is needed here; simulated time has it too."""
+
+    def time(self) -> float: ...
+
+    def call_later(self, delay: float, callback: Callable[..., None], *arguments: Any) -> Timer: ...
+
+    def create_future(self) -> asyncio.Future[Any]: ...
 
 
 class PendingProposals:
     """Proposals of this node, by request id: waiting for a leader, then for their application."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, incarnation: bytes) -> None:
+    def __init__(self, loop: Timers, incarnation: bytes) -> None:
         self._loop = loop
         self._incarnation = incarnation
         self._counter = 0
@@ -155,7 +169,7 @@ class _Round:
 class PendingReads:
     """Reads waiting for a barrier. Those that arrive while a round is under way share the next."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, incarnation: bytes) -> None:
+    def __init__(self, loop: Timers, incarnation: bytes) -> None:
         self._loop = loop
         self._incarnation = incarnation
         self._counter = 0
@@ -175,7 +189,7 @@ class PendingReads:
         self._waiting.append(future)
         return future
 
-    def _finished(self, deadline: asyncio.TimerHandle) -> Callable[[asyncio.Future[None]], None]:
+    def _finished(self, deadline: Timer) -> Callable[[asyncio.Future[None]], None]:
         def callback(_: asyncio.Future[None]) -> None:
             deadline.cancel()
             self._count -= 1

@@ -10,7 +10,7 @@ is left by itself (Raft §6, thesis §4.3). Whoever loses its vote here leaves t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from aspen.errors import ControlPlaneError
@@ -19,6 +19,8 @@ from aspen.raft.messages import ConfChangeSingle, ConfChangeType, ConfChangeV2
 from aspen.raft.roster import ChangeContext, Member, Roster, encode_context
 
 Address = tuple[str, int]
+Founder = tuple[int, bytes, tuple[Address, ...]]
+"""Node id, endpoint id and addresses of an initial member."""
 
 
 class Plan(Protocol):
@@ -131,3 +133,18 @@ def _change(
     change = ConfChangeV2(tuple(ConfChangeSingle(kind, node_id) for kind, node_id in singles))
     context = ChangeContext(members, voters=tuple(sorted(voters_after(roster, change))))
     return ConfChangeV2(change.changes, change.transition, encode_context(context))
+
+
+def check_founders(members: Sequence[Founder], node_id: int, endpoint_id: bytes) -> None:
+    """Raises `ControlPlaneError.InvalidRequest` unless the node may found a cluster of these."""
+    refuse = ControlPlaneError.InvalidRequest
+    if not 1 <= len(members) <= RAFT_MEMBERS:
+        raise refuse(f"a cluster starts with 1 to {RAFT_MEMBERS} members, not {len(members)}")
+    if len({m[0] for m in members}) != len(members):
+        raise refuse("two of the initial members have the same node id")
+    if len({m[1] for m in members}) != len(members):
+        raise refuse("two of the initial members have the same endpoint id")
+    if any(m[0] <= 0 for m in members):
+        raise refuse("node ids start at 1")
+    if (node_id, endpoint_id) not in {(m[0], m[1]) for m in members}:
+        raise refuse(f"this node ({node_id}) must be one of the initial members")

@@ -11,7 +11,7 @@ import struct
 from typing import Final, NamedTuple
 
 from aspen.state.commands import KvDelete, KvResult, KvSet
-from aspen.state.store import Store, Txn
+from aspen.state.store import TableStore, Txn
 
 _HEADER: Final = struct.Struct(">QQQ")
 _U64: Final = struct.Struct(">Q")
@@ -40,18 +40,18 @@ def _decode(key: bytes, value: bytes) -> KvEntry:
     return KvEntry(key, value[_HEADER.size :], create_revision, mod_revision, version)
 
 
-def read_revision(store: Store, txn: Txn) -> int:
+def read_revision(store: TableStore, txn: Txn) -> int:
     value = txn.get(_REVISION, db=store.tables["machine"])
     return 0 if value is None else int(_U64.unpack(value)[0])
 
 
-def _next_revision(store: Store, txn: Txn) -> int:
+def _next_revision(store: TableStore, txn: Txn) -> int:
     revision = read_revision(store, txn) + 1
     txn.put(_REVISION, _U64.pack(revision), db=store.tables["machine"])
     return revision
 
 
-def apply_kv_set(store: Store, txn: Txn, command: KvSet) -> KvResult:
+def apply_kv_set(store: TableStore, txn: Txn, command: KvSet) -> KvResult:
     table = store.tables["kv"]
     revision = _next_revision(store, txn)
     pairs = dict(command.pairs)  # the last pair of a key wins; insertion order is the command's
@@ -66,7 +66,7 @@ def apply_kv_set(store: Store, txn: Txn, command: KvSet) -> KvResult:
     return KvResult(revision, len(pairs))
 
 
-def apply_kv_delete(store: Store, txn: Txn, command: KvDelete) -> KvResult:
+def apply_kv_delete(store: TableStore, txn: Txn, command: KvDelete) -> KvResult:
     """Delete the keys that exist. Deleting nothing leaves the revision where it was."""
     table = store.tables["kv"]
     changed = sum(1 for key in command.keys if txn.delete(key, db=table))
@@ -79,7 +79,7 @@ class LmdbKv:
 
     __slots__ = ("_store", "_table")
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: TableStore) -> None:
         self._store = store
 
     def get(self, key: bytes) -> KvEntry | None:

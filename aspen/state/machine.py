@@ -32,7 +32,7 @@ from aspen.state.commands import (
 )
 from aspen.state.kv import apply_kv_delete, apply_kv_set
 from aspen.state.packets import apply_packet_put
-from aspen.state.store import Store, Txn
+from aspen.state.store import TableStore, Txn
 
 _U64: Final = struct.Struct(">Q")
 _TIME: Final = b"time_ms"
@@ -44,7 +44,7 @@ class Machine:
 
     checkpoint_command: Final = encode_command(Checkpoint())
 
-    def __init__(self, store: Store, checkpoints: Checkpoints | None = None) -> None:
+    def __init__(self, store: TableStore, checkpoints: Checkpoints | None = None) -> None:
         self._store = store
         self._checkpoints = checkpoints
         self._time_ms = 0

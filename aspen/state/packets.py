@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from aspen.dns.ready import build_ready_answers
 from aspen.state.commands import PacketOutcome, PacketPut, PacketResult
-from aspen.state.store import Store, Txn
+from aspen.state.store import TableStore, Txn
 from aspen.z32 import encode_key
 
 _HEADER: Final = struct.Struct(">QQBH")
@@ -56,7 +56,7 @@ def encode_record(record: PacketRecord) -> bytes:
     return header + record.answers + record.payload
 
 
-def apply_packet_put(store: Store, txn: Txn, command: PacketPut, proposed_at_ms: int) -> PacketResult:
+def apply_packet_put(store: TableStore, txn: Txn, command: PacketPut, proposed_at_ms: int) -> PacketResult:
     """Store the packet unless a more recent one is there; deterministic.
 
     An identical packet renews the last-seen time only.
@@ -88,7 +88,7 @@ class LmdbPackets:
 
     __slots__ = ("_store",)
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: TableStore) -> None:
         self._store = store
 
     def get(self, public_key: bytes) -> PacketRecord | None:
@@ -108,7 +108,7 @@ class LmdbRecords:
 
     __slots__ = ("_store",)
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: TableStore) -> None:
         self._store = store
 
     def packet_answers(self, public_key: bytes) -> bytes | None:

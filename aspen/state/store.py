@@ -24,10 +24,10 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import lmdb
 
@@ -40,6 +40,23 @@ Txn = Any
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What a disk without room says."""
+
+
+class TableStore(Protocol):
+    """What the state machine and the readers of its state need of a store."""
+
+    @property
+    def tables(self) -> Mapping[str, Any]: ...
+
+    @property
+    def packets_table(self) -> Any: ...
+
+    @property
+    def environment(self) -> Any: ...
+
+    def read(self) -> AbstractContextManager[Txn]: ...
+
+
 SCHEMA: Final = 1
 STATE_TABLES: Final = ("machine", "packets", "packets_by_age", "kv")
 """What the log has made: equal on all members at the same applied index; a snapshot is these."""
