@@ -189,7 +189,7 @@ class Node:
             consensus.endpoint_of,
             on_message=lambda message: consensus.driver.receive(message),
             on_unreachable=lambda node_id: consensus.driver.unreachable(node_id),
-            on_restarted=lambda node_id: consensus.driver.restarted(node_id),
+            on_restarted=lambda node_id: consensus.driver.catch_up.offers.restarted(node_id),
         )
         consensus.start(
             transport,

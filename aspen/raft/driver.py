@@ -219,11 +219,6 @@ class RaftDriver:
             self.raw.report_unreachable(node_id)
             self.catch_up.offers.unreachable(node_id)
 
-    def restarted(self, node_id: int) -> None:
-        """A member is there again, as another process than before."""
-        if not self._stopped:
-            self.catch_up.offers.restarted(node_id)
-
     async def propose(self, command: bytes) -> Any:
         """Replicate a command; return what the machine said of it, once applied on this node.
 

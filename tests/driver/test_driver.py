@@ -395,7 +395,7 @@ async def test_a_peer_that_lost_its_offer_is_offered_another_at_once(
         await asyncio.sleep(0.1)
         assert back.replaced == 0
         monkeypatch.undo()
-        getattr(leader.consensus.driver, how)(away.node_id)
+        getattr(leader.consensus.driver.catch_up.offers, how)(away.node_id)
         await back.until(lambda: back.kv.get(b"k119") is not None)
         assert back.replaced == 1
 
