@@ -2,9 +2,10 @@
 
     python tests/faults/run.py --seconds 60 --seed 1 --faults kill,stop,partition
 
-Faults: kill (-9), stop (SIGSTOP), disk (full), fsync (fails), clock (steps), partition, delay, loss. Those
-that this machine doesn't grant are left out, with the reason in one line. The seed makes the schedule of
-faults and the choices of the clients; processes and their timing are real, so a run can't be replayed.
+Faults: kill (-9), stop (SIGSTOP), transfer (of leadership), disk (full), fsync (fails), clock (steps),
+partition, delay, loss. Those that this machine doesn't grant are left out, with the reason in one line.
+The seed makes the schedule of faults and the choices of the clients; processes and their timing are real,
+so a run can't be replayed.
 """
 
 from __future__ import annotations

@@ -90,12 +90,16 @@ def packets_everywhere(bed: Testbed, packets: dict[str, PublishedKey]) -> str | 
 
 
 def same_state(bed: Testbed) -> str | None:
-    """`None` if all nodes hold the same, as they tell it over HTTP and as it lies in their stores."""
+    """`None` if all nodes hold the same, as they tell it over HTTP, by their own check of their hashes, and
+    as it lies in their stores."""
     first, *others = bed
     scanned = dict(_scan(first))
     for node in others:
         if dict(_scan(node)) != scanned:
             return f"the keys of {node} and {first} differ"
+    check = first.request("POST", "/v1/cluster/check", b'{"timeout_ms": 10000}')
+    if check.status != 200 or not check.json["alike"]:
+        return f"the nodes' own check of their states says: {check.body.decode()}"
     try:
         bed.wait_same_state()
     except AssertionError as error:

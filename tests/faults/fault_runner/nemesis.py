@@ -7,10 +7,12 @@ was done. Half the time the leader is among the victims, for that is where it hu
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from itertools import permutations
 from typing import Final
 
@@ -59,6 +61,7 @@ class Nemesis:
         acts: dict[str, Callable[[], Awaitable[str]]] = {
             "kill": self.kill,
             "stop": self.stop,
+            "transfer": self.transfer,
             "disk": self.disk,
             "fsync": self.fsync,
             "clock": self.clock,
@@ -139,6 +142,18 @@ class Nemesis:
         for node in victims:
             node.resume()
         return _names(victims)
+
+    async def transfer(self) -> str:
+        """Not a fault, but the same upset on request: another is to lead."""
+        asked, wanted = await self._victim(), self._rng.choice(self._nodes)
+        body = json.dumps({"node_id": wanted.node_id, "timeout_ms": 1_000}).encode()
+        try:
+            answer = await asyncio.to_thread(
+                asked.request, "POST", "/v1/cluster/transfer-leader", body, timeout_s=2.0
+            )
+        except (OSError, HTTPException):
+            return f"to {wanted}: {asked} does not answer"
+        return f"to {wanted}: {asked} says {'done' if answer.status == 200 else answer.json['error']}"
 
     async def disk(self) -> str:
         node = await self._victim()

@@ -29,7 +29,7 @@ LOG_KEEP_ENTRIES = "100"  # so few that who was away for a second needs a snapsh
 NEEDS_NETWORK = ("partition", "delay", "loss")
 NEEDS_DISK = ("disk",)
 NEEDS_SHIM = ("fsync", "clock")
-ALWAYS = ("kill", "stop")
+ALWAYS = ("kill", "stop", "transfer")
 FAULTS = ALWAYS + NEEDS_DISK + NEEDS_SHIM + NEEDS_NETWORK
 
 
