@@ -111,6 +111,9 @@ class MemoryStore:
         self.packets_table = self.tables["packets"]
         self.environment = MemoryEnvironment()
 
+    def begin_read(self) -> MemoryTxn:
+        return MemoryTxn()
+
     @contextmanager
     def read(self) -> Iterator[MemoryTxn]:
         yield MemoryTxn()

@@ -24,7 +24,7 @@ from aspen.state.machine import Machine
 from aspen.state.store import STATE_TABLES, Store
 
 MAP_BYTES = 64 * 1024**2
-TIMING = Timing(heartbeat_ms=20, election_min_ms=60, election_max_ms=120)
+TIMING = Timing(heartbeat_ms=30, election_min_ms=120, election_max_ms=240)
 CLOCK = Clock(lambda: time.monotonic_ns() // 1_000_000, lambda: time.time_ns() // 1_000_000)
 
 
@@ -153,7 +153,7 @@ class Member:
         self.progress.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not condition():
                 self.progress.clear()
                 await self.progress.wait()
