@@ -24,6 +24,7 @@ import fcntl
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -178,7 +179,11 @@ class Store:
         old.close()
         if not self._read_only:
             # Readers in other processes keep what they have mapped until they look at the epoch.
-            shutil.rmtree(self.data_dir / old_folder, ignore_errors=True)
+            # Freeing a large file takes its time, for which nobody should wait.
+            path = self.data_dir / old_folder
+            threading.Thread(
+                target=shutil.rmtree, args=(path, True), name="aspen-remove", daemon=True
+            ).start()
 
     @contextmanager
     def read(self) -> Iterator[Txn]:

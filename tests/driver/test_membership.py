@@ -243,7 +243,7 @@ async def test_leadership_goes_where_it_is_sent(tmp_path: Path) -> None:
     async with cluster(tmp_path, timing=SLOW) as members:
         for n in (2, 3, 1):
             through = members[1 + n % 3]
-            await through.consensus.control.transfer_leader(n, timeout_ms=2_000)
+            await through.consensus.control.transfer_leader(n, timeout_ms=10_000)
             assert through.consensus.leader_id == n
             await put(through, b"k", b"%d" % n)
 
