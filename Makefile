@@ -6,6 +6,7 @@
 #   make lint      formatting, lint, types, layers
 #   make bench     figures beside Knot's and etcd's
 #   make sim       SEEDS=200 START=1: run the Raft simulator
+#   make mutants   put bugs into the core, one by one, and have the simulator find each
 #   make faults    SECONDS=60: harm a cluster of real nodes and judge what its clients saw
 #   make scripts   DIR=…: run Raft scripts in etcd-raft's data-driven form
 #   make fmt       format and fix what can be fixed
@@ -25,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 ARGS ?=
 
-.PHONY: run cluster test lint sim faults bench scripts fmt clean install
+.PHONY: run cluster test lint sim mutants faults bench scripts fmt clean install
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -55,6 +56,9 @@ START ?= 1
 
 sim: $(VENV)/.installed-test
 	$(BIN)/python tests/sim/run.py --seeds $(SEEDS) --start $(START) $(ARGS)
+
+mutants: $(VENV)/.installed-test
+	$(BIN)/python tests/sim/mutants.py $(ARGS)
 
 SECONDS ?= 60
 
