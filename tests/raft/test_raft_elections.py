@@ -6,7 +6,18 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from raft_cluster import ELECTION_TICKS, Cluster, add, entries, lone_node, of_type, raw_node, storage, take
+from raft_cluster import (
+    ELECTION_TICKS,
+    Cluster,
+    add,
+    entries,
+    lone_node,
+    make_leader,
+    of_type,
+    raw_node,
+    storage,
+    take,
+)
 
 from aspen.raft.messages import Entry, HardState, Message, MessageType, conf_change_kind, encode_conf_change
 from aspen.raft.rawnode import Role
@@ -150,6 +161,38 @@ def test_heartbeats_and_appends_put_off_the_election() -> None:
         assert (raw.role, raw.term) == (Role.FOLLOWER, 1)
 
 
+@pytest.mark.parametrize(
+    ("elapsed", "chance"), [(5, 0.0), (10, 0.1), (13, 0.4), (15, 0.6), (18, 0.9), (20, 1.0)]
+)
+def test_past_the_election_timeout(elapsed: int, chance: float) -> None:
+    """§5.2: never before the shortest timeout, always after the longest, evenly between them."""
+    raw = lone_node()
+    passed = 0
+    for term in range(1, 1001):
+        # Each term that a node enters draws anew.
+        raw.step(Message(T.HEARTBEAT, to=1, sender=2, term=term))
+        passed += elapsed >= raw.raft.randomized_timeout
+    assert abs(passed / 1000 - chance) < 0.06
+
+
+@pytest.mark.parametrize("kind", [T.VOTE, T.APP, T.HEARTBEAT])
+@pytest.mark.parametrize("role", list(Role))
+def test_all_servers_step_down(role: Role, kind: MessageType) -> None:
+    """§5.1: whatever a node is, a message of a higher term makes it a follower in that term, and its
+    log stays what it is."""
+    raw = lone_node(log=entries(1), pre_vote=role is Role.PRE_CANDIDATE)
+    if role is Role.LEADER:
+        make_leader(raw)
+    elif role is not Role.FOLLOWER:
+        raw.campaign()
+        take(raw)
+    assert raw.role is role
+    term, last_index = raw.term + 3, raw.last_index
+    raw.step(Message(kind, to=1, sender=2, term=term, log_term=9, index=last_index))
+    assert (raw.role, raw.term, raw.last_index) == (Role.FOLLOWER, term, last_index)
+    assert raw.leader_id == (0 if kind is T.VOTE else 2)
+
+
 def test_leading_never_changes_the_term(build: Build) -> None:
     """hashicorp/raft #695: heartbeats, answers, proposals and silence leave a leader's term alone."""
     nodes = build(3)
@@ -212,6 +255,22 @@ def test_a_vote_is_on_disk_before_it_leaves() -> None:
     assert (response.type, response.to, response.reject) == (T.VOTE_RESP, 2, False)
 
 
+def test_a_peer_that_knows_of_no_group_keeps_its_vote() -> None:
+    """TiKV #8381: one without log and without members votes, too, and only once a term. Its vote must
+    be on disk although there is nothing else to write."""
+    raw = lone_node(voters=(), pre_vote=True, check_quorum=True)
+    raw.step(Message(T.VOTE, to=1, sender=2, term=4, log_term=1, index=1))
+    ready = raw.ready()
+    assert (ready.hard_state, ready.must_sync) == (HardState(4, 2, 0), True)
+    assert [m.type for m in ready.messages_after_persist] == [T.VOTE_RESP]
+    assert ready.messages == ()
+    storage(raw).hard_state = ready.hard_state or HardState()
+    again = raw_node(1, storage(raw), pre_vote=True, check_quorum=True)
+    again.step(Message(T.VOTE, to=1, sender=3, term=4, log_term=9, index=9))
+    (response,) = take(again)
+    assert (response.to, response.reject) == (3, True)
+
+
 def test_a_restarted_node_does_not_vote_twice() -> None:
     """§5.2 needs the vote of the term to survive."""
     raw = lone_node()
@@ -221,6 +280,20 @@ def test_a_restarted_node_does_not_vote_twice() -> None:
     again.step(Message(T.VOTE, to=1, sender=3, term=1))
     (response,) = take(again)
     assert response.reject
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_voter_counts_once(again: bool) -> None:
+    """§5.2: votes of a majority, not a majority of answers; the first of each voter counts."""
+    raw = lone_node(voters=range(1, 6))
+    raw.campaign()
+    take(raw)
+    raw.step(Message(T.VOTE_RESP, to=1, sender=2, term=1))
+    for _ in range(3):
+        raw.step(Message(T.VOTE_RESP, to=1, sender=2, term=1, reject=not again))
+    assert raw.role is Role.CANDIDATE
+    raw.step(Message(T.VOTE_RESP, to=1, sender=3, term=1))
+    assert raw.role is Role.LEADER
 
 
 def test_votes_of_a_pre_candidacy_do_not_count_for_the_candidacy() -> None:
@@ -256,6 +329,17 @@ def test_pre_vote_never_leaves_a_quorum_leaderless(cluster: Build) -> None:
     nodes.crash(1)
     nodes.tick_all(6 * ELECTION_TICKS)
     assert len(nodes.leaders()) == 1
+
+
+def test_a_pre_candidate_of_a_lower_term_is_told_the_term(cluster: Build) -> None:
+    """hashicorp/raft #606, the other way round: of two who are left, only the one whose term is lower
+    can win. It learns the term from the refusal of its pre-vote, or there would be no leader for ever."""
+    nodes = cluster(3, pre_vote=True, check_quorum=True, logs={1: entries(1), 2: entries(1), 3: ()})
+    nodes.storages[3].hard_state = HardState(5, 0, 0)
+    nodes.start(3)
+    nodes.crash(1)
+    nodes.tick_all(8 * ELECTION_TICKS)
+    assert nodes.leaders() == [2]
 
 
 def test_pre_vote_migration(cluster: Build) -> None:

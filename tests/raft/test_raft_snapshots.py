@@ -60,7 +60,7 @@ def refuse(raw: RawNode, hint: int = 0) -> list[Message]:
 def test_a_snapshot_restores_log_commit_and_members() -> None:
     raw = lone_node(term=1)
     (response,) = snap(raw, snapshot(11, 4, (1, 2), learners=(3,)))
-    assert (response.type, response.index) == (T.APP_RESP, 11)
+    assert (response.type, response.index, raw.leader_id) == (T.APP_RESP, 11, 2)
     log = raw.raft.log
     assert (log.committed, log.applied, log.last_index, log.last_term) == (11, 11, 11, 4)
     assert raw.raft.configuration.conf_state() == ConfState(voters=(1, 2), learners=(3,))
@@ -93,6 +93,25 @@ def test_a_joint_configuration_survives_a_snapshot() -> None:
     members = ConfState((1, 2, 4), (5,), (1, 2, 3), (3,), auto_leave=True)
     snap(raw, Snapshot(b"", SnapshotMetadata(members, 11, 4)))
     assert raw.raft.configuration.conf_state() == members
+
+
+@pytest.mark.parametrize(
+    ("members", "promotable"),
+    [
+        (ConfState((2, 3), (), (1, 2, 3)), True),
+        (ConfState((2, 3), (), (1, 2, 3), (1,)), True),
+        (ConfState((2, 3), (1,), (2, 3, 4)), False),
+    ],
+    ids=["being removed", "being demoted", "a learner"],
+)
+def test_a_snapshot_finds_its_taker_in_any_set_of_a_joint_configuration(
+    members: ConfState, promotable: bool
+) -> None:
+    """§6: until a joint configuration is left, one of the outgoing voters is a member like any other."""
+    raw = lone_node(term=1)
+    snap(raw, Snapshot(b"", SnapshotMetadata(members, 11, 4)))
+    assert raw.raft.configuration.conf_state() == members
+    assert raw.raft.promotable is promotable
 
 
 @pytest.mark.parametrize(

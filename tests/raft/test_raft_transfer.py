@@ -123,6 +123,26 @@ def test_a_second_transfer_replaces_the_first(cluster: Build) -> None:
     assert nodes.leaders() == [2]
 
 
+def test_a_transfer_back_to_the_leader_calls_off_the_first(cluster: Build) -> None:
+    """Asked to hand over to itself, a leader whose heir is not there yet goes on at once."""
+    nodes = cluster(3)
+    nodes.elect(1)
+    nodes.isolate(3)
+    nodes[1].transfer_leader(3)
+    nodes.settle()
+    nodes[1].transfer_leader(1)
+    nodes.propose(1, b"x")
+    assert (nodes.leaders(), nodes.data_of(2)) == ([1], [b"x"])
+
+
+def test_a_vote_of_a_higher_term_ends_a_transfer() -> None:
+    raw = lone_node()
+    make_leader(raw)
+    raw.transfer_leader(3)
+    raw.step(Message(T.VOTE, to=1, sender=2, term=5, log_term=1, index=9))
+    assert (raw.role, raw.term, raw.status().lead_transferee) == (Role.FOLLOWER, 5, 0)
+
+
 def test_a_repeated_transfer_does_not_extend_the_first(cluster: Build) -> None:
     raw = lone_node()
     make_leader(raw)
