@@ -40,7 +40,7 @@ class ClusterProposer:
         consensus = self._consensus
         if consistency is Consistency.LEADER and not consensus.is_leader:
             raise NotLeader(consensus.driver.leader_id)
-        await consensus.driver.read_barrier()
+        await consensus.driver.read_barrier(leased=consistency is Consistency.LEADER)
 
     def freshness(self) -> Freshness:
         consensus = self._consensus

@@ -121,6 +121,7 @@ class Consensus:
             max_inflight_bytes=RAFT_INFLIGHT_BYTES,
             check_quorum=True,
             pre_vote=True,
+            leader_lease=True,
             step_down_on_removal=True,
         )
         self.driver = RaftDriver(

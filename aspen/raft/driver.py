@@ -27,6 +27,7 @@ from aspen.raft.admission import Refusal, read_marker
 from aspen.raft.catchup import CatchUp
 from aspen.raft.core import ProposalDropped
 from aspen.raft.envelope import MARKER
+from aspen.raft.lease import Lease, seconds_since_boot
 from aspen.raft.messages import (
     LOCAL_APPEND_THREAD,
     LOCAL_APPLY_THREAD,
@@ -76,12 +77,14 @@ class RaftDriver:
         self.raw = raw
         self.node_id = node_id
         self.roster: Roster = log_storage.roster
-        self.leader_id = 0
+        self._leader_id = 0
         self.role: Role = Role.FOLLOWER
         self.last_contact_ms: int | None = None
         self.applied_index = log_storage.applied_index
         self.failure: Exception | None = None
-        self.room = Room(raw, raw.raft.config.election_ticks * tick_ms / 1000)
+        election_seconds = raw.raft.config.election_ticks * tick_ms / 1000
+        self.room = Room(raw, election_seconds)
+        self._lease = Lease(raw, seconds_since_boot, tick_ms / 1000, election_seconds)
         self._log_storage = log_storage
         self._transport = transport
         self._clock = clock
@@ -165,6 +168,7 @@ class RaftDriver:
         # A node that was removed does not stand; a leader of nobody has to find that out, though.
         if self.room.may_tick(now) and (not self.standing.removed or self.role is Role.LEADER):
             self.raw.tick()
+            self._lease.ticked()
         self.catch_up.offers.expire()
         if self._reads.stale(now):
             self._reads.retry()
@@ -242,12 +246,15 @@ class RaftDriver:
         self.wake()
         return await future
 
-    async def read_barrier(self) -> None:
+    async def read_barrier(self, *, leased: bool = False) -> None:
         """Return once the local replica holds all that was acknowledged before this call.
 
-        ReadIndex (thesis §6.4). Raises `NoLeader` or `Overloaded`.
+        ReadIndex (thesis §6.4); `leased`, at once on a leader under its lease (§6.4.1).
+        Raises `NoLeader` or `Overloaded`.
         """
         self._check_in_service()
+        if leased and (index := self._lease.read_index()) is not None and index <= self.applied_index:
+            return
         future = self._reads.add()
         self.wake()
         await future
@@ -257,8 +264,13 @@ class RaftDriver:
             raise NoLeader("this node is stopping")
         self.standing.check()
 
+    @property
+    def leader_id(self) -> int:
+        """Node id of the leader known here; 0 if none is. A removed node follows nobody, though its
+        core may not forget: a vote set free could break the leader's lease."""
+        return 0 if self.standing.removed else self._leader_id
+
     def _removed(self) -> None:
-        self.raw.forget_leader()
         self._fail_waiting()
         self._listeners.progressed()
 
@@ -358,9 +370,9 @@ class RaftDriver:
             self.standing.applied(self.roster)
 
     def _role_changed(self, leader_id: int, role: Role) -> None:
-        if (leader_id, role) == (self.leader_id, self.role):
+        if (leader_id, role) == (self._leader_id, self.role):
             return
-        self.leader_id, self.role = leader_id, role
+        self._leader_id, self.role = leader_id, role
         log.info("leadership", role=role.name.lower(), leader=leader_id or None, term=self.raw.term)
         if leader_id:
             self._reads.retry()
