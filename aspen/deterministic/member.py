@@ -120,7 +120,13 @@ class DeterministicMember:
         self.proposals = PendingProposals(self.time, incarnation)
         self.reads = PendingReads(self.time, incarnation)
         self._proposing = Proposing(self.raw, self.proposals, lambda: self.roster, self.time.wall_ms)
-        self.standing = Standing(self.endpoint_id, self.roster, self.time.now_ms, self._removed)
+        self.standing = Standing(
+            self.endpoint_id,
+            self.roster,
+            patience_ms=ELECTION_TICKS_MAX * TICK_MS,
+            clock_ms=self.time.now_ms,
+            on_removed=self._removed,
+        )
         self.is_up = True
         self._arm_tick(self._rng.random() * TICK_MS)
 
@@ -137,7 +143,7 @@ class DeterministicMember:
         if not self.is_up or incarnation != self._incarnation:
             return
         self._arm_tick(TICK_MS)
-        if not self.standing.removed or self.role is Role.LEADER:
+        if self.standing.may_tick(leads=self.role is Role.LEADER):
             self.raw.tick()
         if self.reads.stale(self.time.time()):
             self.reads.retry()
@@ -165,8 +171,7 @@ class DeterministicMember:
 
     def told_removed(self) -> None:
         """A member that knows of this one's removal refuses to speak to it."""
-        if not self.leader_id:
-            self.standing.told()
+        self.standing.told()
 
     def _removed(self) -> None:
         self.raw.forget_leader()

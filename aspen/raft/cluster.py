@@ -225,9 +225,14 @@ class Consensus:
 
     def refused_by(self, peer_endpoint_id: bytes, reason: str) -> None:
         """A peer with a proven key did not admit this node."""
-        is_member = self.driver.roster.by_endpoint(peer_endpoint_id) is not None
-        if reason == "removed" and is_member and not self.leader_id:
+        if reason == "removed" and not self.is_leader and self._knows(peer_endpoint_id):
             self.driver.standing.told()
+
+    def _knows(self, endpoint_id: bytes) -> bool:
+        roster = self.driver.roster
+        if roster.members:
+            return roster.by_endpoint(endpoint_id) is not None
+        return endpoint_id in (*self.known_peers.values(), *self._met.values())
 
     def endpoint_of(self, node_id: int) -> bytes | None:
         """The key to reach a node id by."""

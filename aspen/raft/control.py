@@ -234,8 +234,12 @@ class MembershipControl:
         if ground.leader_id == node_id:
             return True
         limit = min(deadline, ground.now_ms() + _TRANSFER_TIMEOUTS * ground.election_timeout_ms)
-        ground.ask_transfer(node_id)
-        return await self._until(lambda: ground.leader_id == node_id, limit)
+        while ground.now_ms() < limit:
+            ground.ask_transfer(node_id)  # asked again, it does no harm; and it may have been lost
+            pause = min(limit, ground.now_ms() + CONTROL_PAUSE_MAX_MS)
+            if await self._until(lambda: ground.leader_id == node_id, pause):
+                return True
+        return False
 
     def _leader_text(self) -> str:
         leader_id = self._ground.leader_id

@@ -111,7 +111,13 @@ class RaftDriver:
             wake=self.wake,
         )
         own_key = log_storage.node.endpoint_id if log_storage.node is not None else b""
-        self.standing = Standing(own_key, self.roster, clock.monotonic_ms, self._removed)
+        self.standing = Standing(
+            own_key,
+            self.roster,
+            patience_ms=raw.raft.config.timeout_bounds[1] * tick_ms,
+            clock_ms=clock.monotonic_ms,
+            on_removed=self._removed,
+        )
         self._hard_state = log_storage.hard_state
         self._batches_in_flight = 0
         self._pump_scheduled = False
@@ -165,8 +171,7 @@ class RaftDriver:
         now = self._loop.time()
         following = due + self._tick_seconds
         self._arm_tick(following if following > now else now + self._tick_seconds)
-        # A node that was removed does not stand; a leader of nobody has to find that out, though.
-        if self.room.may_tick(now) and (not self.standing.removed or self.role is Role.LEADER):
+        if self.room.may_tick(now) and self.standing.may_tick(leads=self.role is Role.LEADER):
             self.raw.tick()
             self._lease.ticked()
         self.catch_up.offers.expire()

@@ -1,8 +1,9 @@
 """Whether this node still is a member: by its own log, or by the word of those who are.
 
 A node learns of its removal by applying it. If it was cut off, its log never tells; then the other
-members refuse its connections and say why. Their word is believed until a leader speaks to it
-again: a member that lags behind may not know yet that the node was added anew.
+members refuse its connections and say why. Their word is believed if no leader speaks to the node
+for an election timeout after it, and until one does: a member that lags behind may not know yet
+that the node was added anew.
 
 A removed node doesn't campaign, takes no proposals, and after a while stops voting. Not at once:
 a candidate that has the entry of the removal, and doesn't know that it is committed, still counts
@@ -26,13 +27,22 @@ class Standing:
     """One node's standing in its cluster; `removed` says it."""
 
     def __init__(
-        self, endpoint_id: bytes, roster: Roster, clock_ms: Callable[[], int], on_removed: Callable[[], None]
+        self,
+        endpoint_id: bytes,
+        roster: Roster,
+        *,
+        patience_ms: float,
+        clock_ms: Callable[[], int],
+        on_removed: Callable[[], None],
     ) -> None:
+        """`patience_ms` is how long a leader may be silent: the longest election timeout."""
         self._endpoint_id = endpoint_id
+        self._patience_ms = patience_ms
         self._clock_ms = clock_ms
         self._on_removed = on_removed
         self._by_log = roster.has_removed(endpoint_id)
         self._by_word = False
+        self._told_ms: int | None = None
         self._since_ms = clock_ms()
 
     @property
@@ -52,19 +62,28 @@ class Standing:
         """A membership is in effect here."""
         was_removed = self.removed
         self._by_log = roster.has_removed(self._endpoint_id)
-        if roster.by_endpoint(self._endpoint_id) is not None:
-            self._by_word = False
         self._note(was_removed, "its own log")
 
     def told(self) -> None:
         """A member refuses to speak to this node, because it was removed."""
-        was_removed = self.removed
-        self._by_word = True
-        self._note(was_removed, "the word of a member")
+        if self._told_ms is None:
+            self._told_ms = self._clock_ms()
 
     def heard_leader(self) -> None:
         """A leader speaks to this node, as leaders do to members only."""
         self._by_word = False
+        self._told_ms = None
+
+    def may_tick(self, *, leads: bool) -> bool:
+        """Whether time is to pass for the core. A removed node does not stand for election; a leader
+        whom nobody follows any more has to find that out, though."""
+        if leads:
+            return True
+        if self._told_ms is not None and self._clock_ms() - self._told_ms >= self._patience_ms:
+            was_removed = self.removed
+            self._by_word = True
+            self._note(was_removed, "the word of a member")
+        return not self.removed
 
     def _note(self, was_removed: bool, source: str) -> None:
         if self.removed and not was_removed:

@@ -28,9 +28,8 @@ from aspen.state.ports import Consistency
 SHORT_MS = 300
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give up on a quorum soon."""
+def give_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Don't wait long for a quorum that isn't there."""
     monkeypatch.setattr(pending, "RAFT_PROPOSE_MS", SHORT_MS)
     monkeypatch.setattr(pending, "RAFT_READ_MS", SHORT_MS)
 
@@ -69,7 +68,8 @@ def leader_of(nodes: list[Any], state: ClusterState) -> Any:
 # --- init and state -----------------------------------------------------------------------------
 
 
-async def test_before_init_there_is_nothing(backend: Backend, impatient: None) -> None:
+async def test_before_init_there_is_nothing(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    give_up_soon(monkeypatch)
     (node,) = await backend.start()
     control = control_of(node)
     for attempt in (
@@ -237,7 +237,7 @@ async def test_a_removed_id_can_be_given_to_another(backend: Backend) -> None:
 
 
 async def test_without_a_quorum_the_outcome_is_unknown_or_nothing_happened(
-    backend: Backend, impatient: None
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes = await founded(backend, 3)
     state = await control_of(nodes[0]).current_state()
@@ -246,6 +246,7 @@ async def test_without_a_quorum_the_outcome_is_unknown_or_nothing_happened(
     for node in nodes:
         if node is not leader:
             await backend.crash(node)
+    give_up_soon(monkeypatch)
     with pytest.raises((KeyValueStoreError.OutcomeUnknown, KeyValueStoreError.Timeout)):
         await store_of(leader).write(WriteCommand.Set("k", "2"))
     with pytest.raises(KeyValueStoreError.Timeout):

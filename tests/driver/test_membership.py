@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from in_process import Member, Network, cluster, identity_of, leader_of, put, state_of
+from in_process import TIMING, Member, Network, cluster, identity_of, leader_of, put, state_of
 
 from aspen.errors import ControlPlaneError, NoLeader, ProposalError
 from aspen.identity import Identity
@@ -241,6 +241,8 @@ async def test_a_change_nobody_confirms_has_an_unknown_outcome(
 
 async def test_leadership_goes_where_it_is_sent(tmp_path: Path) -> None:
     async with cluster(tmp_path, timing=SLOW) as members:
+        for member in members.values():
+            await member.consensus.read_barrier()
         for n in (2, 3, 1):
             through = members[1 + n % 3]
             await through.consensus.control.transfer_leader(n, timeout_ms=10_000)
@@ -344,6 +346,7 @@ async def test_a_removed_node_comes_back_with_all_it_had(tmp_path: Path) -> None
     async with cluster(tmp_path) as members:
         back = follower_of(members)
         through = leader_of(members)
+        await back.consensus.read_barrier()
         await through.consensus.control.remove(back.node_id)
         await back.until(lambda: back.consensus.removed)
         await add(through, back)
@@ -358,13 +361,15 @@ async def test_the_word_of_one_who_lags_does_not_remove_a_member_in_touch(tmp_pa
         one, two = members[1], members[2]
         await two.consensus.read_barrier()
         two.consensus.refused_by(one.identity.endpoint_id, "removed")
+        await asyncio.sleep(2 * TIMING.election_max_ms / 1000)
         assert not two.consensus.removed
         two.network.cut = {2}
         await two.until(lambda: two.consensus.leader_id == 0)
         two.consensus.refused_by(Identity.generate().endpoint_id, "removed")  # nobody's word
+        await asyncio.sleep(2 * TIMING.election_max_ms / 1000)
         assert not two.consensus.removed
         two.consensus.refused_by(one.identity.endpoint_id, "removed")
-        assert two.consensus.removed
+        await two.until(lambda: two.consensus.removed)
         two.network.cut = set()  # and when it can be heard again, the leader speaks to it
         await two.until(lambda: not two.consensus.removed)
 
