@@ -124,11 +124,12 @@ class Member:
         self.replaced = 0
         self.store = Store.open(data_dir, map_bytes=MAP_BYTES)
         self.kv = LmdbKv(self.store)
+        self.machine = Machine(self.store)
         self.consensus = Consensus(
             node_id=node_id,
             endpoint_id=self.identity.endpoint_id,
             store=self.store,
-            machine=Machine(self.store),
+            machine=self.machine,
             timing=timing,
             clock=CLOCK,
             known_peers={other: identity_of(other).endpoint_id for other in knows},
