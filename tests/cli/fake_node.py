@@ -23,6 +23,8 @@ class FakeNode:
         self.problem: tuple[int, dict[str, str] | str] | None = None
         self.requests: list[web.Request] = []
         self.page_size = 1_000
+        self.changes: list[tuple[str, Any]] = []
+        self.check: dict[str, Any] = {}
         self.url = ""
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
@@ -42,6 +44,7 @@ class FakeNode:
         self.kv.clear()
         self.packets.clear()
         self.requests.clear()
+        self.changes.clear()
         self.revision, self.token, self.problem, self.page_size = 0, None, None, 1_000
 
     def _serve(self) -> None:
@@ -51,6 +54,7 @@ class FakeNode:
             app.router.add_route("*", "/v1/kv/{key:.*}", self._key)
             app.router.add_route("*", "/pkarr/{key}", self._packet)
             app.router.add_get("/v1/cluster/status", self._status)
+            app.router.add_post("/v1/cluster/{action}", self._change)
             app.router.add_get("/readyz", self._ready)
             runner = web.AppRunner(app)
             await runner.setup()
@@ -126,6 +130,13 @@ class FakeNode:
 
     async def _status(self, _request: web.Request) -> web.StreamResponse:
         return web.json_response(STATUS)
+
+    async def _change(self, request: web.Request) -> web.StreamResponse:
+        action = request.match_info["action"]
+        self.changes.append((action, await request.json()))
+        if action == "snapshot":
+            return web.json_response({"node_id": 2, "applied_index": 40, "first_index": 39})
+        return web.json_response(self.check if action == "check" else STATUS)
 
     async def _ready(self, _request: web.Request) -> web.StreamResponse:
         return web.json_response({"ready": True})

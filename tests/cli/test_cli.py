@@ -19,7 +19,9 @@ from aspen.pkarr.packet import SignedPacket
 
 Aspen = Callable[..., Result]
 COMMANDS = (
-    "node run", "dev", "cluster status", "kv get", "kv put", "kv delete", "kv scan",
+    "node run", "dev", "cluster status", "cluster init", "cluster add-learner", "cluster promote",
+    "cluster remove", "cluster change-membership", "cluster transfer-leader", "cluster snapshot",
+    "cluster check", "kv get", "kv put", "kv delete", "kv scan",
     "pkarr keygen", "pkarr show", "pkarr publish", "pkarr resolve", "config check",
 )  # fmt: skip
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from aspen.errors import AspenError
 from aspen.http.cluster import ClusterStatus, Health, HealthState, MemberStatus
+from aspen.http.control import CheckReport, Founder, MemberCheck
 from aspen.http.server import HttpServer
 from aspen.state.commands import (
     Command,
@@ -42,6 +43,8 @@ class FakeCluster:
     revision_now: int = 0
     commands: list[Command] = field(default_factory=list)
     barriers: list[Consistency] = field(default_factory=list)
+    changes: list[tuple[Any, ...]] = field(default_factory=list)
+    """What was asked of the cluster's control."""
     failure: AspenError | Exception | None = None
     """Raised by every proposal and barrier."""
     held: asyncio.Event | None = None
@@ -123,6 +126,43 @@ class FakeCluster:
 
     def health(self) -> Health:
         return self.health_now
+
+    # --- control --------------------------------------------------------------------------------
+
+    def founder(self) -> Founder:
+        return 1, b"k" * 32, (("127.0.0.1", 7300),)
+
+    async def compact(self) -> int:
+        return 40
+
+    async def check(self, timeout_ms: int) -> CheckReport:
+        self.changes.append(("check", timeout_ms))
+        return CheckReport(42, False, (MemberCheck(1, "alike", "ab"), MemberCheck(2, "silent", None)))
+
+    async def found(self, members: Sequence[Founder]) -> None:
+        await self._changed("found", list(members))
+
+    async def add_learner(
+        self, node_id: int, endpoint_id: bytes, addresses: tuple[tuple[str, int], ...], timeout_ms: int = 0
+    ) -> None:
+        await self._changed("add_learner", node_id, endpoint_id, addresses, timeout_ms)
+
+    async def promote(self, node_id: int, timeout_ms: int = 0) -> None:
+        await self._changed("promote", node_id, timeout_ms)
+
+    async def remove(self, node_id: int, timeout_ms: int = 0) -> None:
+        await self._changed("remove", node_id, timeout_ms)
+
+    async def change_membership(self, voters: frozenset[int], timeout_ms: int = 0) -> None:
+        await self._changed("change_membership", voters, timeout_ms)
+
+    async def transfer_leader(self, to: int, timeout_ms: int = 0) -> None:
+        await self._changed("transfer_leader", to, timeout_ms)
+
+    async def _changed(self, *what: Any) -> None:
+        self.changes.append(what)
+        if self.failure is not None:
+            raise self.failure
 
 
 class PacketView:

@@ -34,6 +34,7 @@ class Station:
         max_datagram_bytes: int | None = None,
         refusals: Refusals | None = None,
         on_stream: Callable[[Peer, FrameStream], Awaitable[None]] | None = None,
+        on_refused: Callable[[bytes, str], None] | None = None,
     ) -> None:
         self.identity = identity or Identity.generate()
         self.id = self.identity.endpoint_id
@@ -53,6 +54,7 @@ class Station:
             on_frame=lambda peer, frame: self.heard.put_nowait((peer, frame)),
             on_unreachable=self.unreachable.put_nowait,
             on_stream=on_stream or self._hold,
+            on_refused=on_refused,
             idle_ms=idle_ms,
             max_datagram_bytes=max_datagram_bytes,
             refusals=refusals,

@@ -229,3 +229,38 @@ async def test_a_kind_of_refusal_is_logged_once_a_minute_and_tells_no_secret(sta
     text = repr(logs)
     for secret in (COOKIE, "a cookie of another cluster", b.identity.seed.hex(), repr(b.identity.seed)):
         assert secret not in text
+
+
+async def test_who_is_refused_hears_from_whom_and_why(station):
+    heard = []
+    a = await station(1, on_refused=lambda endpoint_id, code: heard.append((endpoint_id, code)))
+    b = await station(2, admit=lambda peer: "removed")
+    await refused(a, b, "removed")
+    assert heard == [(b.id, "removed")]
+
+
+async def test_a_peer_let_in_before_can_be_turned_out(station):
+    heard = []
+    a = await station(1, on_refused=lambda endpoint_id, code: heard.append((endpoint_id, code)))
+    b = await station(2)
+    await a.knows(b).gets_through(b, b"hello")
+    await b.knows(a).gets_through(a, b"hello yourself")
+    assert await b.hears() == b"hello"
+    assert await a.hears() == b"hello yourself"
+    b.endpoint.recheck(lambda peer: None)
+    assert len(b.endpoint.connections()) == 2
+    b.endpoint.recheck(lambda peer: "removed" if peer.node_id == 1 else None)
+    await a.refuses("removed", times=2)
+    assert set(heard) == {(b.id, "removed")}
+    assert b.endpoint.connections() == []
+
+
+async def test_whoever_has_not_proven_its_key_refuses_nobody(station):
+    heard = []
+    a = await station(1, on_refused=lambda endpoint_id, code: heard.append((endpoint_id, code)))
+    impostor = await station(2)
+    victim = Identity.generate()
+    a.book.add(victim.endpoint_id, impostor.address, "manual")
+    assert a.endpoint.send(victim.endpoint_id, [b"let me in"])
+    await a.refuses("wrong_key")
+    assert heard == []

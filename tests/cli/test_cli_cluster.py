@@ -1,0 +1,124 @@
+"""`aspen cluster …`: what it asks of a node, what it shows, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from aspen.identity import Identity
+from aspen.limits import CHECKPOINT_MS, CONTROL_MS
+
+Aspen = Callable[..., Result]
+IDENTITY = Identity.from_seed(b"\2" * 32)
+KEY = IDENTITY.endpoint_id.hex()
+FOUR = f"4@{IDENTITY.z32}@192.0.2.4:7300"
+MEMBER = {"node_id": 4, "endpoint_id": KEY, "addresses": ["192.0.2.4:7300"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "action", "body"),
+    [
+        (["init"], "init", {"members": []}),
+        (["init", "--member", FOUR], "init", {"members": [MEMBER]}),
+        (["add-learner", FOUR], "add-learner", {**MEMBER, "timeout_ms": CONTROL_MS}),
+        (
+            ["add-learner", f"4@{KEY}@[2001:db8::4]:7300", "--timeout", "1.5"],
+            "add-learner",
+            {**MEMBER, "addresses": ["[2001:db8::4]:7300"], "timeout_ms": 1_500},
+        ),
+        (["promote", "4"], "promote", {"node_id": 4, "timeout_ms": CONTROL_MS}),
+        (["remove", "4", "--timeout", "0"], "remove", {"node_id": 4, "timeout_ms": 0}),
+        (
+            ["change-membership", "1", "2", "4"],
+            "change-membership",
+            {"members": [1, 2, 4], "timeout_ms": CONTROL_MS},
+        ),
+        (["transfer-leader", "2"], "transfer-leader", {"node_id": 2, "timeout_ms": CONTROL_MS}),
+    ],
+)
+def test_changes_reach_the_node_and_its_status_is_shown(
+    arguments: list[str], action: str, body: Any, aspen: Aspen, node: Any
+) -> None:
+    result = aspen("cluster", *arguments, "--addr", node.url)
+    assert result.exit_code == 0, result.stderr
+    assert node.changes == [(action, body)]
+    assert "leader is node 1" in result.stdout
+    assert "voter, leader" in result.stdout
+    as_json = json.loads(aspen("cluster", *arguments, "--json", "--addr", node.url).stdout)
+    assert [member["node_id"] for member in as_json["members"]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["add-learner"],
+        ["add-learner", "4"],
+        ["add-learner", "four@key"],
+        ["add-learner", "4@not-a-key@h:1"],
+        ["init", "--member", "4@"],
+        ["promote", "0"],
+        ["promote", "one"],
+        ["promote"],
+        ["change-membership"],
+        ["remove", "1", "--timeout", "-1"],
+    ],
+)
+def test_wrong_usage_changes_nothing(arguments: list[str], aspen: Aspen, node: Any) -> None:
+    assert aspen("cluster", *arguments, "--addr", node.url).exit_code == 2
+    assert node.changes == []
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "exit_code"),
+    [
+        (400, "invalid_request", 1),
+        (409, "not_initialized", 1),
+        (409, "failed", 1),
+        (503, "timeout", 4),
+        (503, "not_leader", 4),
+        (503, "outcome_unknown", 5),
+        (500, "internal", 5),
+        (0, "", 5),
+    ],
+)
+def test_exit_codes_say_whether_it_was_changed(
+    status: int, code: str, exit_code: int, aspen: Aspen, node: Any
+) -> None:
+    node.problem = (status, {"error": code, "reason": "so it is"} if status else "")
+    result = aspen("cluster", "promote", "4", "--addr", node.url)
+    assert result.exit_code == exit_code
+    assert result.stdout == ""
+
+
+def test_snapshot(aspen: Aspen, node: Any) -> None:
+    assert "from 39 on" in aspen("cluster", "snapshot", "--addr", node.url).stdout
+    assert json.loads(aspen("cluster", "snapshot", "--json", "--addr", node.url).stdout)["first_index"] == 39
+
+
+@pytest.mark.parametrize(
+    ("states", "exit_code"),
+    [
+        (["alike", "alike"], 0),
+        (["alike", "differs", "silent"], 1),
+        (["alike", "silent"], 4),
+    ],
+)
+def test_check_tells_who_differs(states: list[str], exit_code: int, aspen: Aspen, node: Any) -> None:
+    members = [
+        {"node_id": n, "state": state, "hash": None if state == "silent" else f"{n:064x}"}
+        for n, state in enumerate(states, 1)
+    ]
+    node.check = {"index": 77, "alike": set(states) == {"alike"}, "members": members}
+    result = aspen("cluster", "check", "--addr", node.url)
+    assert result.exit_code == exit_code
+    assert "index 77" in result.stdout
+    for state in states:
+        assert state in result.stdout
+    as_json = aspen("cluster", "check", "--timeout", "2", "--json", "--addr", node.url)
+    assert as_json.exit_code == exit_code
+    assert json.loads(as_json.stdout) == node.check
+    assert [body["timeout_ms"] for _, body in node.changes] == [CHECKPOINT_MS, 2_000]
