@@ -110,23 +110,18 @@ class RaftDriver:
             step=self._step,
             wake=self.wake,
         )
-        own_key = log_storage.node.endpoint_id if log_storage.node is not None else b""
+        key = log_storage.node.endpoint_id if log_storage.node is not None else b""
+        patience_ms = raw.raft.config.timeout_bounds[1] * tick_ms
         self.standing = Standing(
-            own_key,
-            self.roster,
-            patience_ms=raw.raft.config.timeout_bounds[1] * tick_ms,
-            clock_ms=clock.monotonic_ms,
-            on_removed=self._removed,
+            key, self.roster, patience_ms=patience_ms, clock_ms=clock.monotonic_ms, on_removed=self._removed
         )
         self._hard_state = log_storage.hard_state
         self._batches_in_flight = 0
-        self._pump_scheduled = False
-        self._stopped = False
+        self._pump_scheduled = self._stopped = False
         self._tick_timer: asyncio.TimerHandle | None = None
         self._campaign_from: int | None = None
-        incarnation = os.urandom(8)
-        self._proposals = PendingProposals(self._loop, incarnation)
-        self._reads = PendingReads(self._loop, incarnation)
+        self._proposals = PendingProposals(self._loop, os.urandom(8))
+        self._reads = PendingReads(self._loop, os.urandom(8))
         self._proposing = Proposing(raw, self._proposals, lambda: self.roster, clock.wall_ms)
 
     # --- life ---------------------------------------------------------------------------------
@@ -271,8 +266,8 @@ class RaftDriver:
 
     @property
     def leader_id(self) -> int:
-        """Node id of the leader known here; 0 if none is. A removed node follows nobody, though its
-        core may not forget: a vote set free could break the leader's lease."""
+        """0 if none is known. A removed node follows nobody, though its core may not forget: a vote
+        set free could break the leader's lease."""
         return 0 if self.standing.removed else self._leader_id
 
     def _removed(self) -> None:
@@ -280,7 +275,7 @@ class RaftDriver:
         self._listeners.progressed()
 
     def _fail_waiting(self) -> None:
-        """Nothing more is applied on a node that was removed, once what it has got so far is."""
+        """A node that was removed applies nothing more, once what it has got so far is applied."""
         if not self._batches_in_flight:
             self._proposals.close()
             self._reads.close()
@@ -413,8 +408,8 @@ class RaftDriver:
         self._stopped = True
         if self._tick_timer is not None:
             self._tick_timer.cancel()
-        trace = None if isinstance(error, StorageError) else error
-        log.critical("this node stops", error=str(error), exc_info=trace)
+        bug = None if isinstance(error, StorageError) else error
+        log.critical("this node stops", error=str(error), exc_info=bug)
         self._proposals.close()
         self._reads.close()
         self._listeners.failed(error)

@@ -59,8 +59,6 @@ class TableStore(Protocol):
 
     def read(self) -> AbstractContextManager[Txn]: ...
 
-    def begin_read(self) -> Txn: ...
-
 
 SCHEMA: Final = 1
 STATE_TABLES: Final = ("machine", "packets", "packets_by_age", "kv")
