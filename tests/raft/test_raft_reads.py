@@ -204,6 +204,18 @@ def test_the_lease_counts_from_when_the_round_left_not_from_its_answer() -> None
     assert raw.lease_read_index() is None
 
 
+def test_a_lease_grows_older_while_its_holder_is_held_up() -> None:
+    """A process that was paused makes no ticks up; what it slept through still counts against the lease."""
+    raw = leader(**LEASE)
+    confirm_round(raw)
+    assert raw.lease_read_index() == 1
+    raw.skip_ticks(ELECTION_TICKS)
+    assert raw.lease_read_index() is None
+    assert raw.role is Role.LEADER
+    confirm_round(raw)
+    assert raw.lease_read_index() == 1
+
+
 def test_a_leader_that_asks_to_be_deposed_has_no_lease() -> None:
     """§3.10: TIMEOUT_NOW overrides the followers' promise, whenever it arrives."""
     raw = leader(**LEASE)
