@@ -144,7 +144,9 @@ def handle_vote_response(raft: RaftState, message: Message) -> None:
     if result is VoteResult.WON:
         if raft.role is Role.PRE_CANDIDATE:
             _campaign(raft, Campaign.ELECTION)
-        else:
+        elif raft.node_id in raft.votes:
+            # Not by the others' votes alone: a leader whose own disk has not heard of its term could
+            # crash, win the same term again, and put other entries where its first ones are.
             become_leader(raft)
             broadcast_append(raft)
     elif result is VoteResult.LOST:
