@@ -65,7 +65,7 @@ def _campaign(options: argparse.Namespace) -> int:
             print(f"seed {verdict.seed} FAILED: {verdict.invariant}: {verdict.detail}")
             print(f"  replay: {replay_command(verdict.seed, options.mutation, options.events)}", flush=True)
     minutes = (time.monotonic() - began) / 60
-    cpu_minutes = (_cpu_seconds() - cpu_began) / 60
+    cpu_minutes = max(_cpu_seconds() - cpu_began, 0.01) / 60  # too short to be measured
     twice = [] if options.once or options.mutation else [seed for seed in seeds if seed % TWICE_EVERY == 0]
     unequal = unequal_hashes(twice, options.events)
     for seed in unequal:

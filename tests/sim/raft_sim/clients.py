@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from raft_sim.history import Kind, Operation, Outcome, ReadMode
+from raft_sim.kernel import TICK
 from raft_sim.machine import COMPARE_AND_SWAP, WRITE, encode_command
 
 if TYPE_CHECKING:
     from raft_sim.node import Node
     from raft_sim.world import World
 
+_SWEEP: Final = 3 * TICK
 OPERATIONS: Final = 2_000
 """How many operations a history has at most."""
 
@@ -27,7 +29,11 @@ class Clients:
         self._seen: dict[int, int] = {}
         """What each key was last seen to hold, by any client: worth expecting in a swap."""
 
+        self._waiting: dict[int, tuple[int, Operation]] = {}
+        """By client: until when it waits for what."""
+
     def start(self) -> None:
+        self._world.kernel.schedule(_SWEEP, self._on_sweep)
         for client in range(1, self._profile.clients + 1):
             self._think(client)
 
@@ -38,8 +44,19 @@ class Clients:
         delay = int(self._profile.think * self._random.random() * 2)
         self._world.kernel.schedule(delay, self._ask, client)
 
+    def _on_sweep(self, _: object, __: object) -> None:
+        """Clients that have waited too long go away: what they asked for may still happen."""
+        if not self._active:
+            return
+        self._world.kernel.schedule(_SWEEP, self._on_sweep)
+        now = self._world.kernel.now
+        for deadline, operation in list(self._waiting.values()):
+            if deadline <= now:
+                self._world.answered(operation, Outcome.UNKNOWN, 0)
+
     def ended(self, operation: Operation) -> None:
         """A client has its answer; it goes on to its next operation."""
+        self._waiting.pop(operation.client, None)
         if operation.outcome is Outcome.OK:
             swapped = operation.kind is Kind.CAS and operation.swapped
             changed = operation.kind is Kind.WRITE or swapped
@@ -58,7 +75,8 @@ class Clients:
             done = node is not None and self.write(client, key, node, kind)
         else:
             mode = ReadMode.LEADER if chance() < profile.leader_reads else ReadMode.READ_INDEX
-            node = self._pick_leader() if mode is ReadMode.LEADER else self._pick_node()
+            asks_leader = mode is ReadMode.LEADER or chance() < 0.4
+            node = self._pick_leader() if asks_leader else self._pick_node()
             done = node is not None and self.read(client, key, node, mode)
         if not done:
             self._think(client)
@@ -91,5 +109,7 @@ class Clients:
 
     def _call(self, operation: Operation, node: Node) -> None:
         self._world.history.call(operation)
+        if operation.client:
+            self._waiting[operation.client] = (self._world.kernel.now + self._profile.patience, operation)
         if self._world.tracing:
             self._world.trace("{} is asked {}", node.node_id, operation)

@@ -93,6 +93,9 @@ class Disk:
     def last_index(self) -> int:
         return self.before[0] + len(self.log)
 
+    def last_term(self) -> int:
+        return self.log[-1].term if self.log else self.before[1]
+
     def term(self, index: int) -> int:
         position = index - self.before[0]
         if position <= 0:

@@ -104,27 +104,24 @@ class Ending:
     # --- a quorum -----------------------------------------------------------------------------
 
     def _minority(self) -> list[int]:
-        """Voters that the others can do without, whatever configurations they may go by."""
+        """Voters that the others can do without.
+
+        None while anyone has still to learn who the voters are: elections go by what each member
+        has applied, and one that lags may need the votes of members who are so no longer.
+        """
         world = self._world
-        members = [world.nodes[i] for i in world.members()]
         confs = world.invariants.confs
-        if not confs or not members:
+        if not confs or confs[-1][1].voters_outgoing:
             return []
-        newest = confs[-1][0]
-        for node in members:
-            if any(entry.index > newest and entry.kind is not EntryKind.NORMAL for entry in node.disk.log):
-                return []  # who will be a voter is not settled
-        oldest = min(node.disk.applied for node in members)
-        relevant = [conf for index, conf in confs[:-1] if index >= oldest] + [confs[-1][1]]
-        earlier = [conf for index, conf in confs[:-1] if index <= oldest][-1:]
-        voters = confs[-1][1].voters
-        down = self._random.sample(voters, self._random.randrange((len(voters) + 1) // 2))
-        gone = {*down, *(node.node_id for node in world.nodes.values() if node.retired)}
-        for conf in (*earlier, *relevant):
-            for half in (conf.voters, conf.voters_outgoing):
-                if half and 2 * len(gone.intersection(half)) >= len(half):
-                    return []
-        return sorted(down)
+        newest, conf = confs[-1]
+        for node_id in world.members():
+            disk = world.nodes[node_id].disk
+            pending = [e for e in disk.log if e.index > newest and e.kind is not EntryKind.NORMAL]
+            if pending or disk.applied < newest:
+                return []
+        down = self._random.sample(conf.voters, self._random.randrange((len(conf.voters) + 1) // 2))
+        retired = [node_id for node_id in conf.voters if world.nodes[node_id].retired]
+        return sorted(down) if 2 * len({*down, *retired}) < len(conf.voters) else []
 
     def _serve_by_quorum(self, down: list[int]) -> None:
         world = self._world

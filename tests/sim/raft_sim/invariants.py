@@ -84,6 +84,7 @@ class Invariants:
             raise Violation(
                 "one leader a term", f"node {node.node_id} leads in term {term} before and after a restart"
             )
+        self._check_election(node)
         # It may have been elected unnoticed by those who have gone on since.
         last = len(self.committed) - 1
         while last > self.founded and self._commit_terms[last] >= term:
@@ -96,6 +97,20 @@ class Invariants:
             )
         if self._last_leader is None or self._last_leader.led_term < term:
             self._last_leader = node
+
+    def _check_election(self, node: Node) -> None:
+        raft = node.raft
+        own = node.disk.hard_state
+        configuration = raft.configuration
+        for voters in (configuration.voters, configuration.voters_outgoing):
+            votes = {voter for voter in voters if self._votes.get((voter, raft.term)) == node.node_id}
+            if own.term == raft.term and own.vote == node.node_id:
+                votes |= voters & {node.node_id}
+            if voters and 2 * len(votes) <= len(voters):
+                raise Violation(
+                    "a leader has the votes of a quorum",
+                    f"node {node.node_id} leads in term {raft.term} by {sorted(votes)} of {sorted(voters)}",
+                )
 
     def _has_committed(self, node: Node, index: int) -> bool:
         log = node.raft.log
@@ -350,7 +365,9 @@ class Invariants:
                     "one vote a term",
                     f"node {node.node_id} votes for {voted} and {message.to} in term {message.term}",
                 )
-        elif message.index > node.disk.last_index():
+        elif message.index > node.disk.last_index() and node.disk.last_term() <= message.term:
+            # (What a later leader has overwritten before it got to the disk is nobody's loss: that
+            # leader lacks it, so it can't be committed any more, whoever still counts it.)
             raise Violation(
                 "no response precedes its persist",
                 f"node {node.node_id} has {message.index}, it says, but the log on its disk "
@@ -373,9 +390,10 @@ class Invariants:
         low = max(len(self.committed), raft.log.first_index)
         entries = raft.log.slice(low, raft.log.last_index + 1, 1 << 40)
         sizes = [len(entry.data) for entry in entries if entry.term == raft.term]
+        taken, before = sum(sizes[-node.batch_size :]), sum(sizes[: -node.batch_size])
         # What it found uncommitted when it was elected is taken off its count as it is applied. A
         # proposal that finds nothing pending, as it thinks, may be of any size.
         uncounted = node.inherited_bytes
         limit = node.world.profile.max_uncommitted_bytes + uncounted
-        if sum(sizes) > limit and sum(sizes[: -node.batch_size]) > uncounted:
-            raise Violation("the uncommitted limit holds", f"node {node.node_id}: {sum(sizes)} bytes")
+        if taken and before > uncounted and before + taken > limit:
+            raise Violation("the uncommitted limit holds", f"node {node.node_id}: {before} and {taken} bytes")

@@ -50,6 +50,10 @@ class Kernel:
         """The substream of randomness with this name."""
         return random.Random(f"{self._seed}/{name}")
 
+    def clock(self) -> int:
+        """The time, for whoever wants a clock rather than a kernel."""
+        return self.now
+
     def schedule(self, delay: int, handler: Handler, first: Any = None, second: Any = None) -> None:
         """Have `handler(first, second)` called in `delay` units of time."""
         self._sequence = sequence = self._sequence + 1

@@ -29,6 +29,7 @@ class Nemesis:
             Fault.CLOCK_STEP: self._clock_step,
             Fault.PARTITION: self._partition,
             Fault.CUT_ONE_WAY: self._cut_one_way,
+            Fault.CUT_PAIR: self._cut_pair,
             Fault.DEAF_OR_MUTE: self._deaf_or_mute,
             Fault.RING: self._ring,
             Fault.CLOG: self._clog,
@@ -140,9 +141,15 @@ class Nemesis:
     # --- network ------------------------------------------------------------------------------
 
     def _partition(self) -> None:
+        """Two halves of any size; or the leader with less than half of the others, or nobody."""
         node_ids = self._node_ids()
         self._random.shuffle(node_ids)
         cut = self._random.randrange(len(node_ids) + 1)
+        leader = self._world.leader()
+        if leader is not None and self._random.random() < 0.5:
+            node_ids.remove(leader.node_id)
+            node_ids.insert(0, leader.node_id)
+            cut = 1 + self._random.randrange((len(node_ids) + 1) // 2)
         self._world.network.partition((node_ids[:cut], node_ids[cut:]))
         self._later(self._world.network.heal)
 
@@ -151,6 +158,16 @@ class Nemesis:
             link = self._world.network.link(*route)
             link.cut = True
             self._later(link.heal)
+
+    def _cut_pair(self) -> None:
+        """Two nodes, often one of them the leader, can't speak with each other, but with all others."""
+        node_ids = self._node_ids()
+        if len(node_ids) < 2:
+            return
+        one = self._pick_node().node_id
+        other = self._random.choice([node_id for node_id in node_ids if node_id != one])
+        self._world.network.partition(((one,), (other,)))
+        self._later(self._world.network.heal)
 
     def _deaf_or_mute(self) -> None:
         node = self._pick_node()

@@ -27,6 +27,7 @@ from raft_sim.requests import Reads, Writes
 from raft_sim.trace import describe_message
 
 from aspen.errors import StorageFull
+from aspen.raft.lease import Lease as LeaderLease
 from aspen.raft.messages import (
     LOCAL_APPEND_THREAD,
     LOCAL_APPLY_THREAD,
@@ -122,6 +123,8 @@ class Node:
         self._tick_missed = False
         self._ticks_to_skip = 0
         self._fetching: Message | None = None
+        clock = self.world.kernel.clock
+        self._lease = LeaderLease(self.raw, clock, self.tick_length, world.profile.election_units)
         self._room = Room(self.raw, world.profile.election_units)
         self._last_tick = world.kernel.now
         self._hard_state = disk.hard_state
@@ -294,6 +297,7 @@ class Node:
             return
         if self._room.may_tick(now):
             self.raw.tick()
+            self._lease.ticked()
         self.observe()
         self.writes.expire(now)
         self.reads.tick(now)
@@ -405,7 +409,7 @@ class Node:
             self.reads.add(operation, now)
             self.wake()
             return
-        index = self.raw.lease_read_index()
+        index = self._lease.read_index()
         if index is None:
             self.world.ended(operation, Outcome.REFUSED, 0)
         else:
@@ -678,6 +682,9 @@ class Node:
             self.writes.term_applied(job.snapshot.metadata.term)
             self.applied = job.snapshot.metadata.index
             self.reads.applied(self.applied)
+        self._report_responses(job, outgoing)
+
+    def _report_responses(self, job: Job, outgoing: list[Message]) -> None:
         for message in job.responses:
             if self.crash_in:
                 self.crash_point()

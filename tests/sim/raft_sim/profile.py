@@ -31,6 +31,7 @@ class Fault(Enum):
     CLOCK_STEP = "clock_step"
     PARTITION = "partition"
     CUT_ONE_WAY = "cut_one_way"
+    CUT_PAIR = "cut_pair"
     DEAF_OR_MUTE = "deaf_or_mute"
     RING = "ring"
     CLOG = "clog"
@@ -99,6 +100,8 @@ class Profile:
     clients: int
     keys: int
     think: int
+    patience: int
+    """How long a client waits for an answer."""
     writes: float
     swaps: float
     leader_reads: float
@@ -123,8 +126,9 @@ def draw_profile(random: Random) -> Profile:
     chance = random.random
     safe = chance() < 0.8
     check_quorum = safe or chance() < 0.4
-    lease = pick((Lease.NONE, Lease.NONE, Lease.LEADER, Lease.LEASE_BASED)) if check_quorum else Lease.NONE
-    election_ticks = pick((8, 10, 10, 12))
+    lease = pick((Lease.NONE, Lease.LEADER, Lease.LEADER, Lease.LEASE_BASED)) if check_quorum else Lease.NONE
+    # A lease is safe with clocks at 0.9 to 1.1 of the right rate from 12 ticks on.
+    election_ticks = pick((8, 10, 10, 12)) if lease is Lease.NONE else pick((12, 12, 16))
     message_bytes = pick((1, 100, 400, 1 << 20))
     has = {fault for fault in Fault if chance() < 0.5}
     has.update(_ALWAYS)
@@ -165,6 +169,7 @@ def draw_profile(random: Random) -> Profile:
         clients=pick((3, 5, 8, 10)),
         keys=pick((1, 2, 4)),
         think=pick((300, 1_000, 2_000, 4_000)),
+        patience=pick((4, 10, 40)) * TICK,
         writes=pick((0.3, 0.5, 0.7)),
         swaps=pick((0.0, 0.1, 0.3)),
         leader_reads=0.5 if lease is not Lease.NONE else 0.0,

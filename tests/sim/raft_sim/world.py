@@ -138,7 +138,10 @@ class World:
 
     def crash(self, node: Node) -> None:
         node.crash()
-        self.restart_later(node, self._random.randrange(2 * self.profile.fault_duration))
+        quickly = self._random.random() < 0.4
+        self.restart_later(
+            node, self._random.randrange(2 * (TICK if quickly else self.profile.fault_duration))
+        )
 
     def restart_later(self, node: Node, delay: int) -> None:
         self.kernel.schedule(delay, self._on_restart, node.node_id)
@@ -157,13 +160,18 @@ class World:
     # --- clients ------------------------------------------------------------------------------
 
     def ended(self, operation: Operation, outcome: Outcome, found: int) -> None:
-        """A node answers an operation, or a client sees its connection break."""
-        self.history.end(operation, outcome, found)
+        """A node has done with an operation, or its process has ended."""
         if operation.kind is not Kind.READ:
             if outcome is Outcome.OK:
                 self.invariants.acknowledged(operation.request_id)
             elif outcome is Outcome.REFUSED:
                 self.invariants.write_refused(operation.request_id)
+        if operation.outcome is Outcome.PENDING:
+            self.answered(operation, outcome, found)
+
+    def answered(self, operation: Operation, outcome: Outcome, found: int) -> None:
+        """A client learns of its operation's outcome, or goes away without."""
+        self.history.end(operation, outcome, found)
         if self.tracing:
             self.trace("answer: {}", operation)
         self.clients.ended(operation)
