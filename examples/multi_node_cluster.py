@@ -1,4 +1,4 @@
-"""Three nodes in one program form a cluster; what one is told, all of them know.
+"""A cluster of one grows to three, in one program; what one node is told, all of them know.
 
 Usually each node is a process of its own on a machine of its own; `aspen dev --nodes 3` runs them
 as three processes on one. Run this: `python examples/multi_node_cluster.py`
@@ -13,7 +13,15 @@ import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from aspen.api import ClusterNode, InitRequest, KvClient, RaftControlClient, WriteCommand
+from aspen.api import (
+    AddLearnerRequest,
+    ChangeMembershipRequest,
+    ClusterNode,
+    InitRequest,
+    KvClient,
+    RaftControlClient,
+    WriteCommand,
+)
 from aspen.config import ClusterBootstrapConfig, DnsServerConfig, IrohConfig, Profile
 from aspen.identity import Identity
 from aspen.node import bootstrap_node
@@ -32,7 +40,6 @@ async def main() -> None:
     cookie = secrets.token_urlsafe(24)
     identities = {node_id: Identity.generate() for node_id in (1, 2, 3)}
     ports = {node_id: free_udp_port() for node_id in identities}
-    peers = [f"{i}@{identity.z32}@{HOST}:{ports[i]}" for i, identity in identities.items()]
 
     with tempfile.TemporaryDirectory() as folder:
         configs = [
@@ -40,7 +47,6 @@ async def main() -> None:
                 node_id=node_id,
                 data_dir=Path(folder) / f"node-{node_id}",
                 cookie=cookie,
-                peers=peers,  # a node leaves itself out
                 http_addr=f"{HOST}:0",
                 quic_port=ports[node_id],
                 profile=Profile.LAN,
@@ -54,9 +60,14 @@ async def main() -> None:
             nodes = [await stack.enter_async_context(node) for node in started]
             print("Three nodes have started")
 
-            founders = [ClusterNode(i, f"{HOST}:{ports[i]}", identities[i].z32) for i in identities]
-            state = await RaftControlClient(nodes[0]).init(InitRequest(founders))
-            print(f"Members: {list(state.members)}; leader: node {state.leader_id}")
+            first, *others = [ClusterNode(i, f"{HOST}:{ports[i]}", identities[i].z32) for i in identities]
+            control = RaftControlClient(nodes[0])
+            await control.init(InitRequest([first]))
+            for other in others:
+                state = await control.add_learner(AddLearnerRequest(other))
+                print(f"Node {other.node_id} is a learner; voters: {list(state.members)}")
+            state = await control.change_membership(ChangeMembershipRequest(list(identities)))
+            print(f"Voters: {list(state.members)}; leader: node {state.leader_id}")
 
             # A write may go to any node; it returns once a majority has it on disk.
             await KvClient(nodes[2]).write(WriteCommand.SetMulti({"city": "Zürich", "river": "Limmat"}))
