@@ -14,7 +14,7 @@ from typing import Any, Final
 from aspen.deterministic.time import SimulatedTime
 from aspen.errors import ControlPlaneError, NoLeader, NotLeader, invariant
 from aspen.identity import Identity
-from aspen.raft.admission import Refusal, read_marker
+from aspen.raft.admission import Refusal, may_take_over, read_marker
 from aspen.raft.control import MembershipControl
 from aspen.raft.core import ProposalDropped
 from aspen.raft.envelope import MARKER, open_envelope
@@ -155,6 +155,8 @@ class DeterministicMember:
         """A message from another member."""
         if not self.is_up or (message.type in _VOTES and not self.standing.votes):
             return
+        if message.type is MessageType.TRANSFER_LEADER and not may_take_over(self.raw.raft, message.sender):
+            return
         if message.type is MessageType.PROP:
             proposal = self._proposing.received(message)
             if proposal is None:
@@ -285,9 +287,12 @@ class DeterministicMember:
         self.time.run_until(future.done)
         return await future
 
-    def ask_transfer(self, node_id: int) -> None:
+    def ask_transfer(self, node_id: int) -> bool:
+        if not may_take_over(self.raw.raft, node_id):
+            return False
         self.raw.transfer_leader(node_id)
         self.settle()
+        return True
 
     def now_ms(self) -> int:
         return self.time.now_ms()

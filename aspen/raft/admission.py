@@ -121,6 +121,23 @@ def admitted(raft: RaftState, roster: Roster, entries: tuple[Entry, ...], now_ms
     return tuple(result)
 
 
+# --- who may take over ------------------------------------------------------------------------
+
+
+def may_take_over(raft: RaftState, node_id: int) -> bool:
+    """Whether a leader should hand over to a voter: it takes no proposals until that is done, so it must
+    not be asked to wait for one that is away or far behind. Who doesn't lead can't tell, and says yes."""
+    if raft.role is not Role.LEADER or node_id == raft.node_id:
+        return True
+    progress = raft.progress.get(node_id)
+    return (
+        progress is not None
+        and not progress.is_learner
+        and progress.recent_active
+        and progress.match + RAFT_CATCH_UP_ENTRIES >= raft.log.last_index
+    )
+
+
 # --- what may be changed -----------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ from aspen.limits import (
     RAFT_MESSAGE_BYTES,
     RAFT_UNCOMMITTED_BYTES,
 )
-from aspen.raft.admission import Refusal
+from aspen.raft.admission import Refusal, may_take_over
 from aspen.raft.control import MembershipControl
 from aspen.raft.driver import RaftDriver
 from aspen.raft.messages import ConfChangeV2
@@ -272,9 +272,12 @@ class Consensus:
     async def read_barrier(self) -> None:
         await self.driver.read_barrier()
 
-    def ask_transfer(self, node_id: int) -> None:
+    def ask_transfer(self, node_id: int) -> bool:
+        if not may_take_over(self.driver.raw.raft, node_id):
+            return False
         self.driver.raw.transfer_leader(node_id)
         self.driver.wake()
+        return True
 
     def now_ms(self) -> int:
         return self._clock.monotonic_ms()

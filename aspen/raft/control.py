@@ -34,7 +34,7 @@ from aspen.raft.roster import Roster
 
 log = structlog.get_logger("aspen.raft")
 
-_TRANSFER_TIMEOUTS: Final = 2  # of an election, that a transfer may take
+_ASKS_PER_TIMEOUT: Final = 4  # of an election, for which one attempt to hand over lasts
 
 
 class Ground(Protocol):
@@ -75,8 +75,8 @@ class Ground(Protocol):
         """Return once the roster is no older than this call. Raises `NoLeader` or `Overloaded`."""
         ...
 
-    def ask_transfer(self, node_id: int) -> None:
-        """Ask the leader to hand over to a voter. It may or may not come to pass."""
+    def ask_transfer(self, node_id: int) -> bool:
+        """Ask the leader to hand over to a voter. It may or may not come to pass; False if it won't."""
         ...
 
     def now_ms(self) -> int: ...
@@ -148,6 +148,7 @@ class MembershipControl:
             raise ControlPlaneError.InvalidRequest(f"node {to} is not a voter")
         deadline = self._ground.now_ms() + timeout_ms
         while not await self._hand_over_to(to, deadline):
+            await self._ground.sleep_ms(CONTROL_PAUSE_MIN_MS)
             if self._ground.now_ms() >= deadline:
                 raise ControlPlaneError.Timeout(
                     f"node {to} did not take over; {self._leader_text()}. It may be behind, or out of reach"
@@ -233,10 +234,12 @@ class MembershipControl:
         ground = self._ground
         if ground.leader_id == node_id:
             return True
-        limit = min(deadline, ground.now_ms() + _TRANSFER_TIMEOUTS * ground.election_timeout_ms)
+        timeout_ms = ground.election_timeout_ms
+        limit = min(deadline, ground.now_ms() + timeout_ms)
         while ground.now_ms() < limit:
-            ground.ask_transfer(node_id)  # asked again, it does no harm; and it may have been lost
-            pause = min(limit, ground.now_ms() + CONTROL_PAUSE_MAX_MS)
+            if not ground.ask_transfer(node_id):  # asked again, it does no harm: it may have been lost
+                return False
+            pause = min(limit, ground.now_ms() + timeout_ms // _ASKS_PER_TIMEOUT)
             if await self._until(lambda: ground.leader_id == node_id, pause):
                 return True
         return False

@@ -23,7 +23,7 @@ import structlog
 
 from aspen.errors import NoLeader, NoRoom, StorageError, StorageFull
 from aspen.limits import RAFT_BATCHES_IN_FLIGHT
-from aspen.raft.admission import Refusal, read_marker
+from aspen.raft.admission import Refusal, may_take_over, read_marker
 from aspen.raft.catchup import CatchUp
 from aspen.raft.core import ProposalDropped
 from aspen.raft.envelope import MARKER
@@ -183,6 +183,8 @@ class RaftDriver:
 
     def _take(self, message: Message) -> None:
         if message.type in _VOTES and not self.standing.votes:
+            return
+        if message.type is MessageType.TRANSFER_LEADER and not may_take_over(self.raw.raft, message.sender):
             return
         if message.type is MessageType.PROP:
             if (proposal := self._proposing.received(message)) is not None:

@@ -271,6 +271,51 @@ async def test_writes_on_the_leader_outlive_a_transfer(tmp_path: Path) -> None:
         assert heir.consensus.is_leader
 
 
+async def test_a_member_that_was_away_is_reached_by_a_leader_it_never_heard_of(tmp_path: Path) -> None:
+    """Everyone it knew has left meanwhile; whoever leads now can only tell it itself."""
+    async with cluster(tmp_path) as members:
+        for member in members.values():
+            await member.consensus.read_barrier()
+        await members[1].consensus.control.transfer_leader(1)
+        away = members[3]
+        away.network.cut = {3}
+        for n in (4, 5):
+            await add(members[1], joiner(members, n, tmp_path))
+        await members[1].consensus.control.change_membership(frozenset({3, 4, 5}))
+        for n in (1, 2):
+            await members.pop(n).stop()
+        await members[4].until(lambda: members[4].consensus.leader_id in (4, 5))
+        await put(members[4], b"k", b"v")
+        assert voters(away) == (1, 2, 3)
+        away.network.cut = set()
+        await away.until(lambda: away.kv.get(b"k") is not None)
+        assert voters(away) == (3, 4, 5)
+        assert not away.consensus.removed
+
+
+async def test_no_heir_is_waited_for_that_is_away(tmp_path: Path) -> None:
+    """A leader takes no writes while it hands over: it must not try the dead first."""
+    async with cluster(tmp_path, timing=SLOW) as members:
+        for member in members.values():
+            await member.consensus.read_barrier()
+        four = joiner(members, 4, tmp_path, timing=SLOW)
+        await add(members[1], four)
+        await members[1].consensus.control.promote(4)
+        await members[1].consensus.control.transfer_leader(1)
+        await members.pop(2).stop()
+        await asyncio.sleep(2 * SLOW.election_min_ms / 1000)  # so long it may count as alive
+        gaps: list[float] = []
+        acknowledged: list[bytes] = []
+        load = asyncio.ensure_future(write_on(members, 0, acknowledged, gaps))
+        await members[1].consensus.control.remove(1)
+        assert members[1].consensus.leader_id in (0, 3, 4)
+        members.pop(1)
+        await written(four, acknowledged, 30)
+        load.cancel()
+        await asyncio.gather(load, return_exceptions=True)
+        assert max(gaps) < SLOW.election_min_ms / 1000
+
+
 # --- removal ------------------------------------------------------------------------------------
 
 

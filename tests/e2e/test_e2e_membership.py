@@ -154,6 +154,17 @@ def test_a_node_removed_while_it_was_down_is_told_and_comes_back_as_another(tmp_
         assert roles(answer) == {1: "voter", 2: "voter", 3: "voter"}
         assert anew.request("PUT", "/v1/kv/k", b"v").status == 200
         assert (others[0].status() or {})["term"] == term
+        # A learner never stands for election: it finds out when it knocks.
+        learner = stranger(tmp_path, 4, profile="lan")
+        try:
+            done(others[0], "add-learner", learner.as_peer)
+            wait_until(lambda: (learner.status() or {}).get("leader_id"), "the learner is reached")
+            learner.kill()
+            done(others[0], "remove", "4")
+            learner.start()
+            wait_until(lambda: (learner.status() or {}).get("role") == "removed", "it knows", timeout_s=20)
+        finally:
+            learner.end_whatever_is_left()
         done(others[1], "transfer-leader", str(anew.node_id))
         assert cluster.leader() is anew
         assert others[0].request("PUT", "/v1/kv/k", b"w").status == 200
