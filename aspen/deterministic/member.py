@@ -47,7 +47,6 @@ HEARTBEAT_TICKS: Final = 5
 ELECTION_TICKS: Final = 15
 ELECTION_TICKS_MAX: Final = 30
 _FROM_LEADER: Final = frozenset({MessageType.APP, MessageType.HEARTBEAT, MessageType.SNAP})
-_VOTES: Final = frozenset({MessageType.VOTE, MessageType.PRE_VOTE})
 
 Send = Callable[["DeterministicMember", Sequence[Message]], None]
 
@@ -153,7 +152,7 @@ class DeterministicMember:
 
     def receive(self, message: Message) -> None:
         """A message from another member."""
-        if not self.is_up or (message.type in _VOTES and not self.standing.votes):
+        if not self.is_up or not self.standing.takes(message):
             return
         if message.type is MessageType.TRANSFER_LEADER and not may_take_over(self.raw.raft, message.sender):
             return

@@ -53,7 +53,6 @@ from aspen.state.store import Store
 log = structlog.get_logger("aspen.raft")
 
 _FROM_LEADER: Final = frozenset({MessageType.APP, MessageType.HEARTBEAT, MessageType.SNAP})
-_VOTES: Final = frozenset({MessageType.VOTE, MessageType.PRE_VOTE})
 
 
 class RaftDriver:
@@ -178,12 +177,11 @@ class RaftDriver:
 
     def receive(self, message: Message) -> None:
         """A message from an authenticated member."""
-        if not self._stopped and self.room.takes(message) and not self._is_stuck():
+        heard = self.room.takes(message) and self.standing.takes(message)
+        if heard and not self._stopped and not self._is_stuck():
             self._guard(self._take, message)
 
     def _take(self, message: Message) -> None:
-        if message.type in _VOTES and not self.standing.votes:
-            return
         if message.type is MessageType.TRANSFER_LEADER and not may_take_over(self.raw.raft, message.sender):
             return
         if message.type is MessageType.PROP:

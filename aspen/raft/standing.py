@@ -13,14 +13,18 @@ the removed node in its quorum and may need that vote (thesis §4.2.2, §4.2.3).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
 from aspen.errors import NoLeader
 from aspen.limits import RAFT_REMOVED_VOTES_MS
+from aspen.raft.messages import Message, MessageType
 from aspen.raft.roster import Roster
 
 log = structlog.get_logger("aspen.raft")
+
+_VOTE_REQUESTS: Final = frozenset({MessageType.VOTE, MessageType.PRE_VOTE})
 
 
 class Standing:
@@ -49,9 +53,11 @@ class Standing:
     def removed(self) -> bool:
         return self._by_log or self._by_word
 
-    @property
-    def votes(self) -> bool:
-        return not self.removed or self._clock_ms() - self._since_ms < RAFT_REMOVED_VOTES_MS
+    def takes(self, message: Message) -> bool:
+        """Whether to hear a message: a node removed a while ago is asked for its vote in vain."""
+        if not self.removed or message.type not in _VOTE_REQUESTS:
+            return True
+        return self._clock_ms() - self._since_ms < RAFT_REMOVED_VOTES_MS
 
     def check(self) -> None:
         """Raises `NoLeader`: a removed node can neither write nor read what is current."""
