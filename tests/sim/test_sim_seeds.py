@@ -13,7 +13,8 @@ SEEDS = 200
 
 
 def test_two_hundred_seeds_hold() -> None:
-    command = [sys.executable, str(RUN), f"--seeds={SEEDS}", "--start=1", f"--processes={os.cpu_count() or 1}"]
+    processes = os.cpu_count() or 1
+    command = [sys.executable, str(RUN), f"--seeds={SEEDS}", "--start=1", f"--processes={processes}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     said = re.search(rf"sim: {SEEDS} seeds from 1, 0 failed, (\d+) events", done.stdout)
     assert said, done.stdout + done.stderr
