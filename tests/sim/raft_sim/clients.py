@@ -98,13 +98,13 @@ class Clients:
         padding = self._random.randrange(self._profile.padding + 1)
         data = encode_command(request_id, code, key, request_id, expected, padding)
         self._call(operation, node)
-        node.propose(operation, data)
+        node.process.propose(operation, data)
         return operation
 
     def read(self, client: int, key: int, node: Node, mode: ReadMode = ReadMode.READ_INDEX) -> Operation:
         operation = Operation(client, Kind.READ, key, mode=mode)
         self._call(operation, node)
-        node.read(operation)
+        node.process.read(operation)
         return operation
 
     def _call(self, operation: Operation, node: Node) -> None:

@@ -84,6 +84,8 @@ class Invariants:
             raise Violation(
                 "one leader a term", f"node {node.node_id} leads in term {term} before and after a restart"
             )
+        inherited = raft.log.slice(raft.log.applied + 1, raft.log.last_index + 1, 1 << 40)
+        node.inherited_bytes = sum([len(entry.data) for entry in inherited])
         self._check_election(node)
         # It may have been elected unnoticed by those who have gone on since.
         last = len(self.committed) - 1

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from raft_sim import process as process_module
 from raft_sim.disk import Disk, Job
 from raft_sim.history import Outcome
 from raft_sim.mutation import Patch, mutation
 from raft_sim.node import Node
+from raft_sim.process import Process
 from raft_sim.requests import Reads, Writes
+from raft_sim.writer import Writer
 
 from aspen.raft import storage as production
 from aspen.raft.lease import Lease
 from aspen.raft.messages import Entry, EntryKind, HardState, Message
-from aspen.raft.rawnode import RawNode
+from aspen.raft.rawnode import RaftConfig, RawNode
 
 
 @mutation("openraft #1964")
 def fsyncs_complete_out_of_order(patch: Patch) -> None:
     """Of two transactions under way, the later one is reported first."""
-    original = Node._on_commit
+    original = Writer.on_commit
 
-    def on_commit(self: Node, incarnation: int, _: object = None) -> None:
-        if incarnation == self.incarnation and not self.paused and self._committing > 1:
-            last = self._jobs[self._committing - 1]
+    def on_commit(self: Writer, _: object = None, __: object = None) -> None:
+        process = self._process
+        if process.alive and not process.paused and self.committing > 1:
+            last = self.in_flight[self.committing - 1]
             outgoing: list[Message] = []
-            self._report_responses(last, outgoing)
+            process.report_responses(last, outgoing)
             last.responses = ()
-            self._send(outgoing)
-        original(self, incarnation)
+            process.send(outgoing)
+        original(self)
 
-    patch.attribute(Node, "_on_commit", on_commit)
+    patch.attribute(Writer, "on_commit", on_commit)
 
 
 @mutation("etcd #20418")
@@ -63,28 +68,26 @@ def replay_resurrects_truncated_entries(patch: Patch) -> None:
 @mutation("etcd #11038")
 def removed_leader_goes_on(patch: Patch) -> None:
     """A leader that was removed goes on sending heartbeats."""
-    original = Node._config
+    original = process_module.raft_config
 
-    def config(self: Node) -> Any:
-        made = original(self)
-        object.__setattr__(made, "step_down_on_removal", False)
-        return made
+    def raft_config(node: Node) -> RaftConfig:
+        return dataclasses.replace(original(node), step_down_on_removal=False)
 
-    patch.attribute(Node, "_config", config)
+    patch.function(original, raft_config)
 
 
 @mutation("TiKV #8381")
 def uninitialised_peer_forgets_vote(patch: Patch) -> None:
     """A node without a log doesn't write down whom it votes for."""
-    original = Node._job
+    original = Process.job
 
-    def job(self: Node, append: Message | None, apply: Message | None) -> Job:
-        made = original(self, append, apply)
-        if not self.disk.log and not self.disk.before[0] and not made.entries and made.snapshot is None:
+    def job(self: Process, append: Message | None, apply: Message | None) -> Job:
+        made, disk = original(self, append, apply), self.node.disk
+        if not disk.log and not disk.before[0] and not made.entries and made.snapshot is None:
             made.hard_state = None
         return made
 
-    patch.attribute(Node, "_job", job)
+    patch.attribute(Process, "job", job)
 
 
 @mutation("redisraft #23")
@@ -117,30 +120,30 @@ def lost_write_is_retried(patch: Patch) -> None:
 @mutation("figure 2: persistent state")
 def forgets_vote(patch: Patch) -> None:
     """The hard state is written without the vote."""
-    original = Node._job
+    original = Process.job
 
-    def job(self: Node, append: Message | None, apply: Message | None) -> Job:
+    def job(self: Process, append: Message | None, apply: Message | None) -> Job:
         made = original(self, append, apply)
         if made.hard_state is not None:
             made.hard_state = HardState(made.hard_state.term, 0, made.hard_state.commit)
         return made
 
-    patch.attribute(Node, "_job", job)
+    patch.attribute(Process, "job", job)
 
 
 @mutation("figure 2: persist, then answer")
 def answers_before_persist(patch: Patch) -> None:
     """Responses leave when the work is handed to the disk, not when it is done."""
-    original = Node._submit
+    original = Writer.submit
 
-    def submit(self: Node, job: Job) -> None:
+    def submit(self: Writer, job: Job) -> None:
         outgoing: list[Message] = []
-        self._report_responses(job, outgoing)
+        self._process.report_responses(job, outgoing)
         job.responses = ()
         original(self, job)
-        self._send(outgoing)
+        self._process.send(outgoing)
 
-    patch.attribute(Node, "_submit", submit)
+    patch.attribute(Writer, "submit", submit)
 
 
 @mutation("one transaction for log and state")
@@ -172,30 +175,29 @@ def serves_damaged_entries(patch: Patch) -> None:
 def ignores_failed_fsync(patch: Patch) -> None:
     """After EIO the transaction counts as done."""
 
-    def commit_failed(self: Node) -> None:
-        self.eio_next = False
+    def commit_failed(self: Writer) -> None:
+        self._node.eio_next = False
         outgoing: list[Message] = []
-        for _ in range(self._committing):
-            job = self._jobs.popleft()
-            self._batches -= not job.compact_to
-            self._report_responses(job, outgoing)
-        self._committing = 0
-        self._send(outgoing)
-        self.wake()
+        for _ in range(self.committing):
+            job = self.in_flight.popleft()
+            self._process.batches -= not job.compact_to
+            self._process.report_responses(job, outgoing)
+        self.committing = 0
+        self._process.reported(outgoing)
 
-    patch.attribute(Node, "_commit_failed", commit_failed)
+    patch.attribute(Writer, "_commit_failed", commit_failed)
 
 
 @mutation("the configuration is part of the state")
 def configuration_is_not_stored(patch: Patch) -> None:
     """A changed configuration takes effect, but is not written down."""
-    original = Node._switch_configuration
+    original = Process.switch_configuration
 
-    def switch_configuration(self: Node, job: Job) -> None:
+    def switch_configuration(self: Process, job: Job) -> None:
         original(self, job)
         job.conf_state = None
 
-    patch.attribute(Node, "_switch_configuration", switch_configuration)
+    patch.attribute(Process, "switch_configuration", switch_configuration)
 
 
 @mutation("thesis §6.4.1: clocks go on while a process sleeps")

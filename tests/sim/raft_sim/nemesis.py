@@ -125,10 +125,8 @@ class Nemesis:
     def _pause(self) -> None:
         node = self._pick_node()
         if node.up and not node.paused:
-            node.pause()
             timeouts = self._random.choice((0.3, 1, 2, 3)) * (0.5 + self._random.random())
-            duration = int(self._profile.election_units * timeouts)
-            self._world.kernel.schedule(duration, node.resume, node.incarnation)
+            node.pause(int(self._profile.election_units * timeouts))
 
     def _clock_rate(self) -> None:
         self._pick_node().draw_clock_rate()

@@ -67,9 +67,9 @@ class Operator:
         self._world.count("transfers asked")
         self._world.trace("--- {} is to hand over to {}", asked.node_id, to)
         if self._random.random() < 0.9:
-            asked.transfer_leader(to)
+            asked.process.transfer_leader(to)
         else:
-            asked.forget_leader()
+            asked.process.forget_leader()
 
     def _on_compaction(self, interval: int, _: object) -> None:
         if not self._active:
@@ -83,7 +83,7 @@ class Operator:
         if node.disk.applied - kept > node.disk.before[0]:
             self._world.count("compactions")
             self._world.trace("--- {} compacts to {}", node.node_id, node.disk.applied - kept)
-            node.compact(node.disk.applied - kept)
+            node.process.compact(node.disk.applied - kept)
 
     # --- membership ---------------------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class Operator:
             asked = self._random.choice([n for n in self._world.nodes.values() if n.up and not n.paused])
         self._world.count("configuration changes proposed")
         self._world.trace("--- {} is to propose {}", asked.node_id, change)
-        asked.propose_conf_change(change)
+        asked.process.propose_conf_change(change)
 
     def retire_removed(self) -> None:
         """Wipe, in a while, whoever is a member no longer."""
@@ -152,9 +152,9 @@ class Operator:
         configuration = leader.raft.configuration
         gone = [i for i in sorted(leader.raft.progress) if self._world.nodes[i].unusable]
         if configuration.joint and not configuration.auto_leave:
-            leader.propose_conf_change(ConfChangeV2())
+            leader.process.propose_conf_change(ConfChangeV2())
         elif gone and not configuration.joint:
-            leader.propose_conf_change(ConfChange(ConfChangeType.REMOVE_NODE, gone[0]))
+            leader.process.propose_conf_change(ConfChange(ConfChangeType.REMOVE_NODE, gone[0]))
 
     def _grow(self, learners: list[int]) -> ConfChange:
         if learners and self._random.random() < 0.6:
