@@ -67,8 +67,8 @@ def main() -> int:
         else:
             record[name] = {"seed": verdict.seed, "invariant": verdict.invariant}
             print(f"{name} ({origin}): seed {verdict.seed}: {verdict.invariant}", flush=True)
-    if options.record:
-        RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+        if options.record:
+            RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     print(f"mutants: {len(names)} bugs, {len(names) - missed} found, {missed} not")
     return 1 if missed else 0
 

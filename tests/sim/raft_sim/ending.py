@@ -68,8 +68,7 @@ class Ending:
 
     def _within(self, invariant: str, finished: Callable[[], bool], detail: Callable[[], str]) -> None:
         """Go on until `finished`; a violation if that takes too long."""
-        self._world.run_until(finished, _TIMEOUTS * self._world.profile.election_units)
-        if not finished():
+        if not self._world.run_until(finished, _TIMEOUTS * self._world.profile.election_units):
             raise Violation(invariant, detail())
 
     # --- probes -------------------------------------------------------------------------------

@@ -24,7 +24,14 @@ each of them.
 
 from __future__ import annotations
 
-from raft_sim import mutations_core, mutations_node
+from raft_sim import mutations_consensus, mutations_service, mutations_shell
 from raft_sim.mutation import MUTATIONS, Mutation, mutated
 
-__all__ = ["MUTATIONS", "Mutation", "mutated", "mutations_core", "mutations_node"]
+__all__ = [
+    "MUTATIONS",
+    "Mutation",
+    "mutated",
+    "mutations_consensus",
+    "mutations_service",
+    "mutations_shell",
+]

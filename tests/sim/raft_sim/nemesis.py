@@ -41,6 +41,8 @@ class Nemesis:
             Fault.DISK_FULL: self._disk_full,
             Fault.FSYNC_EIO: self._fsync_eio,
             Fault.ROLLING_RESTART: self._rolling_restart,
+            Fault.DEAF_AFTER_TRANSFER: self._deaf_after_transfer,
+            Fault.ALONE_WHILE_OTHERS_RESTART: self._alone_while_others_restart,
         }
 
     def start(self) -> None:
@@ -169,11 +171,12 @@ class Nemesis:
 
     def _deaf_or_mute(self) -> None:
         node = self._pick_node()
-        deaf = self._random.random() < 0.5
+        self._cut_off(node.node_id, deaf=self._random.random() < 0.5)
+
+    def _cut_off(self, node_id: int, deaf: bool) -> None:
         for other in self._node_ids():
-            route = (other, node.node_id) if deaf else (node.node_id, other)
-            link = self._world.network.link(*route)
-            link.cut = True
+            route = (other, node_id) if deaf else (node_id, other)
+            self._world.network.link(*route).cut = True
         self._later(self._world.network.heal)
 
     def _ring(self) -> None:
@@ -218,6 +221,43 @@ class Nemesis:
 
     def _replay(self) -> None:
         self._world.network.replay(30)
+
+    # --- two at a time ------------------------------------------------------------------------
+
+    def _deaf_after_transfer(self) -> None:
+        """A leader hands over, and doesn't hear that another leads."""
+        leader = self._world.leader()
+        if leader is None or leader.paused:
+            return
+        self._world.count("transfers asked")
+        leader.process.transfer_leader(self._random.choice(self._node_ids()))
+        self._world.kernel.schedule(self._random.randrange(TICK), self._on_deaf, leader.node_id)
+
+    def _on_deaf(self, node_id: int, _: object) -> None:
+        if self._active:
+            self._cut_off(node_id, deaf=True)
+
+    def _alone_while_others_restart(self) -> None:
+        """A follower that can't hear its leader wants to lead; then the leader is cut off from all,
+        as the others restart."""
+        leader = self._world.leader()
+        others = [] if leader is None else [i for i in self._node_ids() if i != leader.node_id]
+        if leader is None or not others:
+            return
+        self._world.network.partition(((leader.node_id,), (self._random.choice(others),)))
+        delay = int(self._profile.election_units * (1 + self._random.random()))
+        self._world.kernel.schedule(delay, self._on_alone, leader.node_id)
+
+    def _on_alone(self, leader_id: int, _: object) -> None:
+        if not self._active:
+            return
+        others = [node_id for node_id in self._node_ids() if node_id != leader_id]
+        self._world.network.partition(((leader_id,), others))
+        self._later(self._world.network.heal)
+        for node_id in others:
+            if self._world.nodes[node_id].up and self._random.random() < 0.7:
+                self._world.nodes[node_id].stop()
+                self._world.restart_later(self._world.nodes[node_id], self._random.randrange(TICK))
 
     # --- disks --------------------------------------------------------------------------------
 

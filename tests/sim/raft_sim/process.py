@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from raft_sim.config import raft_config
 from raft_sim.disk import Job
 from raft_sim.history import Operation, Outcome, ReadMode
 from raft_sim.invariants import PROMISES
 from raft_sim.kernel import TICK, Handler
-from raft_sim.profile import Lease
 from raft_sim.requests import Reads, Writes
 from raft_sim.snapshots import Snapshots
 from raft_sim.trace import describe_message
@@ -35,38 +35,13 @@ from aspen.raft.messages import (
     MessageType,
     decode_conf_change,
 )
-from aspen.raft.rawnode import ProposalDropped, RaftConfig, RawNode, ReadOnlyOption, Role
+from aspen.raft.rawnode import ProposalDropped, RawNode, Role
 from aspen.raft.room import Room
 
 if TYPE_CHECKING:
     from raft_sim.node import Node
 
 BATCHES_IN_FLIGHT: Final = 8
-
-
-def raft_config(node: Node) -> RaftConfig:
-    profile = node.world.profile
-    lease = profile.lease
-    return RaftConfig(
-        node_id=node.node_id,
-        storage=node.disk,
-        rng=node.random,
-        election_ticks=profile.election_ticks,
-        heartbeat_ticks=profile.heartbeat_ticks,
-        applied=node.disk.applied,
-        async_storage_writes=True,
-        max_message_bytes=profile.max_message_bytes,
-        max_committed_bytes_per_ready=profile.max_committed_bytes,
-        max_uncommitted_bytes=profile.max_uncommitted_bytes,
-        max_inflight_messages=profile.max_inflight_messages,
-        max_inflight_bytes=profile.max_inflight_bytes,
-        check_quorum=profile.check_quorum,
-        pre_vote=profile.pre_vote,
-        read_only_option=ReadOnlyOption.LEASE_BASED if lease is Lease.LEASE_BASED else ReadOnlyOption.SAFE,
-        leader_lease=lease is Lease.LEADER,
-        disable_proposal_forwarding=not profile.forwarding,
-        step_down_on_removal=True,
-    )
 
 
 class Process:

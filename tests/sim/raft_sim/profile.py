@@ -43,6 +43,8 @@ class Fault(Enum):
     DISK_FULL = "disk_full"
     FSYNC_EIO = "fsync_eio"
     ROLLING_RESTART = "rolling_restart"
+    DEAF_AFTER_TRANSFER = "deaf_after_transfer"
+    ALONE_WHILE_OTHERS_RESTART = "alone_while_others_restart"
 
 
 _ALWAYS: Final = (Fault.CRASH, Fault.PARTITION)

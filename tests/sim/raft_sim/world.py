@@ -179,13 +179,17 @@ class World:
     # --- the run ------------------------------------------------------------------------------
 
     def run(self, events: int = EVENTS) -> None:
-        for _ in self.founders:
-            self.add_node()
+        self.found()
         self.clients.start()
         self.nemesis.start()
         self.operator.start()
         self._run(int(events * _TROUBLED_SHARE), _NO_LIMIT)
         Ending(self).run()
+
+    def found(self) -> None:
+        """Start the founders."""
+        for _ in self.founders:
+            self.add_node()
 
     def _run(self, until_event: int, until_time: int, finished: Callable[[], bool] | None = None) -> None:
         while True:
@@ -213,6 +217,8 @@ class World:
         self.operator.retire_removed()
         self.network.calm()
 
-    def run_until(self, finished: Callable[[], bool], limit: int) -> None:
-        """Go on until `finished`, but not for longer than `limit`."""
-        self._run(_NO_LIMIT, self.kernel.now + limit, finished)
+    def run_until(self, finished: Callable[[], bool], limit: int) -> bool:
+        """Go on until `finished`, but not for longer than `limit`. Whether it is."""
+        if not finished():
+            self._run(_NO_LIMIT, self.kernel.now + limit, finished)
+        return finished()

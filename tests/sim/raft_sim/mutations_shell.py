@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from raft_sim import process as process_module
+from raft_sim import config
 from raft_sim.disk import Disk, Job
 from raft_sim.history import Outcome
 from raft_sim.mutation import Patch, mutation
@@ -68,7 +68,7 @@ def replay_resurrects_truncated_entries(patch: Patch) -> None:
 @mutation("etcd #11038")
 def removed_leader_goes_on(patch: Patch) -> None:
     """A leader that was removed goes on sending heartbeats."""
-    original = process_module.raft_config
+    original = config.raft_config
 
     def raft_config(node: Node) -> RaftConfig:
         return dataclasses.replace(original(node), step_down_on_removal=False)
