@@ -25,8 +25,8 @@ from aspen.errors import (
 from aspen.identity import parse_endpoint_id
 from aspen.limits import CONTROL_MS, KV_SCAN_BYTES, KV_SCAN_DEFAULT, KV_SCAN_MAX
 from aspen.raft.control import MembershipControl
-from aspen.state.commands import KvDelete, KvResult, KvSet, validate_key
 from aspen.state.kv import KvEntry, KvPage
+from aspen.state.kv_commands import KvDelete, KvResult, KvSet, validate_key
 from aspen.state.ports import Consistency, Proposer
 from aspen.z32 import encode_key
 

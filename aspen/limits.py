@@ -57,6 +57,10 @@ KV_SCAN_MAX: Final = 10_000
 KV_SCAN_BYTES: Final = 8 * 1_048_576  # of keys and values in one page of a scan
 KV_RESERVED_PREFIX: Final = b"_system:"
 
+# --- settings of the whole cluster -------------------------------------------------------------
+SETTING_NAME_BYTES: Final = 500
+SETTING_VALUE_BYTES: Final = 262_144
+
 # --- HTTP --------------------------------------------------------------------------------------
 HTTP_BODY_BYTES: Final = 2 * 1_048_576
 HTTP_HEADER_BYTES: Final = 8_190

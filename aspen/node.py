@@ -26,6 +26,7 @@ from aspen.dns.origin import DnsSettings
 from aspen.dns.stream import TcpServer
 from aspen.dns.udp import InProcessUdp, UdpWorkers, bind_udp_and_tcp
 from aspen.errors import ConfigError
+from aspen.housekeeping import Housekeeper
 from aspen.http.cluster import ClusterRoutes, DnsStatus
 from aspen.http.control import CheckReport, ControlRoutes
 from aspen.http.kv import KvRoutes
@@ -147,9 +148,16 @@ class Node:
         self._stack.callback(self._page.close)
         await self._start_consensus(store)
         self.kv, self.packets = LmdbKv(store), LmdbPackets(store)
+        self.housekeeper = Housekeeper(
+            lambda: self.consensus.driver.raw.term if self.consensus.is_leader else None,
+            self._clock.wall_ms,
+            self._clock.monotonic_ms,
+        )
         if self.config.dns_server.enable:
             await self._start_dns(store, data_dir, workers)
         await self._start_http()
+        self.housekeeper.start()
+        self._stack.push_async_callback(self.housekeeper.stop)
 
     async def _start_consensus(self, store: Store) -> None:
         config = self.config
@@ -157,7 +165,7 @@ class Node:
             if peer.address is not None:
                 self.address_book.add(peer.endpoint_id, peer.address, "manual")
         self._check = ClusterCheck(store)
-        clock = Clock(lambda: time.monotonic_ns() // 1_000_000, lambda: time.time_ns() // 1_000_000)
+        self._clock = Clock(lambda: time.monotonic_ns() // 1_000_000, lambda: time.time_ns() // 1_000_000)
         self.consensus = consensus = Consensus(
             node_id=config.node_id,
             endpoint_id=self.identity.endpoint_id,
@@ -166,7 +174,7 @@ class Node:
             timing=Timing(
                 config.heartbeat_interval_ms, config.election_timeout_min_ms, config.election_timeout_max_ms
             ),
-            clock=clock,
+            clock=self._clock,
             known_peers={peer.node_id: peer.endpoint_id for peer in config.manual_peers},
             retention=Retention(config.log_keep_entries, config.log_keep_mib * 1_048_576),
         )

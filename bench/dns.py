@@ -31,7 +31,7 @@ from statistics import median
 from aspen.dns.lookup import DnsSettings
 from aspen.dns.sockets import bind_udp, bind_udp_and_tcp
 from aspen.dns.udp import UdpWorkers
-from aspen.state.commands import PacketPut
+from aspen.state.packet_commands import PacketPut
 from aspen.state.packets import apply_packet_put
 from aspen.state.status_page import StatusPage
 from aspen.state.store import Store

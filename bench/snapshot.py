@@ -25,7 +25,7 @@ from pathlib import Path
 
 import dns.exception
 
-from aspen.state.commands import PacketPut
+from aspen.state.packet_commands import PacketPut
 from aspen.state.packets import apply_packet_put
 from aspen.state.store import STATE_TABLES, Store
 from aspen.z32 import encode_key

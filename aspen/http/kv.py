@@ -19,8 +19,9 @@ from aspen.http.freshness import freshness_headers
 from aspen.http.request import query_of, read_body, unquote
 from aspen.http.routing import Request, Router
 from aspen.limits import HTTP_BODY_BYTES, KV_SCAN_BYTES, KV_SCAN_DEFAULT, KV_SCAN_MAX, KV_VALUE_BYTES
-from aspen.state.commands import KvDelete, KvResult, KvSet, Rejected, validate_command, validate_key
+from aspen.state.commands import Rejected, validate_command
 from aspen.state.kv import KvEntry, KvPage
+from aspen.state.kv_commands import KvDelete, KvResult, KvSet, validate_key
 from aspen.state.ports import Consistency, Proposer
 
 PATH: Final = "/v1/kv"

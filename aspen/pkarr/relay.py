@@ -33,7 +33,8 @@ from aspen.limits import (
     PKARR_RENEW_MS,
 )
 from aspen.pkarr.packet import MESSAGE_START, SignedPacket, order, parse_key
-from aspen.state.commands import PacketOutcome, PacketPut, PacketResult, Rejected
+from aspen.state.commands import Rejected
+from aspen.state.packet_commands import PacketOutcome, PacketPut, PacketResult
 from aspen.state.packets import PacketRecord
 from aspen.state.ports import Proposer
 from aspen.z32 import KEY_CHARS

@@ -2,45 +2,24 @@
 
 A command is encoded as MessagePack, tagged by kind. It holds everything its application needs:
 the time comes in from outside (`proposed_at_ms`, stamped by the leader), never from a clock.
+Each kind of state has its commands in a module of its own; here they come together. Tags are
+never used twice: packets 1 and 10 to 19, keys 2, 3 and 20 to 39, zones 40 to 59, settings 60 to 63,
+the cluster's own 64 to 79.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, get_args
 
 import msgspec
 
-from aspen.errors import CommandError, KeyValueStoreError
-from aspen.limits import (
-    KV_BATCH_KEYS,
-    KV_KEY_BYTES,
-    KV_RESERVED_PREFIX,
-    KV_VALUE_BYTES,
-    PKARR_PAYLOAD_BYTES,
-)
+from aspen.errors import CommandError
+from aspen.state.kv_commands import KvCommand, KvResult, validate_kv_command
+from aspen.state.packet_commands import PacketCommand, PacketResult, validate_packet_command
+from aspen.state.settings import SettingCommand, SettingResult, validate_setting_command
 
 DIGEST_BYTES: Final = 32
-
-
-class PacketPut(msgspec.Struct, frozen=True, tag=1, array_like=True):
-    """Store a verified pkarr packet; most recent wins, decided when applied."""
-
-    public_key: bytes
-    payload: bytes
-    """Relay payload: signature (64) ‖ timestamp u64 BE µs (8) ‖ DNS message."""
-
-
-class KvSet(msgspec.Struct, frozen=True, tag=2, array_like=True):
-    """Set keys to values, all or none. Later pairs win over earlier ones with the same key."""
-
-    pairs: tuple[tuple[bytes, bytes], ...]
-
-
-class KvDelete(msgspec.Struct, frozen=True, tag=3, array_like=True):
-    """Delete keys, those that exist."""
-
-    keys: tuple[bytes, ...]
 
 
 class Checkpoint(msgspec.Struct, frozen=True, tag=64, array_like=True):
@@ -56,30 +35,8 @@ class CheckpointReport(msgspec.Struct, frozen=True, tag=65, array_like=True):
     digest: bytes
 
 
-Command = PacketPut | KvSet | KvDelete | Checkpoint | CheckpointReport
-
-
-class PacketOutcome(IntEnum):
-    """What became of a `PacketPut`."""
-
-    STORED = 1
-    IDENTICAL = 2
-    """The very packet stored already; its last-seen time was renewed."""
-    OLDER = 3
-    """A more recent packet is stored; nothing changed."""
-
-
-class PacketResult(msgspec.Struct, frozen=True):
-    outcome: PacketOutcome
-    timestamp_us: int
-    """Signer's timestamp of the packet stored after the command."""
-
-
-class KvResult(msgspec.Struct, frozen=True):
-    revision: int
-    """The store's revision after the command."""
-    changed: int
-    """Keys set or deleted."""
+CheckpointCommand = Checkpoint | CheckpointReport
+Command = PacketCommand | KvCommand | SettingCommand | CheckpointCommand
 
 
 class CheckpointResult(msgspec.Struct, frozen=True):
@@ -93,7 +50,7 @@ class Rejected(msgspec.Struct, frozen=True):
     reason: str
 
 
-Result = PacketResult | KvResult | CheckpointResult | Rejected
+Result = PacketResult | KvResult | SettingResult | CheckpointResult | Rejected
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)
@@ -111,16 +68,21 @@ def decode_command(data_untrusted: bytes) -> Command:
         raise CommandError(f"not a command: {error}") from None
 
 
-def validate_key(key: bytes) -> None:
-    """Raises `KeyValueStoreError.EmptyKey`, `.KeyTooLarge` or `.ReservedKey`."""
-    if not key:
-        raise KeyValueStoreError.EmptyKey("the key is empty")
-    if len(key) > KV_KEY_BYTES:
-        raise KeyValueStoreError.KeyTooLarge(
-            f"the key is {len(key)} bytes; at most {KV_KEY_BYTES} are allowed"
-        )
-    if key.startswith(KV_RESERVED_PREFIX):
-        raise KeyValueStoreError.ReservedKey(f"keys under {KV_RESERVED_PREFIX.decode()} are reserved")
+def _validate_checkpoint_command(command: CheckpointCommand) -> None:
+    if isinstance(command, CheckpointReport) and len(command.digest) != DIGEST_BYTES:
+        raise CommandError(f"a state's hash is {DIGEST_BYTES} bytes")
+
+
+_VALIDATORS: Final[dict[type, Callable[[Any], None]]] = {
+    kind: validate
+    for kinds, validate in (
+        (PacketCommand, validate_packet_command),
+        (KvCommand, validate_kv_command),
+        (SettingCommand, validate_setting_command),
+        (CheckpointCommand, _validate_checkpoint_command),
+    )
+    for kind in get_args(kinds) or (kinds,)
+}
 
 
 def validate_command(command: Command) -> None:
@@ -128,27 +90,4 @@ def validate_command(command: Command) -> None:
 
     Raises a kind of `KeyValueStoreError`, or `CommandError`.
     """
-    match command:
-        case PacketPut(public_key=public_key, payload=payload):
-            if len(public_key) != 32 or not 72 < len(payload) <= PKARR_PAYLOAD_BYTES:
-                raise CommandError("a packet needs a 32-byte key and a payload within bounds")
-        case KvSet(pairs=pairs):
-            _validate_batch(len(pairs))
-            for key, value in pairs:
-                validate_key(key)
-                if len(value) > KV_VALUE_BYTES:
-                    raise KeyValueStoreError.ValueTooLarge(
-                        f"the value is {len(value)} bytes; at most {KV_VALUE_BYTES} are allowed"
-                    )
-        case KvDelete(keys=keys):
-            _validate_batch(len(keys))
-            for key in keys:
-                validate_key(key)
-        case CheckpointReport(digest=digest):
-            if len(digest) != DIGEST_BYTES:
-                raise CommandError(f"a state's hash is {DIGEST_BYTES} bytes")
-
-
-def _validate_batch(count: int) -> None:
-    if not 1 <= count <= KV_BATCH_KEYS:
-        raise KeyValueStoreError.BatchTooLarge(f"{count} keys in one batch; 1 to {KV_BATCH_KEYS} are allowed")
+    _VALIDATORS[type(command)](command)

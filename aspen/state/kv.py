@@ -10,7 +10,8 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from aspen.state.commands import KvDelete, KvResult, KvSet
+from aspen.state.apply import ApplyContext
+from aspen.state.kv_commands import KvDelete, KvResult, KvSet
 from aspen.state.store import TableStore, Txn
 
 _HEADER: Final = struct.Struct(">QQQ")
@@ -51,7 +52,8 @@ def _next_revision(store: TableStore, txn: Txn) -> int:
     return revision
 
 
-def apply_kv_set(store: TableStore, txn: Txn, command: KvSet) -> KvResult:
+def apply_kv_set(context: ApplyContext, command: KvSet) -> KvResult:
+    store, txn = context.store, context.txn
     table = store.tables["kv"]
     revision = _next_revision(store, txn)
     pairs = dict(command.pairs)  # the last pair of a key wins; insertion order is the command's
@@ -66,8 +68,9 @@ def apply_kv_set(store: TableStore, txn: Txn, command: KvSet) -> KvResult:
     return KvResult(revision, len(pairs))
 
 
-def apply_kv_delete(store: TableStore, txn: Txn, command: KvDelete) -> KvResult:
+def apply_kv_delete(context: ApplyContext, command: KvDelete) -> KvResult:
     """Delete the keys that exist. Deleting nothing leaves the revision where it was."""
+    store, txn = context.store, context.txn
     table = store.tables["kv"]
     changed = sum(1 for key in command.keys if txn.delete(key, db=table))
     revision = _next_revision(store, txn) if changed else read_revision(store, txn)

@@ -11,19 +11,15 @@ that time or later, so state never sees time go back when leadership moves.
 from __future__ import annotations
 
 import struct
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from aspen.errors import CommandError, KeyValueStoreError
+from aspen.state.apply import ApplyContext
 from aspen.state.checkpoint import Checkpoints
 from aspen.state.commands import (
     Checkpoint,
-    CheckpointReport,
     CheckpointResult,
-    KvDelete,
-    KvSet,
-    PacketOutcome,
-    PacketPut,
-    PacketResult,
     Rejected,
     Result,
     decode_command,
@@ -31,12 +27,25 @@ from aspen.state.commands import (
     validate_command,
 )
 from aspen.state.kv import apply_kv_delete, apply_kv_set
+from aspen.state.kv_commands import KvDelete, KvSet
+from aspen.state.packet_commands import PacketPut
 from aspen.state.packets import apply_packet_put
+from aspen.state.settings import SettingDelete, SettingPut, apply_setting_delete, apply_setting_put
 from aspen.state.store import TableStore, Txn
 
 _U64: Final = struct.Struct(">Q")
 _TIME: Final = b"time_ms"
 """In table `machine`."""
+
+
+_HANDLERS: Final[dict[type, Callable[[ApplyContext, Any], Result]]] = {
+    PacketPut: apply_packet_put,
+    KvSet: apply_kv_set,
+    KvDelete: apply_kv_delete,
+    SettingPut: apply_setting_put,
+    SettingDelete: apply_setting_delete,
+}
+"""All kinds of commands but those of checkpoints, which change nothing."""
 
 
 class Machine:
@@ -69,25 +78,20 @@ class Machine:
             validate_command(command)
         except (CommandError, KeyValueStoreError) as error:
             return Rejected(f"log index {index}: {error}")
-        match command:
-            case PacketPut():
-                return self._packet_put(txn, command)
-            case KvSet():
-                return apply_kv_set(self._store, txn, command)
-            case KvDelete():
-                return apply_kv_delete(self._store, txn, command)
-            case Checkpoint():
-                return CheckpointResult(index)
-            case CheckpointReport():
-                if self._checkpoints is not None:
-                    self._checkpoints.reported(command)
-                return CheckpointResult(command.index)
-
-    def _packet_put(self, txn: Txn, command: PacketPut) -> PacketResult:
-        result = apply_packet_put(self._store, txn, command, self._time_ms)
-        if result.outcome is PacketOutcome.STORED:
-            self._dns_changed = True
+        handler = _HANDLERS.get(type(command))
+        if handler is None:
+            return self._check(index, command)
+        context = ApplyContext(self._store, txn, index, self._time_ms)
+        result = handler(context, command)
+        self._dns_changed |= context.dns_changed
         return result
+
+    def _check(self, index: int, command: Any) -> CheckpointResult:
+        if isinstance(command, Checkpoint):
+            return CheckpointResult(index)
+        if self._checkpoints is not None:
+            self._checkpoints.reported(command)
+        return CheckpointResult(command.index)
 
     def checkpoint(self, index: int) -> None:
         """The transaction that ended with the checkpoint at `index` is committed."""

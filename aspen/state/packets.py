@@ -15,8 +15,9 @@ import struct
 from typing import Final, NamedTuple
 
 from aspen.dns.ready import build_ready_answers
-from aspen.state.commands import PacketOutcome, PacketPut, PacketResult
-from aspen.state.store import TableStore, Txn
+from aspen.state.apply import ApplyContext
+from aspen.state.packet_commands import PacketOutcome, PacketPut, PacketResult
+from aspen.state.store import TableStore
 from aspen.z32 import encode_key
 
 _HEADER: Final = struct.Struct(">QQBH")
@@ -56,12 +57,13 @@ def encode_record(record: PacketRecord) -> bytes:
     return header + record.answers + record.payload
 
 
-def apply_packet_put(store: TableStore, txn: Txn, command: PacketPut, proposed_at_ms: int) -> PacketResult:
+def apply_packet_put(context: ApplyContext, command: PacketPut) -> PacketResult:
     """Store the packet unless a more recent one is there; deterministic.
 
     An identical packet renews the last-seen time only.
     """
-    packets, by_age = store.tables["packets"], store.tables["packets_by_age"]
+    txn, tables = context.txn, context.store.tables
+    packets, by_age = tables["packets"], tables["packets_by_age"]
     key, payload = command.public_key, command.payload
     timestamp_us = int.from_bytes(payload[_SIGNATURE_BYTES:_MESSAGE_START], "big")
     outcome, answers = PacketOutcome.STORED, None
@@ -77,9 +79,10 @@ def apply_packet_put(store: TableStore, txn: Txn, command: PacketPut, proposed_a
         txn.delete(_AGE_KEY.pack(old.received_at_ms, key), db=by_age)
     if answers is None:
         answers = build_ready_answers(payload[_MESSAGE_START:], encode_key(key).encode())
-    record = PacketRecord(key, timestamp_us, proposed_at_ms, False, answers, payload)
+    record = PacketRecord(key, timestamp_us, context.time_ms, False, answers, payload)
     txn.put(key, encode_record(record), db=packets)
-    txn.put(_AGE_KEY.pack(proposed_at_ms, key), b"", db=by_age)
+    txn.put(_AGE_KEY.pack(context.time_ms, key), b"", db=by_age)
+    context.dns_changed |= outcome is PacketOutcome.STORED
     return PacketResult(outcome, timestamp_us)
 
 

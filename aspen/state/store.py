@@ -61,7 +61,7 @@ class TableStore(Protocol):
 
 
 SCHEMA: Final = 1
-STATE_TABLES: Final = ("machine", "packets", "packets_by_age", "kv")
+STATE_TABLES: Final = ("machine", "settings", "packets", "packets_by_age", "kv")
 """What the log has made: equal on all members at the same applied index; a snapshot is these."""
 LOCAL_TABLES: Final = ("meta", "log")
 """This node's own part in the consensus."""

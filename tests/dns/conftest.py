@@ -17,7 +17,8 @@ from aspen.dns.lookup import DnsSettings, View
 from aspen.dns.message import validate_message
 from aspen.dns.ready import build_ready_answers
 from aspen.dns.respond import Transport, respond
-from aspen.state.commands import PacketPut
+from aspen.state.apply import ApplyContext
+from aspen.state.packet_commands import PacketPut
 from aspen.state.packets import LmdbRecords, apply_packet_put
 from aspen.state.status_page import StatusPage
 from aspen.state.store import Store
@@ -160,7 +161,7 @@ class Replica:
         message = make_packet(records, encode_key(key))
         payload = bytes(64) + timestamp_us.to_bytes(8, "big") + message
         with self.store.write() as txn:
-            apply_packet_put(self.store, txn, PacketPut(key, payload), proposed_at_ms=1)
+            apply_packet_put(ApplyContext(self.store, txn, 1, 1), PacketPut(key, payload))
         self.page.generation += 1
 
     @property

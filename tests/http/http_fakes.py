@@ -13,17 +13,10 @@ from aspen.errors import AspenError
 from aspen.http.cluster import ClusterStatus, Health, HealthState, MemberStatus
 from aspen.http.control import CheckReport, Founder, MemberCheck
 from aspen.http.server import HttpServer
-from aspen.state.commands import (
-    Command,
-    KvDelete,
-    KvResult,
-    KvSet,
-    PacketOutcome,
-    PacketPut,
-    PacketResult,
-    Result,
-)
+from aspen.state.commands import Command, Result
 from aspen.state.kv import KvEntry, KvPage
+from aspen.state.kv_commands import KvDelete, KvResult, KvSet
+from aspen.state.packet_commands import PacketOutcome, PacketPut, PacketResult
 from aspen.state.packets import PacketRecord
 from aspen.state.ports import Consistency, Freshness
 

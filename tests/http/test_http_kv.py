@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from aspen.errors import HttpError, NoLeader, NotLeader, OutcomeUnknown, Overloaded
 from aspen.http.request import unquote
 from aspen.limits import HTTP_BODY_BYTES, KV_BATCH_KEYS, KV_KEY_BYTES, KV_SCAN_MAX, KV_VALUE_BYTES
-from aspen.state.commands import KvSet
 from aspen.state.kv import KvEntry
+from aspen.state.kv_commands import KvSet
 from aspen.state.ports import Consistency
 
 OCTETS = "application/octet-stream"

@@ -13,7 +13,8 @@ from aspen.identity import Identity
 from aspen.limits import PKARR_FUTURE_MS, PKARR_RENEW_MS
 from aspen.pkarr.packet import SignedPacket, signable
 from aspen.pkarr.records import build_message
-from aspen.state.commands import PacketOutcome, PacketPut, PacketResult, Rejected
+from aspen.state.commands import Rejected
+from aspen.state.packet_commands import PacketOutcome, PacketPut, PacketResult
 
 ALICE = Identity.from_seed(bytes(range(32)))
 BOB = Identity.from_seed(bytes(range(1, 33)))

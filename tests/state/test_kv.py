@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aspen.state.commands import KvDelete, KvSet
+from aspen.state.apply import ApplyContext
 from aspen.state.kv import LmdbKv, apply_kv_delete, apply_kv_set
+from aspen.state.kv_commands import KvDelete, KvSet
 from aspen.state.store import Store
 
 MAP_BYTES = 64 * 1024**2
@@ -25,7 +26,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def put(store: Store, **pairs: str) -> None:
     with store.write() as txn:
-        apply_kv_set(store, txn, KvSet(tuple((k.encode(), v.encode()) for k, v in pairs.items())))
+        apply_kv_set(
+            ApplyContext(store, txn, 1, 0), KvSet(tuple((k.encode(), v.encode()) for k, v in pairs.items()))
+        )
 
 
 def test_revisions_move_once_a_command(store: Store) -> None:
@@ -42,7 +45,7 @@ def test_revisions_move_once_a_command(store: Store) -> None:
 
 def test_a_key_set_twice_in_one_command_takes_the_last_value_and_one_version(store: Store) -> None:
     with store.write() as txn:
-        result = apply_kv_set(store, txn, KvSet(((b"k", b"first"), (b"k", b"last"))))
+        result = apply_kv_set(ApplyContext(store, txn, 1, 0), KvSet(((b"k", b"first"), (b"k", b"last"))))
     entry = LmdbKv(store).get(b"k")
     assert result.changed == 1
     assert entry is not None
@@ -52,7 +55,7 @@ def test_a_key_set_twice_in_one_command_takes_the_last_value_and_one_version(sto
 def test_a_deleted_key_starts_over(store: Store) -> None:
     put(store, a="1")
     with store.write() as txn:
-        assert apply_kv_delete(store, txn, KvDelete((b"a", b"missing"))).changed == 1
+        assert apply_kv_delete(ApplyContext(store, txn, 1, 0), KvDelete((b"a", b"missing"))).changed == 1
     assert LmdbKv(store).get(b"a") is None
     put(store, a="2")
     entry = LmdbKv(store).get(b"a")
@@ -63,7 +66,7 @@ def test_a_deleted_key_starts_over(store: Store) -> None:
 def test_deleting_nothing_leaves_the_revision(store: Store) -> None:
     put(store, a="1")
     with store.write() as txn:
-        result = apply_kv_delete(store, txn, KvDelete((b"missing",)))
+        result = apply_kv_delete(ApplyContext(store, txn, 1, 0), KvDelete((b"missing",)))
     assert (result.changed, result.revision) == (0, 1)
 
 
@@ -89,7 +92,7 @@ def test_pages_joined_are_the_sorted_prefix(
     with store.write() as txn:
         txn.drop(store.tables["kv"], delete=False)
         if contents:
-            apply_kv_set(store, txn, KvSet(tuple(contents.items())))
+            apply_kv_set(ApplyContext(store, txn, 1, 0), KvSet(tuple(contents.items())))
     kv, after, seen = LmdbKv(store), None, []
     while True:
         page = kv.scan(prefix, after, limit, max_bytes=1_000)

@@ -11,17 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aspen.identity import Identity
-from aspen.state.commands import (
-    Command,
-    KvDelete,
-    KvSet,
-    PacketOutcome,
-    PacketPut,
-    PacketResult,
-    Rejected,
-    encode_command,
-)
+from aspen.state.commands import Command, Rejected, encode_command
+from aspen.state.kv_commands import KvDelete, KvSet
 from aspen.state.machine import Machine
+from aspen.state.packet_commands import PacketOutcome, PacketPut, PacketResult
 from aspen.state.packets import LmdbPackets, LmdbRecords
 from aspen.state.store import TABLES, Store
 

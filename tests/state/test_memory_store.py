@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aspen.state.checkpoint import hash_state
-from aspen.state.commands import Command, KvDelete, KvSet, encode_command
+from aspen.state.commands import Command, encode_command
 from aspen.state.kv import LmdbKv
+from aspen.state.kv_commands import KvDelete, KvSet
 from aspen.state.machine import Machine
 from aspen.state.memory_store import MemoryStore
 from aspen.state.store import STATE_TABLES, Store, TableStore
