@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
+import npm
 import pytest
 from clients import texts
 from cluster import Cluster
@@ -19,36 +18,7 @@ SCRIPT = Path(__file__).parent / "js" / "publish.mjs"
 
 @pytest.fixture(scope="session")
 def npm_folder() -> Path:
-    """The package, installed once and kept in the user's cache."""
-    if shutil.which("npm") is None or shutil.which("node") is None:
-        pytest.skip("node and npm are not installed")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "aspen-tests" / PACKAGE.replace("@", "-")
-    marker = folder / "installed"
-    if not marker.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "package.json").write_text('{"private": true}')
-        try:
-            subprocess.run(
-                [
-                    "npm",
-                    "install",
-                    "--prefix",
-                    str(folder),
-                    "--no-audit",
-                    "--no-fund",
-                    "--ignore-scripts",
-                    PACKAGE,
-                ],
-                cwd=folder,
-                check=True,
-                capture_output=True,
-                timeout=90,
-            )
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-            pytest.skip(f"npm can't install {PACKAGE} (offline?)")
-        marker.touch()
-    return folder
+    return npm.installed(PACKAGE)
 
 
 def test_the_npm_client_publishes_and_reads_back(cluster: Cluster, npm_folder: Path) -> None:
