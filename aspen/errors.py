@@ -21,6 +21,7 @@
     │   ├── Overloaded              a bounded queue is full: the write was not proposed
     │   ├── NoRoom                  this node's disk is full: the write was not proposed
     │   └── OutcomeUnknown          proposed, but its fate can't be known from here
+    ├── NetworkError                the DHT can't be asked just now (code); nothing was changed
     ├── ClientError                 a node's refusal or silence, as its HTTP client sees it (status, code)
     │   ├── ClientNotFound          no such key or packet
     │   ├── ClientUnavailable       nobody answers, or no leader is known: nothing was changed
@@ -168,6 +169,17 @@ class OutcomeUnknown(ProposalError):
     """The write was proposed; whether it commits can't be known from here. Never retried silently."""
 
     code = "outcome_unknown"
+
+
+class NetworkError(AspenError):
+    """The world outside the cluster (the DHT) can't be asked just now. `code` is the JSON `error` value.
+
+    `network_busy`: too many lookups are under way. `network_unreachable`: nobody there answers.
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class ClientError(AspenError):

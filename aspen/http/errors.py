@@ -20,6 +20,7 @@ from aspen.errors import (
     HttpError,
     InputError,
     KeyValueStoreError,
+    NetworkError,
     NotLeader,
     PacketError,
     ProposalError,
@@ -86,7 +87,7 @@ def answer_to(error: AspenError) -> web.Response:
             return problem(400, error.code, str(error))
         case NotLeader():
             return problem(503, error.code, str(error), _RETRY, leader_id=error.leader_id)
-        case ProposalError():
+        case ProposalError() | NetworkError():
             return problem(503, error.code, str(error), _RETRY)
         case ControlPlaneError():
             status = _CONTROL_STATUS.get(type(error), 503)
