@@ -32,6 +32,10 @@ DNS_WORKER_RESTART_MAX_MS: Final = 5_000
 DNS_WORKER_STOP_MS: Final = 2_000  # then a worker is killed
 DNS_UDP_BUFFER_BYTES: Final = 4 * 1_048_576  # asked of the kernel for each UDP socket
 DNS_UDP_BATCH: Final = 64  # datagrams answered in the node process before others have their turn
+DNS_FORWARDED: Final = 1_024  # datagrams that workers passed on, being answered
+DNS_FORWARD_BYTES: Final = 8_192  # of one, its client's address included
+DNS_FORWARD_BUFFER_BYTES: Final = 1_048_576  # of a worker's queue to the node process
+TSIG_FUDGE_S: Final = 300  # RFC 8945 §10
 DNS_BIND_MS: Final = 500  # for the sockets of an earlier run to go away
 DNS_FAILURE_LOG_MS: Final = 60_000  # a failure to read the replica is logged once in this time
 DNS_CNAME_CHAIN: Final = 8
@@ -178,6 +182,7 @@ SHUTDOWN_MS: Final = 5_000
 
 # Relations that must hold whatever is tuned above.
 assert DNS_UDP_PLAIN_BYTES <= DNS_UDP_EDNS_BYTES <= DNS_QUERY_BYTES <= DNS_TCP_MESSAGE_BYTES
+assert DNS_QUERY_BYTES + 1_024 < DNS_FORWARD_BYTES
 assert PKARR_PAYLOAD_BYTES == 1_072 < DNS_TCP_MESSAGE_BYTES
 assert KV_KEY_BYTES < LMDB_KEY_BYTES
 assert SNAPSHOT_CHUNK_BYTES + KV_VALUE_BYTES + KV_KEY_BYTES < SNAPSHOT_FRAME_BYTES

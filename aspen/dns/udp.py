@@ -21,6 +21,7 @@ import structlog
 
 from aspen.config import LogFormat, LogLevel
 from aspen.dns.fast import ID_BYTES, FastResponder
+from aspen.dns.forward import Answer, Forwarded, ForwardedQueries, forward_pair, needs_node
 from aspen.dns.lookup import DnsSettings, View
 from aspen.dns.respond import servfail
 from aspen.dns.sockets import ANCILLARY_BYTES, bind_udp, bind_udp_and_tcp, is_wildcard, reply_source
@@ -53,14 +54,22 @@ class UdpWorkers:
         settings: DnsSettings,
         status_page_path: Path,
         *,
+        answer: Answer | None = None,
         log_format: LogFormat = LogFormat.AUTO,
         log_level: LogLevel = LogLevel.INFO,
     ) -> None:
+        """`answer` answers what workers pass on; without it, they answer as well as they can."""
         self._sockets = list(sockets)
+        self._pairs = [] if answer is None else [forward_pair() for _ in self._sockets]
+        self._forwarded: ForwardedQueries | None = None
+        if answer is not None:
+            ends = [(node, sock) for (node, _), sock in zip(self._pairs, self._sockets, strict=True)]
+            self._forwarded = ForwardedQueries(ends, answer)
         self._options = [
             WorkerOptions(
                 index=index,
                 descriptor=sock.fileno(),
+                forward_descriptor=self._pairs[index][1].fileno() if self._pairs else -1,
                 parent_pid=os.getpid(),
                 data_dir=str(data_dir),
                 status_page=str(status_page_path),
@@ -89,6 +98,8 @@ class UdpWorkers:
             await self.close()
             raise
         self._keepers = [asyncio.create_task(self._keep(options)) for options in self._options]
+        if self._forwarded is not None:
+            self._forwarded.start()
 
     async def close(self) -> None:
         for keeper in self._keepers:
@@ -96,7 +107,9 @@ class UdpWorkers:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(*(self._end(process) for process in self._processes.values()))
         self._processes.clear()
-        for sock in self._sockets:
+        if self._forwarded is not None:
+            await self._forwarded.close()
+        for sock in (*self._sockets, *(end for pair in self._pairs for end in pair)):
             sock.close()
 
     async def _spawn(self, options: WorkerOptions) -> asyncio.subprocess.Process:
@@ -106,7 +119,7 @@ class UdpWorkers:
             "aspen.dns.worker",
             msgspec.json.encode(options).decode(),
             stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=(options.descriptor,),
+            pass_fds=tuple(fd for fd in (options.descriptor, options.forward_descriptor) if fd >= 0),
         )
 
     async def _keep(self, options: WorkerOptions) -> None:
@@ -150,8 +163,10 @@ def _signal(process: asyncio.subprocess.Process, number: int) -> None:
 class InProcessUdp:
     """Answers datagrams on the event loop. `close` closes the sockets."""
 
-    def __init__(self, sockets: Sequence[socket.socket], view: View) -> None:
+    def __init__(self, sockets: Sequence[socket.socket], view: View, answer: Answer | None = None) -> None:
+        """`answer` answers what needs more than the replica, as `UdpWorkers`'."""
         self._sockets = list(sockets)
+        self._deferred = None if answer is None else ForwardedQueries((), answer)
         self._responder = FastResponder(view)
         self._failure_logged_at = -float("inf")
         self.answered = 0
@@ -168,6 +183,9 @@ class InProcessUdp:
         for sock in self._sockets:
             if sock.fileno() >= 0:
                 loop.remove_reader(sock.fileno())
+        if self._deferred is not None:
+            await self._deferred.close()
+        for sock in self._sockets:
             sock.close()
 
     def replace_view(self, view: View) -> None:
@@ -180,6 +198,9 @@ class InProcessUdp:
                 query, client = sock.recvfrom(_RECEIVE_BYTES)
             except OSError:  # BlockingIOError: none left
                 return
+            if self._deferred is not None and needs_node(query):
+                self._deferred.submit(sock, Forwarded(query, client, []))
+                continue
             reply = self._answer(query)
             if reply is not None:
                 try:
@@ -193,6 +214,9 @@ class InProcessUdp:
                 query, ancillary, _, client = sock.recvmsg(_RECEIVE_BYTES, ANCILLARY_BYTES)
             except OSError:
                 return
+            if self._deferred is not None and needs_node(query):
+                self._deferred.submit(sock, Forwarded(query, client, reply_source(ancillary)))
+                continue
             reply = self._answer(query)
             if reply is not None:
                 try:

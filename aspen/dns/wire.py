@@ -17,6 +17,7 @@ from aspen.dns.rdata import read_rdata
 from aspen.errors import DnsWireError
 from aspen.limits import DNS_QUERY_BYTES, DNS_UDP_EDNS_BYTES
 
+ARCOUNT_OFFSET: Final = 10
 FLAG_QR: Final = 0x80  # in octet 2
 FLAG_AA: Final = 0x04
 FLAG_TC: Final = 0x02
@@ -24,12 +25,15 @@ FLAG_RD: Final = 0x01
 OPCODE_MASK: Final = 0x78
 
 CLASS_IN: Final = 1
+CLASS_NONE: Final = 254
+CLASS_ANY: Final = 255
 
 OPT: Final = 41
+TSIG: Final = 250
 IXFR: Final = 251
 AXFR: Final = 252
 ANY: Final = 255
-META_QTYPES: Final = frozenset({OPT, 249, 250, 253, 254})
+META_QTYPES: Final = frozenset({OPT, 249, TSIG, 253, 254})
 """OPT, TKEY, TSIG, MAILB, MAILA: not data and not questions this server knows."""
 
 DNSSEC_OK: Final = 0x8000  # RFC 3225
@@ -47,6 +51,11 @@ class Rcode(IntEnum):
     NXDOMAIN = 3
     NOTIMP = 4
     REFUSED = 5
+    YXDOMAIN = 6
+    YXRRSET = 7
+    NXRRSET = 8
+    NOTAUTH = 9
+    NOTZONE = 10
     BADVERS = 16
 
 

@@ -22,17 +22,18 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import msgspec
 import structlog
 
 from aspen.config import LogFormat, LogLevel
 from aspen.dns.fast import ID_BYTES, FastResponder
+from aspen.dns.forward import needs_node, pass_on
 from aspen.dns.lookup import DnsSettings, View
 from aspen.dns.origin import compile_origins
 from aspen.dns.respond import servfail
-from aspen.dns.sockets import ANCILLARY_BYTES, is_wildcard, reply_source
+from aspen.dns.sockets import ANCILLARY_BYTES, Ancillary, is_wildcard, reply_source
 from aspen.errors import AspenError, StorageError
 from aspen.limits import (
     DNS_CACHE_ENTRIES,
@@ -64,7 +65,9 @@ IGNORED: Final = 2
 FAILURES: Final = 3
 """SERVFAIL answers, for want of the replica (of the misses)."""
 SEND_ERRORS: Final = 4
-COUNTERS: Final = 5
+FORWARDED: Final = 5
+"""Datagrams passed on to the node process (of the misses)."""
+COUNTERS: Final = 6
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +76,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     descriptor: int
     """The bound UDP socket, inherited."""
+    forward_descriptor: int = -1
+    """The worker's end of its pair with the node process, inherited; none if negative."""
     parent_pid: int
     data_dir: str
     status_page: str
@@ -100,6 +105,8 @@ class Worker:
         self._refresh()
         self._socket = socket.socket(fileno=options.descriptor)
         self._socket.setblocking(True)
+        descriptor = options.forward_descriptor
+        self._node = None if descriptor < 0 else socket.socket(fileno=descriptor)
         # The kernel wakes an idle loop, so that it can count what it did.
         timeout = _TIMEVAL.pack(int(_TICK_S), int(_TICK_S * 1e6) % 1_000_000)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
@@ -134,7 +141,7 @@ class Worker:
                     if reply is None:
                         tally[HITS] += hits
                         hits = 0
-                        reply = self._answer(query)
+                        reply = self._answer(query, client)
                         if reply is None:
                             continue
                     else:
@@ -160,7 +167,7 @@ class Worker:
                         generation = self._refresh()
                     reply = cached(query[ID_BYTES:])
                     if reply is None:
-                        reply = self._answer(query)
+                        reply = self._answer(query, client, ancillary)
                         if reply is None:
                             continue
                     else:
@@ -171,10 +178,13 @@ class Worker:
                 if words[GENERATION] != generation:
                     generation = self._refresh()
 
-    def _answer(self, query_untrusted: bytes) -> bytes | None:
-        """Answer a query that isn't cached, and cache the reply."""
+    def _answer(self, query_untrusted: bytes, client: Any, received: Ancillary | None = None) -> bytes | None:
+        """Answer a query that isn't cached, and cache the reply; None if nothing is to be sent from here."""
         tally = self._tally
         tally[MISSES] += 1
+        if self._node is not None and needs_node(query_untrusted):
+            tally[FORWARDED] += pass_on(self._node, query_untrusted, client, reply_source(received or []))
+            return None
         try:
             reply = self._responder.answer(query_untrusted)
         except Exception as error:
