@@ -81,6 +81,10 @@ HTTP_DISCARD_BYTES: Final = 262_144  # of a refused body, read so that its sende
 HTTP_DISCARD_MS: Final = 1_000
 HTTP_BACKLOG: Final = 1_024  # connections the kernel holds before they are accepted
 HTTP_QUERY_PARAMETERS: Final = 16
+HTTP_STREAMS: Final = 1_024  # of server-sent events, open at one time
+HTTP_HEARTBEAT_MS: Final = 15_000  # of silence on a stream of events
+HTTP_PROBE_MS: Final = 250  # the same for a client that has closed its side
+HTTP_STREAM_RETRY_MS: Final = 1_000  # after which a client is asked to reconnect
 HTTP_CONTROL_BYTES: Final = 65_536  # of a request that changes the cluster
 
 # --- Raft --------------------------------------------------------------------------------------
@@ -188,6 +192,8 @@ assert KV_KEY_BYTES < LMDB_KEY_BYTES
 assert SNAPSHOT_CHUNK_BYTES + KV_VALUE_BYTES + KV_KEY_BYTES < SNAPSHOT_FRAME_BYTES
 assert KV_VALUE_BYTES < HTTP_BODY_BYTES < RAFT_ENTRY_BYTES < RAFT_FRAME_BYTES
 assert HTTP_HEADER_BYTES < HTTP_HEAD_BYTES
+assert HTTP_STREAMS < HTTP_CONNECTIONS
+assert HTTP_HEARTBEAT_MS < HTTP_SEND_MS
 assert RAFT_MESSAGE_BYTES <= RAFT_INFLIGHT_BYTES <= NET_SEND_BACKLOG_BYTES
 assert RAFT_FRAME_BYTES < NET_RECEIVE_WINDOW_BYTES
 # A whole frame always fits, though the window moves on in quarters.

@@ -12,7 +12,7 @@ they move).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -24,8 +24,10 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from aspen import limits as bounds
-from aspen.http.errors import problem, raw_problem
+from aspen.errors import HttpError
+from aspen.http.errors import RETRY_AFTER_SECONDS, problem, raw_problem
 from aspen.http.routing import Request
+from aspen.http.sse import Stream
 
 log = structlog.get_logger("aspen.http")
 
@@ -59,6 +61,8 @@ class HttpLimits:
     keepalive_ms: int = bounds.HTTP_KEEPALIVE_MS
     discard_ms: int = bounds.HTTP_DISCARD_MS
     discard_bytes: int = bounds.HTTP_DISCARD_BYTES
+    streams: int = bounds.HTTP_STREAMS
+    heartbeat_ms: int = bounds.HTTP_HEARTBEAT_MS
 
 
 class Service(web.Server):
@@ -71,6 +75,8 @@ class Service(web.Server):
         self.limits = limits
         self.in_flight = 0
         """Requests being answered."""
+        self.streams = 0
+        """Requests whose answer is a stream of events; they don't count as being answered."""
         self.open: set[Connection] = set()
         self.refused = 0
         """Connections over the limit, since the start."""
@@ -88,6 +94,14 @@ class Service(web.Server):
             yield
         finally:
             self.in_flight += 1
+
+    def end_streams(self) -> None:
+        """Streams of events have no end of their own: end them all."""
+        for connection in list(self.open):
+            if connection.stream is not None:
+                connection.stream.end()
+                if connection.stalled_since is not None:
+                    connection.abort()
 
     def start_sweeping(self) -> None:
         self._sweep_timer = self._event_loop.call_later(
@@ -115,6 +129,7 @@ class Connection(RequestHandler):
 
     __slots__ = (
         "_cut_short",
+        "answer_headers",
         "discarded",
         "discarding",
         "head_began",
@@ -122,6 +137,7 @@ class Connection(RequestHandler):
         "newest_payload",
         "service",
         "stalled_since",
+        "stream",
     )
 
     def __init__(self, service: Service, loop: asyncio.AbstractEventLoop) -> None:
@@ -149,6 +165,10 @@ class Connection(RequestHandler):
         self.discarded = 0
         self.stalled_since: float | None = None
         """When the client stopped taking in its answer."""
+        self.stream: Stream | None = None
+        """The stream of events that is being sent, if any."""
+        self.answer_headers: Mapping[str, str] = {}
+        """What every answer to the request being answered carries."""
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -168,6 +188,8 @@ class Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self.head_began = None
         self.service.open.discard(self)
+        if self.stream is not None:
+            self.stream.end()
         super().connection_lost(exc)
 
     # --- what comes in ------------------------------------------------------------------------
@@ -230,6 +252,8 @@ class Connection(RequestHandler):
         if self._force_close or self._idle():
             return False
         self._end_body("the client closed the connection before the end of the body")
+        if self.stream is not None:
+            self.stream.half_close()
         self._close = True  # after the answer that is due
         return True
 
@@ -269,8 +293,30 @@ class Connection(RequestHandler):
         if self.transport is not None:
             self.transport.abort()
 
-    def begin_request(self) -> None:
+    def begin_request(self, answer_headers: Mapping[str, str]) -> None:
         self.discarding = False
+        self.answer_headers = answer_headers
+
+    @contextmanager
+    def streaming(self, stream: Stream) -> Iterator[None]:
+        """The request is answered by a stream from here on. Raises `HttpError` if there are too many."""
+        service = self.service
+        if service.streams >= service.limits.streams:
+            raise HttpError(
+                503,
+                "overloaded",
+                f"{service.limits.streams} streams are open; try again",
+                headers={"Retry-After": RETRY_AFTER_SECONDS},
+            )
+        service.streams += 1
+        service.in_flight -= 1
+        self.stream = stream
+        try:
+            yield
+        finally:
+            service.in_flight += 1
+            service.streams -= 1
+            self.stream = None
 
     def discard_rest(self) -> None:
         """The answer is there before the body: take in a little more of it, so that the client

@@ -38,6 +38,12 @@ _EXPOSED: Final = ", ".join(
     )
 )
 _PREFLIGHT_SECONDS: Final = "86400"
+_HEADERS: Final = {"Server": SERVER_NAME}
+_PUBLIC_HEADERS: Final = {
+    **_HEADERS,
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Expose-Headers": _EXPOSED,
+}
 
 
 class Listener:
@@ -70,6 +76,7 @@ class Listener:
         self._server.close()
         self._service.stop_sweeping()
         self._service.pre_shutdown()
+        self._service.end_streams()
         await self._service.shutdown(SHUTDOWN_MS / 1_000)
 
     @property
@@ -80,14 +87,16 @@ class Listener:
 
     async def _answer(self, request: Request) -> web.StreamResponse:
         connection = cast(Connection, request.protocol)
-        connection.begin_request()
         path = target_of(request)[0]
         found = self._router.find(path)
+        common = _PUBLIC_HEADERS if found is not None and found[0].public else _HEADERS
+        connection.begin_request(common)
         if found is None:
             response: web.StreamResponse = problem(404, "not_found", "there is nothing at this path")
         else:
             response = await self._admit(request, path, *found)
-        response.headers["Server"] = SERVER_NAME
+        if not response.prepared:
+            response.headers.update(common)
         if not request.content.is_eof():
             connection.discard_rest()
         return response
@@ -115,9 +124,6 @@ class Listener:
                 response = problem(500, "internal", "an internal error; it is in the log")
             finally:
                 service.in_flight -= 1
-        if route.public:
-            response.headers["Access-Control-Allow-Origin"] = "*"
-            response.headers["Access-Control-Expose-Headers"] = _EXPOSED
         return response
 
     async def _handle(self, request: Request, route: Route, rest: str) -> web.StreamResponse:

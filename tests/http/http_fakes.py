@@ -235,7 +235,7 @@ class Line:
             headers[name.lower()] = value.strip()
         status = int(status_line.split()[1])
         body = b""
-        if method != "HEAD" and status not in (204, 304) and status >= 200:
+        if method != "HEAD" and status not in (204, 304) and status >= 200 and "content-length" in headers:
             body = await self.reader.readexactly(int(headers["content-length"]))
         return Answer(status, headers, body)
 
@@ -252,6 +252,55 @@ class Line:
             await self.writer.wait_closed()
         except OSError:
             pass
+
+
+class Told(NamedTuple):
+    """An event as a client of a stream sees it."""
+
+    name: str
+    data: Any
+    id: int | None
+
+
+class EventLine:
+    """A client of server-sent events."""
+
+    def __init__(self, line: Line, head: Answer) -> None:
+        self.line = line
+        self.head = head
+        self._text = b""
+
+    @classmethod
+    async def open(cls, address: tuple[str, int], target: str, **headers: str) -> EventLine:
+        """Ask and read the answer's head; an answer that is no stream is there whole."""
+        line = await Line.open(address)
+        fields = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+        await line.send(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n".encode())
+        return cls(line, await line.answer())
+
+    async def block(self) -> bytes | None:
+        """What stands before the next empty line; None at the end of the answer."""
+        while b"\n\n" not in self._text:
+            size = int(await self.line.reader.readline(), 16)
+            self._text += await self.line.reader.readexactly(size)
+            await self.line.reader.readexactly(2)
+            if not size:
+                assert self._text == b"", "the stream ended inside an event"
+                return None
+        block, _, self._text = self._text.partition(b"\n\n")
+        return block
+
+    async def event(self) -> Told | None:
+        """The next event, comments and the like passed over; None at the end."""
+        while (block := await self.block()) is not None:
+            fields = dict(line.partition(": ")[::2] for line in block.decode().split("\n"))
+            if "data" in fields:
+                number = int(fields["id"]) if "id" in fields else None
+                return Told(fields.get("event", "message"), json.loads(fields["data"]), number)
+        return None
+
+    async def close(self) -> None:
+        await self.line.close()
 
 
 class Client:
