@@ -1,25 +1,32 @@
-"""Finding the data for a name (RFC 1034 §4.3.2): which origin, which source, what it says.
+"""Finding the data for a name (RFC 1034 §4.3.2): which zone, which source, what it says.
 
-Sources of data sit behind the origins. Today there are two: the packet of the key whose label
-stands directly below the origin, and the origin's own records. Each answers with the same
-`ReadyAnswer`, so further sources (authored zones) join here without the pipeline noticing.
+Sources of data: the packet of the key whose label stands directly below an origin, and zones,
+authored or made of an origin's settings. The longest origin or apex that a name is under wins; but
+a name under a key is the key's, whatever zones there are, so that the query we see most costs no
+more than one read. What a packet says goes out as it is. Whatever leads out of it, and all that
+zones say, is gathered record by record (`resolve`), through all the data we hold.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple, Protocol
 
-from aspen.dns.origin import DnsSettings, Origin, Origins, compile_origins
+from aspen.dns.origin import DnsSettings, Origin, Origins, compile_origins, with_zones
+from aspen.dns.policy import Policy, Staleness, compile_policy
 from aspen.dns.ready import NO_SUCH_NAME, Outcome, ReadyAnswer, find_answer, find_any
-from aspen.dns.wire import ANY
+from aspen.dns.search import parent_of
+from aspen.dns.wire import ANY, DS
+from aspen.dns.zone import NoZones, ZoneReader, Zones
 from aspen.errors import IdentityError
 from aspen.z32 import KEY_CHARS, decode_key
 
-__all__ = ["DnsSettings", "Found", "Outcome", "Records", "View", "lookup"]
+__all__ = ["DnsSettings", "Found", "KeySource", "Outcome", "Records", "View", "find_in_packet", "locate"]
+
+NO_ZONES: Final = NoZones()
 
 
 class Records(Protocol):
-    """What DNS reads of the replicated state."""
+    """What DNS reads of the replicated state, beside zones."""
 
     def packet_answers(self, public_key: bytes) -> bytes | None:
         """The ready-made answers of a key's live packet; None if there is none."""
@@ -27,49 +34,91 @@ class Records(Protocol):
 
 
 class View(NamedTuple):
-    """What answers are made from: the replica, and the origins it is seen under."""
+    """What answers are made from: the replica, the origins it is seen under, and how to answer."""
 
     records: Records
     origins: Origins
+    """As of now: `renewed` when a zone has changed."""
+    zones: Zones = NO_ZONES
+    policy: Policy = Policy()
+    staleness: Staleness = Staleness.FRESH
+    configured: Origins | None = None
+    """The origins without authored zones."""
 
     @classmethod
-    def build(cls, records: Records, settings: DnsSettings) -> View:
+    def build(cls, records: Records, settings: DnsSettings, zones: Zones = NO_ZONES) -> View:
         """Raises `ConfigError`."""
-        return cls(records, compile_origins(settings))
+        origins = compile_origins(settings)
+        policy = compile_policy(
+            nsid=settings.nsid,
+            version=settings.version,
+            identity=settings.identity,
+            minimal_responses=settings.minimal_responses,
+            query_acl=settings.query_acl,
+        )
+        return cls(records, origins, zones, policy, configured=origins).renewed()
+
+    def renewed(self) -> View:
+        """The same over the zones as they are now: origins take their SOA from zones of their name."""
+        return self._replace(origins=with_zones(self.configured or self.origins, self.zones))
 
 
 class Found(NamedTuple):
-    """A lookup's result. `origin` is None exactly when the outcome is REFUSED."""
+    """What a packet says of a name."""
 
     answer: ReadyAnswer
-    origin: Origin | None
+    origin: Origin
     origin_offset: int
     """Where the origin begins in the name."""
 
 
-_NOT_OURS: Final = Found(ReadyAnswer(Outcome.REFUSED, 0, b""), None, 0)
+class KeySource(NamedTuple):
+    """A name under a key: its packet is asked."""
+
+    public_key: bytes
+    origin: Origin
+    key_offset: int
+    """Where the key's label begins in the name: what is before it is the relative name."""
+    origin_offset: int
 
 
-def lookup(view: View, name: bytes, qtype: int) -> Found:
-    """Look up a folded wire name. Never None, never an exception for any name or type."""
+def locate(view: View, name: bytes, qtype: int) -> KeySource | ZoneReader | None:
+    """The source that answers for a folded wire name; None if it is in nothing of ours."""
     origins = view.origins
     offset = key_offset = 0
     while (origin := origins.get(name[offset:])) is None:
         length = name[offset]
         if not length:
-            return _NOT_OURS
+            return _zone_of(view, name, qtype, None)
         key_offset = offset
         offset += 1 + length
-    answers, relative = origin.answers, name[:offset]
     if offset and name[key_offset] == KEY_CHARS:
         try:
             public_key = decode_key(name[key_offset + 1 : offset])
         except IdentityError:
             pass  # 52 characters, but not a key: a name like any other
         else:
-            packet = view.records.packet_answers(public_key)
-            if packet is None:
-                return Found(NO_SUCH_NAME, origin, offset)
-            answers, relative = packet, name[:key_offset]
-    find = find_any(answers, relative) if qtype == ANY else find_answer(answers, relative, qtype)
-    return Found(find, origin, offset)
+            return KeySource(public_key, origin, key_offset, offset)
+    return _zone_of(view, name, qtype, origin)
+
+
+def _zone_of(view: View, name: bytes, qtype: int, origin: Origin | None) -> ZoneReader | None:
+    """The authored zone of a name, or its origin's own zone, whichever is longer."""
+    zone = view.zones.find(name)
+    found = zone if origin is None or (zone and len(zone.apex) >= len(origin.name)) else origin.zone
+    if qtype == DS and found is not None and found.apex == name and len(name) > 1:
+        # DS belongs to the parent's side of a cut (RFC 4035 §3.1.4.1); if we hold it, it answers.
+        parent = locate(view, parent_of(name), 0)
+        if parent is not None and not isinstance(parent, KeySource):
+            return parent
+    return found
+
+
+def find_in_packet(view: View, source: KeySource, name: bytes, qtype: int) -> Found:
+    """What the packet of a name's key says of the name (folded) and type."""
+    block = view.records.packet_answers(source.public_key)
+    if block is None:
+        return Found(NO_SUCH_NAME, source.origin, source.origin_offset)
+    relative = name[: source.key_offset]
+    answer = find_any(block, relative) if qtype == ANY else find_answer(block, relative, qtype)
+    return Found(answer, source.origin, source.origin_offset)

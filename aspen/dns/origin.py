@@ -1,8 +1,8 @@
 """Origins: the names under which keys are answered, and what stands at them (RFC 1034 §4.2, RFC 2308).
 
 An origin is the apex of a zone: it has SOA and NS, and its SOA goes into every negative answer
-below it. Its own records are a block of ready-made answers like a packet's, with the origin in the
-place of the key's label.
+below it, those about keys included. Its own records are those of the authored zone of the same
+name; where there is none, a small zone made of the operator's settings takes its place.
 """
 
 from __future__ import annotations
@@ -15,16 +15,10 @@ from typing import Final
 import msgspec
 
 from aspen.dns.name import name_from_text, name_to_text, relative_to
-from aspen.dns.rdata import NAME
-from aspen.dns.ready import Rdata, RRset, add_record, cut_rdata, pack_answers
-from aspen.dns.wire import CLASS_IN
+from aspen.dns.wire import AAAA, CLASS_IN, NS, SOA, A
+from aspen.dns.zone import MemoryZone, ZoneReader, Zones, negative_ttl
 from aspen.errors import ConfigError, DnsWireError
 from aspen.limits import DNS_ORIGIN_BYTES
-
-A: Final = 1
-NS: Final = 2
-SOA: Final = 6
-AAAA: Final = 28
 
 _SOA_NUMBERS: Final = struct.Struct(">IIIII")
 _RR_FIXED: Final = struct.Struct(">HHIH")
@@ -49,37 +43,29 @@ class DnsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """TTL of the origins' own records."""
     negative_ttl_s: int = 60
     """How long "no such name" may be cached: short, as a key may be published at any moment."""
+    nsid: str = ""
+    """What this server calls itself in EDNS (RFC 5001). Empty: nothing."""
+    version: str = "Aspen"
+    """TXT of version.bind and version.server in class CHAOS. Empty: refused."""
+    identity: str = ""
+    """TXT of id.server and hostname.bind (RFC 4892). Empty: refused."""
+    minimal_responses: bool = False
+    """Leave out additional records that an answer can do without."""
+    query_acl: tuple[str, ...] = ()
+    """Networks that may ask; empty: everybody."""
 
 
 class Origin:
-    """One origin, compiled."""
+    """One origin: its name, its own zone, and its SOA ready for negative answers."""
 
-    __slots__ = ("answers", "name", "negative_soa")
+    __slots__ = ("name", "negative_soa", "zone")
 
-    def __init__(self, name: bytes, settings: DnsSettings, others: Iterable[bytes] = ()) -> None:
-        """`name` and the `others` are folded wire names. Raises `DnsWireError`."""
+    def __init__(self, name: bytes, zone: ZoneReader) -> None:
+        """`zone` is the zone of this name (folded), as of now."""
         self.name = name
-        records = _Records(name, settings.ttl_s)
-        servers = [name_from_text(text) for text in settings.nameservers] or [_below("ns1", name)]
-        responsible = (
-            name_from_text(settings.responsible) if settings.responsible else _below("hostmaster", name)
-        )
-        numbers = _SOA_NUMBERS.pack(
-            settings.serial, settings.refresh_s, settings.retry_s, settings.expire_s, settings.negative_ttl_s
-        )
-        soa = [(NAME, servers[0]), (NAME, responsible), (0, numbers)]
-        records.add(name, SOA, soa)
-        for server in servers:
-            records.add(name, NS, [(NAME, server)])
-            for text in settings.nameserver_addresses:
-                address = ipaddress.ip_address(text)
-                records.add(server, A if address.version == 4 else AAAA, [(0, address.packed)])
-        # Names that exist though they have no records here: nameservers, and whatever lies between
-        # this origin and another one below it.
-        below = [relative_to(other.lower(), name) for other in (*servers, *others)]
-        self.answers = pack_answers(records.names, [relative for relative in below if relative is not None])
-        rdata = b"".join(octets for _, octets in soa)
-        ttl = min(settings.ttl_s, settings.negative_ttl_s)  # RFC 2308 §3
+        self.zone = zone
+        soa = (zone.node(name) or {})[SOA]
+        rdata, ttl = soa.rdatas[0], negative_ttl(soa)
         self.negative_soa = _RR_FIXED.pack(SOA, CLASS_IN, ttl, len(rdata)) + rdata
 
     def authority(self, origin_offset: int) -> bytes:
@@ -92,22 +78,27 @@ Origins = Mapping[bytes, Origin]
 """By name; the longest that ends a name is found by trying the name's own ends, longest first."""
 
 
-class _Records:
-    """Gathers an origin's own records; those outside the origin fall away."""
-
-    def __init__(self, origin: bytes, ttl: int) -> None:
-        self.names: dict[bytes, dict[int, RRset]] = {}
-        self._origin = origin
-        self._ttl = ttl
-
-    def add(self, owner: bytes, rrtype: int, fields: list[tuple[int, bytes]]) -> None:
-        relative = relative_to(owner.lower(), self._origin)
-        if relative is None:
-            return
-        # A pointer to the root would save nothing, so names under the root origin stand whole.
-        whole: Rdata = (b"".join(octets for _, octets in fields),)
-        rdata = cut_rdata(fields, self._origin) if len(self._origin) > 1 else whole
-        add_record(self.names, relative, rrtype, self._ttl, rdata)
+def _configured_zone(name: bytes, settings: DnsSettings, others: Iterable[bytes]) -> MemoryZone:
+    """The zone of an origin nobody has authored: SOA, NS, addresses of nameservers under it, and the
+    names between it and the origins below. Raises `DnsWireError`, `ValueError`."""
+    servers = [name_from_text(text) for text in settings.nameservers] or [_below("ns1", name)]
+    responsible = name_from_text(settings.responsible or name_to_text(_below("hostmaster", name)))
+    numbers = _SOA_NUMBERS.pack(
+        settings.serial, settings.refresh_s, settings.retry_s, settings.expire_s, settings.negative_ttl_s
+    )
+    records = [(name, SOA, servers[0] + responsible + numbers)]
+    for server in servers:
+        records.append((name, NS, server))
+        for text in settings.nameserver_addresses:
+            address = ipaddress.ip_address(text)
+            records.append((server, A if address.version == 4 else AAAA, address.packed))
+    inside = [record for record in records if relative_to(record[0].lower(), name) is not None]
+    below = [other.lower() for other in (*servers, *others)]
+    return MemoryZone(
+        name,
+        [(owner, rrtype, settings.ttl_s, rdata) for owner, rrtype, rdata in inside],
+        empty_names=[other for other in below if relative_to(other, name) is not None],
+    )
 
 
 def _below(label: str, origin: bytes) -> bytes:
@@ -125,9 +116,21 @@ def compile_origins(settings: DnsSettings) -> Origins:
         raise ConfigError("the DNS serial is not a 32-bit number")
     names = {text: _origin_name(text) for text in settings.origins}
     try:
-        return {name: Origin(name, settings, names.values()) for name in names.values()}
+        return {
+            name: Origin(name, _configured_zone(name, settings, names.values())) for name in names.values()
+        }
     except (DnsWireError, ValueError) as error:
         raise ConfigError(f"the DNS nameservers, their addresses or RNAME can't be used: {error}") from None
+
+
+def with_zones(origins: Origins, zones: Zones) -> Origins:
+    """The origins with their authored zones, as of now, where there are such."""
+    authored = {}
+    for name, origin in origins.items():
+        zone = zones.get(name)
+        use = zone is not None and zone.settings.enabled
+        authored[name] = Origin(name, zone) if zone is not None and use else origin
+    return authored
 
 
 def _origin_name(text: str) -> bytes:

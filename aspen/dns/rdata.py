@@ -73,6 +73,13 @@ _FORMS: Final[dict[int, tuple[int, ...]]] = {
     257: (1, STRING, REST),  # CAA, RFC 8659
 }
 
+_COMPRESSIBLE: Final = frozenset(rrtype for rrtype, form in _FORMS.items() if NAME in form)
+
+
+def compressible(rrtype: int) -> bool:
+    """Whether the RDATA of a type has names that may be sent compressed."""
+    return rrtype in _COMPRESSIBLE
+
 
 def read_rdata(message_untrusted: bytes, rrtype: int, start: int, end: int) -> list[tuple[int, bytes]]:
     """Check the RDATA at `start:end` of a message against its type and split it into fields.

@@ -11,7 +11,7 @@ import struct
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from aspen.dns.message import read_record
+from aspen.dns.message import read_record, section_counts, skip_questions
 from aspen.dns.name import HEADER_BYTES, read_name
 from aspen.dns.rdata import read_rdata
 from aspen.errors import DnsWireError
@@ -25,10 +25,23 @@ FLAG_RD: Final = 0x01
 OPCODE_MASK: Final = 0x78
 
 CLASS_IN: Final = 1
+CLASS_CHAOS: Final = 3
 CLASS_NONE: Final = 254
 CLASS_ANY: Final = 255
 
+A: Final = 1
+NS: Final = 2
+CNAME: Final = 5
+SOA: Final = 6
+MX: Final = 15
+TXT: Final = 16
+AAAA: Final = 28
+SRV: Final = 33
+DNAME: Final = 39
 OPT: Final = 41
+DS: Final = 43
+SVCB: Final = 64
+HTTPS: Final = 65
 TSIG: Final = 250
 IXFR: Final = 251
 AXFR: Final = 252
@@ -38,8 +51,13 @@ META_QTYPES: Final = frozenset({OPT, 249, TSIG, 253, 254})
 
 DNSSEC_OK: Final = 0x8000  # RFC 3225
 
+NSID_OPTION: Final = 3  # RFC 5001
 EDE_OPTION: Final = 15  # RFC 8914
+EDE_STALE_ANSWER: Final = 3
+EDE_PROHIBITED: Final = 18
+EDE_STALE_NXDOMAIN: Final = 19
 EDE_NOT_AUTHORITATIVE: Final = 20
+EDE_NO_REACHABLE_AUTHORITY: Final = 22
 
 
 class Rcode(IntEnum):
@@ -60,11 +78,23 @@ class Rcode(IntEnum):
 
 
 class Edns(NamedTuple):
-    """A query's OPT record (RFC 6891 §6.1.3). Its options have been checked for form only."""
+    """A query's OPT record (RFC 6891 §6.1.3)."""
 
     udp_bytes: int
     version: int
     dnssec_ok: bool
+    options: bytes = b""
+    """Its RDATA, checked for form only."""
+
+    def option(self, code: int) -> bytes | None:
+        """The data of the first option with this code."""
+        offset = 0
+        while offset < len(self.options):
+            found, length = _OPTION.unpack_from(self.options, offset)
+            offset += _OPTION.size + length
+            if found == code:
+                return self.options[offset - length : offset]
+        return None
 
 
 class Query(NamedTuple):
@@ -101,9 +131,24 @@ def parse_query(query_untrusted: bytes) -> Query:
     if end > len(query):
         raise DnsWireError("the question runs past the end of the message")
     qtype, qclass = _QUESTION.unpack_from(query, offset)
+    edns = _read_edns(query, end, answers + authority, additional)
+    return Query(name.lower(), qtype, qclass, end, edns)
+
+
+def parse_edns(message_untrusted: bytes) -> Edns | None:
+    """The OPT record of a message of any opcode, if it has one. Raises `DnsWireError`."""
+    questions, answers, authority, additional = section_counts(message_untrusted)
+    if len(message_untrusted) > DNS_QUERY_BYTES:
+        raise DnsWireError("not the size of a query")
+    return _read_edns(
+        message_untrusted, skip_questions(message_untrusted, questions), answers + authority, additional
+    )
+
+
+def _read_edns(query: bytes, offset: int, plain: int, additional: int) -> Edns | None:
+    """Walk the records from `offset` to the message's end: `plain` of them, and then the additional ones,
+    among which one OPT may be."""
     edns = None
-    offset = end
-    plain = answers + authority
     for index in range(plain + additional):
         record = read_record(query, offset)
         offset = record.rdata_end
@@ -112,10 +157,11 @@ def parse_query(query_untrusted: bytes) -> Query:
                 raise DnsWireError("one OPT record, owned by the root, in the additional section")
             read_rdata(query, OPT, record.rdata_start, offset)
             version = record.ttl >> 16 & 0xFF
-            edns = Edns(record.rrclass, version, bool(record.ttl & DNSSEC_OK))
+            options = query[record.rdata_start : offset]
+            edns = Edns(record.rrclass, version, bool(record.ttl & DNSSEC_OK), options)
     if offset != len(query):
         raise DnsWireError("bytes after the end of the message")
-    return Query(name.lower(), qtype, qclass, end, edns)
+    return edns
 
 
 def reply_header(
@@ -135,6 +181,11 @@ def opt_record(edns: Edns, rcode: int = 0, options: bytes = b"") -> bytes:
     return _OPT_RECORD.pack(0, OPT, DNS_UDP_EDNS_BYTES, rcode >> 4, 0, flags, len(options)) + options
 
 
+def option(code: int, data: bytes) -> bytes:
+    """An EDNS option (RFC 6891 §6.1.2)."""
+    return _OPTION.pack(code, len(data)) + data
+
+
 def extended_error(info_code: int) -> bytes:
     """An Extended DNS Error option (RFC 8914 §2)."""
-    return _OPTION.pack(EDE_OPTION, 2) + info_code.to_bytes(2, "big")
+    return option(EDE_OPTION, info_code.to_bytes(2, "big"))

@@ -137,6 +137,11 @@ def soa_serial(rdata: bytes) -> int:
     return int.from_bytes(rdata[-_SERIAL_BYTES:][:4], "big")
 
 
+def negative_ttl(soa: RRset) -> int:
+    """TTL of an SOA in a negative answer: its own or its MINIMUM, the lower (RFC 2308 §3)."""
+    return min(soa.ttl, int.from_bytes(soa.rdatas[0][-4:], "big"))
+
+
 class MemoryZone:
     """A zone in memory (`ZoneReader`). It takes what it is given: the rules of what may stand in a
     zone are the state's business."""
@@ -148,8 +153,11 @@ class MemoryZone:
         apex: bytes,
         records: Iterable[tuple[bytes, int, int, bytes]],
         settings: ZoneSettings | None = None,
+        *,
+        empty_names: Iterable[bytes] = (),
     ) -> None:
-        """`records` are (owner, type, TTL, uncompressed RDATA); an RRset's TTL is its lowest.
+        """`records` are (owner, type, TTL, uncompressed RDATA); an RRset's TTL is its lowest. Names in
+        `empty_names` (folded, in the zone) exist even without records.
 
         Raises `DnsWireError` for an owner outside the zone, RDATA of wrong form, or no SOA at the apex.
         """
@@ -168,7 +176,7 @@ class MemoryZone:
             nodes[name] = {
                 rrtype: make_rrset(rrtype, ttl, rdatas) for rrtype, (ttl, rdatas) in rrsets.items()
             }
-        for name in gathered:
+        for name in (*gathered, *empty_names):
             for offset in label_offsets(name[: len(name) - len(self.apex)] + b"\x00"):
                 nodes.setdefault(name[offset:], {})
         if SOA not in nodes.get(self.apex, {}):

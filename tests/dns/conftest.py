@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,13 +17,16 @@ import pytest
 from aspen.dns.lookup import DnsSettings, View
 from aspen.dns.message import validate_message
 from aspen.dns.ready import build_ready_answers
-from aspen.dns.respond import Transport, respond
+from aspen.dns.respond import Reply, Transport, answer
+from aspen.dns.zone import MemoryZones, ZoneReader
 from aspen.state.apply import ApplyContext
 from aspen.state.packet_commands import PacketPut
 from aspen.state.packets import LmdbRecords, apply_packet_put
 from aspen.state.status_page import StatusPage
 from aspen.state.store import Store
 from aspen.z32 import encode_key
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 KEY = bytes(range(32))
 Z32 = encode_key(KEY)
@@ -76,12 +80,13 @@ class MemoryRecords:
 class Served:
     """A view to ask: every answer passes through dnspython, an independent decoder."""
 
-    def __init__(self, records: str, **settings: object) -> None:
+    def __init__(self, records: str = "", zones: Iterable[ZoneReader] = (), **settings: object) -> None:
         self.records = MemoryRecords()
         self.settings = DnsSettings(**settings)  # type: ignore[arg-type]  # keyword soup of the tests
         if records:
             self.put(records)
-        self.view = View.build(self.records, self.settings)
+        self.view = View.build(self.records, self.settings, MemoryZones(zones))
+        self.client = b"\x7f\x00\x00\x01"
 
     def put(self, records: str, key: bytes = KEY) -> None:
         self.records.put(make_packet(records, encode_key(key)), key)
@@ -97,7 +102,11 @@ class Served:
         return message
 
     def ask_wire(self, query: bytes, transport: Transport = Transport.UDP) -> bytes | None:
-        return respond(query, self.view, transport)
+        reply = self.ask_for_reply(query, transport)
+        return None if reply is None else reply.message
+
+    def ask_for_reply(self, query: bytes, transport: Transport = Transport.UDP) -> Reply | None:
+        return answer(query, self.view, transport, self.client)
 
 
 @pytest.fixture

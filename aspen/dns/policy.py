@@ -1,0 +1,60 @@
+"""How this server answers whatever is asked: names of itself, who may ask, how much it says, and what
+it does while it is out of touch with its cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final, NamedTuple
+
+from aspen.dns.name import name_from_text
+from aspen.dns.networks import Networks
+from aspen.errors import ConfigError
+
+_TEXT_BYTES: Final = 255  # of one character string, RFC 1035 §3.3
+
+
+class Staleness(Enum):
+    """What a node says of its own age (design: consistency)."""
+
+    FRESH = 0
+    MARKED = 1
+    """Out of touch: answers carry EDE 3 or 19 (RFC 8914 §4.4, §4.20)."""
+    SILENT = 2
+    """Out of touch: SERVFAIL with EDE 22 (RFC 8914 §4.23)."""
+
+
+class Policy(NamedTuple):
+    nsid: bytes = b""
+    """Sent to who asks for it (RFC 5001 §2.1); empty: not sent."""
+    chaos: Mapping[bytes, bytes] = {}
+    """Folded names of class CHAOS → the RDATA of their TXT record (RFC 4892)."""
+    minimal: bool = False
+    """Leave out additional records that an answer can do without."""
+    clients: Networks | None = None
+    """Who may ask at all; None: everybody."""
+
+    def admits(self, client: bytes) -> bool:
+        return self.clients is None or client in self.clients
+
+
+def compile_policy(
+    *, nsid: str, version: str, identity: str, minimal_responses: bool, query_acl: tuple[str, ...]
+) -> Policy:
+    """Check and compile what an operator says. Raises `ConfigError`."""
+    chaos = {}
+    for text, names in (
+        (version, ("version.bind", "version.server")),
+        (identity, ("hostname.bind", "id.server")),
+    ):
+        octets = _octets(text)
+        if octets:
+            chaos.update({name_from_text(name): bytes((len(octets),)) + octets for name in names})
+    return Policy(_octets(nsid), chaos, minimal_responses, Networks(query_acl) if query_acl else None)
+
+
+def _octets(text: str) -> bytes:
+    octets = text.encode()
+    if len(octets) > _TEXT_BYTES:
+        raise ConfigError(f"the text {text[:20]!r}… is longer than {_TEXT_BYTES} octets: DNS can't carry it")
+    return octets
