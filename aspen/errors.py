@@ -11,6 +11,8 @@
     │   ├── PacketError             not a pkarr signed packet (carries which check failed)
     │   ├── RaftWireError           not a Raft frame
     │   ├── HandshakeError          a peer failed authentication (carries the reason counted)
+    │   ├── ZoneRuleError           a record that may not stand in a zone (carries the rule)
+    │   ├── MasterFileError         not a master file (carries the line)
     │   └── CommandError            not a replicated command, or one that breaks a limit
     ├── HttpError                   an HTTP request is refused (carries status and code)
     ├── StorageError                LMDB or the disk failed; the node can't acknowledge writes
@@ -94,6 +96,24 @@ class HandshakeError(InputError):
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)
         self.code = code
+
+
+class ZoneRuleError(InputError):
+    """A record or name breaks a rule of authored zones. `rule` is its short name, for programs."""
+
+    def __init__(self, rule: str, reason: str) -> None:
+        super().__init__(reason)
+        self.rule = rule
+        self.reason = reason
+
+
+class MasterFileError(InputError):
+    """A master file can't be read. `line` counts from 1; 0 if it is about the file as a whole."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(f"line {line}: {reason}" if line else reason)
+        self.line = line
+        self.reason = reason
 
 
 class CommandError(InputError):

@@ -65,6 +65,31 @@ KV_RESERVED_PREFIX: Final = b"_system:"
 SETTING_NAME_BYTES: Final = 500
 SETTING_VALUE_BYTES: Final = 262_144
 
+# --- authored zones ----------------------------------------------------------------------------
+ZONES: Final = 10_000
+ZONE_NAME_BYTES: Final = 253  # of a name as text, its final dot left off (RFC 1035 §2.3.4)
+TTL_MAX_S: Final = 2**31 - 1  # RFC 2181 §8
+ZONE_TTL_MIN_S: Final = 60  # of records authored one by one; imports, transfers and updates take any
+ZONE_TTL_MAX_S: Final = 604_800
+ZONE_TTL_DEFAULT_S: Final = 3_600
+ZONE_RECORDS: Final = 5_000_000
+ZONE_BATCH_RECORDS: Final = 100  # changes in one HTTP request
+ZONE_UPDATE_CHANGES: Final = 10_000  # in one command; a DNS update message holds a few thousand
+ZONE_UPDATE_BYTES: Final = 1_048_576
+ZONE_RRSET_BYTES: Final = 64_000  # of one RRset in an answer: it must fit into one message
+ZONE_NODE_BYTES: Final = 1_048_576  # of all RRsets of one name
+ZONE_SETTING_ENTRIES: Final = 64  # of each list in a zone's settings
+ZONE_SETTING_CHARS: Final = 255  # of each of their entries
+ZONE_STAGES: Final = 16  # imports under way at one time
+ZONE_STAGE_RECORDS: Final = 1_000  # in one chunk
+ZONE_STAGE_BYTES: Final = 262_144  # of a chunk's records
+ZONE_STAGE_MS: Final = 300_000  # an import without a chunk for so long was abandoned
+ZONE_CHANGES: Final = 1_000  # differences kept of one zone, for IXFR
+ZONE_CHANGES_BYTES: Final = 4 * 1_048_576  # … unless they take more
+ZONE_DIFFERENCE_RECORDS: Final = 5_000  # an import of more has no difference worked out
+ZONE_COLLECT_NAMES: Final = 2_000  # of contents out of use, removed in one command
+ZONE_COLLECT_MS: Final = 1_000  # between two looks for them
+
 # --- HTTP --------------------------------------------------------------------------------------
 HTTP_BODY_BYTES: Final = 2 * 1_048_576
 HTTP_HEADER_BYTES: Final = 8_190
@@ -194,6 +219,10 @@ assert KV_VALUE_BYTES < HTTP_BODY_BYTES < RAFT_ENTRY_BYTES < RAFT_FRAME_BYTES
 assert HTTP_HEADER_BYTES < HTTP_HEAD_BYTES
 assert HTTP_STREAMS < HTTP_CONNECTIONS
 assert HTTP_HEARTBEAT_MS < HTTP_SEND_MS
+assert ZONE_NAME_BYTES == DNS_NAME_BYTES - 2
+assert ZONE_RRSET_BYTES < DNS_TCP_MESSAGE_BYTES - DNS_NAME_BYTES - 200  # header, question, SOA, OPT
+assert ZONE_STAGE_BYTES < ZONE_UPDATE_BYTES < RAFT_ENTRY_BYTES
+assert 8 + 2 * (DNS_NAME_BYTES - 5) + 3 <= LMDB_KEY_BYTES  # a content's id, an owner all of escapes
 assert RAFT_MESSAGE_BYTES <= RAFT_INFLIGHT_BYTES <= NET_SEND_BACKLOG_BYTES
 assert RAFT_FRAME_BYTES < NET_RECEIVE_WINDOW_BYTES
 # A whole frame always fits, though the window moves on in quarters.

@@ -51,6 +51,8 @@ from aspen.state.packets import LmdbPackets, LmdbRecords
 from aspen.state.ports import Proposer
 from aspen.state.status_page import StatusPage
 from aspen.state.store import DataDirectoryLock, Store
+from aspen.state.zone_collection import ZoneCollection
+from aspen.state.zones import LmdbZones
 
 log = structlog.get_logger("aspen.node")
 
@@ -90,6 +92,7 @@ class Node:
     proposer: Proposer
     kv: LmdbKv
     packets: LmdbPackets
+    zones: LmdbZones
     http: HttpServer
     view: NodeView
 
@@ -129,7 +132,7 @@ class Node:
         """Be a cluster of one that needs nothing but memory: no disk, no network, no time."""
         member = DeterministicCluster([self.node_id])[self.node_id]
         self.identity, self.control, self.proposer = member.identity, member.control, member.proposer
-        self.kv, self.packets = member.kv, member.packets
+        self.kv, self.packets, self.zones = member.kv, member.packets, member.zones
 
     # --- starting, bottom up ------------------------------------------------------------------
 
@@ -148,11 +151,13 @@ class Node:
         self._stack.callback(self._page.close)
         await self._start_consensus(store)
         self.kv, self.packets = LmdbKv(store), LmdbPackets(store)
+        self.zones = LmdbZones(store, lambda: self._page.generation)
         self.housekeeper = Housekeeper(
             lambda: self.consensus.driver.raw.term if self.consensus.is_leader else None,
             self._clock.wall_ms,
             self._clock.monotonic_ms,
         )
+        self.housekeeper.add(ZoneCollection(self.proposer, self.zones))
         if self.config.dns_server.enable:
             await self._start_dns(store, data_dir, workers)
         await self._start_http()

@@ -41,6 +41,7 @@ from aspen.state.machine import Machine
 from aspen.state.memory_store import MemoryStore
 from aspen.state.packets import LmdbPackets
 from aspen.state.ports import Consistency, Freshness
+from aspen.state.zones import LmdbZones
 
 TICK_MS: Final = 10
 HEARTBEAT_TICKS: Final = 5
@@ -83,6 +84,7 @@ class DeterministicMember:
         self._machine = Machine(self._store)
         self.kv = LmdbKv(self._store)
         self.packets = LmdbPackets(self._store)
+        self.zones = LmdbZones(self._store)
         self.control = MembershipControl(self)
         self.proposer = DeterministicProposer(self)
         self.start()

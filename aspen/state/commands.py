@@ -18,6 +18,7 @@ from aspen.errors import CommandError
 from aspen.state.kv_commands import KvCommand, KvResult, validate_kv_command
 from aspen.state.packet_commands import PacketCommand, PacketResult, validate_packet_command
 from aspen.state.settings import SettingCommand, SettingResult, validate_setting_command
+from aspen.state.zone_commands import ZoneCommand, ZoneResult, validate_zone_command
 
 DIGEST_BYTES: Final = 32
 
@@ -36,7 +37,7 @@ class CheckpointReport(msgspec.Struct, frozen=True, tag=65, array_like=True):
 
 
 CheckpointCommand = Checkpoint | CheckpointReport
-Command = PacketCommand | KvCommand | SettingCommand | CheckpointCommand
+Command = PacketCommand | KvCommand | SettingCommand | ZoneCommand | CheckpointCommand
 
 
 class CheckpointResult(msgspec.Struct, frozen=True):
@@ -50,7 +51,7 @@ class Rejected(msgspec.Struct, frozen=True):
     reason: str
 
 
-Result = PacketResult | KvResult | SettingResult | CheckpointResult | Rejected
+Result = PacketResult | KvResult | SettingResult | ZoneResult | CheckpointResult | Rejected
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)
@@ -79,6 +80,7 @@ _VALIDATORS: Final[dict[type, Callable[[Any], None]]] = {
         (PacketCommand, validate_packet_command),
         (KvCommand, validate_kv_command),
         (SettingCommand, validate_setting_command),
+        (ZoneCommand, validate_zone_command),
         (CheckpointCommand, _validate_checkpoint_command),
     )
     for kind in get_args(kinds) or (kinds,)

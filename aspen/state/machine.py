@@ -32,6 +32,26 @@ from aspen.state.packet_commands import PacketPut
 from aspen.state.packets import apply_packet_put
 from aspen.state.settings import SettingDelete, SettingPut, apply_setting_delete, apply_setting_put
 from aspen.state.store import TableStore, Txn
+from aspen.state.zone_apply import (
+    apply_zone_abandon,
+    apply_zone_activate,
+    apply_zone_collect,
+    apply_zone_configure,
+    apply_zone_create,
+    apply_zone_delete,
+    apply_zone_stage,
+)
+from aspen.state.zone_commands import (
+    ZoneAbandon,
+    ZoneActivate,
+    ZoneCollect,
+    ZoneConfigure,
+    ZoneCreate,
+    ZoneDelete,
+    ZoneStage,
+    ZoneUpdate,
+)
+from aspen.state.zone_update import apply_zone_update
 
 _U64: Final = struct.Struct(">Q")
 _TIME: Final = b"time_ms"
@@ -44,6 +64,14 @@ _HANDLERS: Final[dict[type, Callable[[ApplyContext, Any], Result]]] = {
     KvDelete: apply_kv_delete,
     SettingPut: apply_setting_put,
     SettingDelete: apply_setting_delete,
+    ZoneCreate: apply_zone_create,
+    ZoneConfigure: apply_zone_configure,
+    ZoneDelete: apply_zone_delete,
+    ZoneUpdate: apply_zone_update,
+    ZoneStage: apply_zone_stage,
+    ZoneActivate: apply_zone_activate,
+    ZoneAbandon: apply_zone_abandon,
+    ZoneCollect: apply_zone_collect,
 }
 """All kinds of commands but those of checkpoints, which change nothing."""
 

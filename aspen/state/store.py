@@ -61,7 +61,16 @@ class TableStore(Protocol):
 
 
 SCHEMA: Final = 1
-STATE_TABLES: Final = ("machine", "settings", "packets", "packets_by_age", "kv")
+STATE_TABLES: Final = (
+    "machine",
+    "settings",
+    "packets",
+    "packets_by_age",
+    "kv",
+    "zones",
+    "rrsets",
+    "zone_changes",
+)
 """What the log has made: equal on all members at the same applied index; a snapshot is these."""
 LOCAL_TABLES: Final = ("meta", "log")
 """This node's own part in the consensus."""
