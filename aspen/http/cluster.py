@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import web
 
 from aspen.http.errors import json_response
+from aspen.http.openapi import JSON, Answer, Operation
 from aspen.http.request import query_of
 from aspen.http.routing import Request, Router
 
@@ -84,6 +85,31 @@ class ClusterView(Protocol):
     def health(self) -> Health: ...
 
 
+class _Well(msgspec.Struct):
+    """What `/healthz` and `/readyz` say; with a 503, `error` and `reason` beside it."""
+
+    status: HealthState
+    ready: bool
+    reasons: tuple[str, ...]
+
+
+STATUS: Final = Operation(
+    "The cluster as this node sees it", {200: Answer("The status.", {JSON: ClusterStatus})}, tag="cluster"
+)
+HEALTHZ: Final = Operation(
+    "Is this process worth keeping?",
+    {200: Answer("Healthy, or degraded but serving.", {JSON: _Well})},
+    {503: "Unhealthy: replace it."},
+    tag="health",
+)
+READYZ: Final = Operation(
+    "Should this node get traffic now?",
+    {200: Answer("It knows a leader and has caught up.", {JSON: _Well})},
+    {503: "Not ready: it can't write, or lags."},
+    tag="health",
+)
+
+
 class ClusterRoutes:
     """The handlers."""
 
@@ -91,9 +117,12 @@ class ClusterRoutes:
         self._view = view
 
     def add_routes(self, public: Router, admin: Router) -> None:
-        public.add("/healthz", {"GET": self.healthz}, public=True)
-        public.add("/readyz", {"GET": self.readyz}, public=True)
-        admin.add("/v1/cluster/status", {"GET": self.status}, public=False)
+        for path, handler, operation in (
+            ("/healthz", self.healthz, HEALTHZ),
+            ("/readyz", self.readyz, READYZ),
+        ):
+            public.add(path, {"GET": handler}, public=True, operations={"GET": operation})
+        admin.add("/v1/cluster/status", {"GET": self.status}, public=False, operations={"GET": STATUS})
 
     async def status(self, request: Request, _rest: str) -> web.StreamResponse:
         query_of(request, _NONE)

@@ -14,10 +14,11 @@ import msgspec
 from aiohttp import web
 
 from aspen.errors import ControlPlaneError, HttpError, IdentityError
-from aspen.http.cluster import ClusterView
+from aspen.http.cluster import ClusterStatus, ClusterView
 from aspen.http.errors import json_response
+from aspen.http.openapi import JSON, Answer, Body, Operation
 from aspen.http.request import query_of, read_body
-from aspen.http.routing import Request, Router
+from aspen.http.routing import Handler, Request, Router
 from aspen.identity import parse_endpoint_id
 from aspen.limits import CHECKPOINT_MS, CONTROL_MAX_MS, CONTROL_MS, HTTP_CONTROL_BYTES
 
@@ -121,6 +122,25 @@ class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
     timeout_ms: TimeoutMs = CHECKPOINT_MS
 
 
+class _Cut(msgspec.Struct):
+    node_id: int
+    applied_index: int
+    first_index: int
+    """The oldest index the log still has."""
+
+
+def _operation(summary: str, body: type, answer: type) -> Operation:
+    errors = {409: "The cluster refuses: `reason` says why."}
+    return Operation(
+        summary, {200: Answer("Done.", {JSON: answer})}, errors, body=Body({JSON: body}, False), tag="cluster"
+    )
+
+
+def _change(summary: str, body: type) -> Operation:
+    """A change of the membership, answered with the status after it."""
+    return _operation(summary, body, ClusterStatus)
+
+
 class ControlRoutes:
     """The handlers."""
 
@@ -130,18 +150,19 @@ class ControlRoutes:
         self._view = view
 
     def add_routes(self, admin: Router) -> None:
-        handlers = {
-            "init": self.init,
-            "add-learner": self.add_learner,
-            "promote": self.promote,
-            "remove": self.remove,
-            "change-membership": self.change_membership,
-            "transfer-leader": self.transfer_leader,
-            "snapshot": self.snapshot,
-            "check": self.check,
+        handlers: dict[str, tuple[Handler, Operation]] = {
+            "init": (self.init, _change("Found a cluster of this node and the members named", _Init)),
+            "add-learner": (self.add_learner, _change("Add a member that doesn't vote", _AddLearner)),
+            "promote": (self.promote, _change("Make a learner a voter", _OneNode)),
+            "remove": (self.remove, _change("Remove a member", _OneNode)),
+            "change-membership": (self.change_membership, _change("Say who votes", _Voters)),
+            "transfer-leader": (self.transfer_leader, _change("Hand the lead to a voter", _OneNode)),
+            "snapshot": (self.snapshot, _operation("Cut this node's log short", _Nothing, _Cut)),
+            "check": (self.check, _operation("Compare the state of all members", _Nothing, CheckReport)),
         }
-        for name, handler in handlers.items():
-            admin.add(f"{PATH}/{name}", {"POST": handler}, public=False)
+        for name, (handler, operation) in handlers.items():
+            path = f"{PATH}/{name}"
+            admin.add(path, {"POST": handler}, public=False, operations={"POST": operation})
 
     async def init(self, request: Request, _rest: str) -> web.StreamResponse:
         """Found a cluster of this node and the `members` named, if any."""
@@ -176,12 +197,7 @@ class ControlRoutes:
         await _read(request, _Nothing)
         first_index = await self._node.compact()
         status = self._view.status()
-        answer = {
-            "node_id": status.node_id,
-            "applied_index": status.applied_index,
-            "first_index": first_index,
-        }
-        return json_response(answer)
+        return json_response(_Cut(status.node_id, status.applied_index, first_index))
 
     async def check(self, request: Request, _rest: str) -> web.StreamResponse:
         body = await _read(request, _Nothing)

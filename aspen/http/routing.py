@@ -3,6 +3,8 @@
 No patterns: a path is one dictionary look-up, or a prefix and the rest of the path as its sender
 spelled it, percent escapes and all. A handler that takes bytes there (a key of the key-value
 store) unquotes them itself, so none is lost to a URL library's idea of a normal form.
+
+Each route says what it does (`operations`); the OpenAPI document is made of that.
 """
 
 from __future__ import annotations
@@ -11,6 +13,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from aiohttp import web
+
+from aspen.errors import invariant
+from aspen.http.openapi import Described, Operation, Parameter
 
 Request = web.BaseRequest
 Handler = Callable[[Request, str], Awaitable[web.StreamResponse]]
@@ -39,10 +44,27 @@ class Router:
     def __init__(self) -> None:
         self._exact: dict[str, Route] = {}
         self._prefixes: list[tuple[str, Route]] = []
+        self.described: list[Described] = []
+        """What the OpenAPI document shows."""
 
-    def add(self, path: str, handlers: Mapping[str, Handler], *, public: bool) -> None:
-        """Serve `path`; a path that ends with a slash stands for everything below it too."""
+    def add(
+        self,
+        path: str,
+        handlers: Mapping[str, Handler],
+        *,
+        public: bool,
+        operations: Mapping[str, Operation] | None = None,
+        parameter: Parameter | None = None,
+    ) -> None:
+        """Serve `path`; a path that ends with a slash stands for everything below it too.
+
+        `operations` describes each method, `parameter` what follows the slash.
+        """
         route = Route(handlers, public)
+        if operations is not None:
+            invariant(operations.keys() == handlers.keys(), f"{path}: every method has its description")
+            shown = path if parameter is None else f"{path}{{{parameter.name}}}"
+            self.described.append(Described(shown, operations, public, parameter))
         if path.endswith("/"):
             self._prefixes.append((path, route))
             self._prefixes.sort(key=lambda item: len(item[0]), reverse=True)
@@ -66,4 +88,10 @@ class Router:
         both._prefixes = sorted(
             [*self._prefixes, *other._prefixes], key=lambda item: len(item[0]), reverse=True
         )
+        both.described = [*self.described, *other.described]
         return both
+
+    @property
+    def paths(self) -> list[str]:
+        """Of all routes, as they were added."""
+        return [*self._exact, *(prefix for prefix, _ in self._prefixes)]

@@ -12,14 +12,17 @@ import asyncio
 import socket
 from typing import Final, cast
 
+import msgspec
 import structlog
 from aiohttp import web
 
+from aspen import __version__
 from aspen.errors import AspenError, ConfigError, InvariantViolation
 from aspen.http.admin import AdminGuard, names_loopback
 from aspen.http.connection import SERVER_NAME, Connection, HttpLimits, Service
 from aspen.http.errors import RETRY_AFTER_SECONDS, answer_to, problem
-from aspen.http.request import target_of
+from aspen.http.openapi import JSON, Answer, Operation, document
+from aspen.http.request import query_of, target_of
 from aspen.http.routing import Request, Route, Router
 from aspen.limits import HTTP_BACKLOG, SHUTDOWN_MS
 
@@ -38,6 +41,12 @@ _EXPOSED: Final = ", ".join(
     )
 )
 _PREFLIGHT_SECONDS: Final = "86400"
+DOCUMENT_PATH: Final = "/openapi.json"
+_DOCUMENT_OPERATION: Final = Operation(
+    "This document",
+    {200: Answer("OpenAPI 3.1, of the routes that this listener serves.", {JSON: {"type": "object"}})},
+    tag="about",
+)
 _HEADERS: Final = {"Server": SERVER_NAME}
 _PUBLIC_HEADERS: Final = {
     **_HEADERS,
@@ -51,6 +60,10 @@ class Listener:
 
     def __init__(self, router: Router, guard: AdminGuard, limits: HttpLimits) -> None:
         self._router = router
+        self._document = b""
+        router.add(
+            DOCUMENT_PATH, {"GET": self._get_document}, public=True, operations={"GET": _DOCUMENT_OPERATION}
+        )
         self._guard = guard
         self._limits = limits
         self._service = Service(self._answer, limits)
@@ -82,6 +95,12 @@ class Listener:
     @property
     def connections(self) -> int:
         return len(self._service.open)
+
+    async def _get_document(self, request: Request, _rest: str) -> web.StreamResponse:
+        query_of(request, frozenset())
+        if not self._document:
+            self._document = msgspec.json.encode(document(self._router.described, version=__version__))
+        return web.Response(body=self._document, content_type=JSON)
 
     # --- one request --------------------------------------------------------------------------
 
@@ -179,7 +198,7 @@ class HttpServer:
     async def start(self) -> None:
         """Raises `ConfigError` if a listener can't be had; none is left open then."""
         guard = AdminGuard(self._admin_token or None)
-        public = self.public.joined(self.admin) if self.admin_on_public else self.public
+        public = self.public.joined(self.admin if self.admin_on_public else Router())
         plan = [(self._listen, public)]
         if self._admin_listen is not None:
             plan.append((self._admin_listen, self.public.joined(self.admin)))

@@ -32,15 +32,15 @@ from aspen.limits import (
     PKARR_PAYLOAD_BYTES,
     PKARR_RENEW_MS,
 )
+from aspen.pkarr import relay_api
 from aspen.pkarr.packet import MESSAGE_START, SignedPacket, order, parse_key
+from aspen.pkarr.relay_api import RELAY_PAYLOAD, SIGNED_PACKET
 from aspen.state.commands import Rejected
 from aspen.state.packet_commands import PacketOutcome, PacketPut, PacketResult
 from aspen.state.packets import PacketRecord
 from aspen.state.ports import Proposer
 from aspen.z32 import KEY_CHARS
 
-SIGNED_PACKET: Final = "application/x-pkarr-signed-packet"
-RELAY_PAYLOAD: Final = "application/pkarr.org/relays#payload"
 _KEY_LIKE_CHARS: Final = 40
 """A path of one segment at least so long was meant as a key."""
 
@@ -67,9 +67,18 @@ class Relay:
         self._wall_us = wall_us
 
     def add_routes(self, router: Router) -> None:
-        router.add("/pkarr/", {"PUT": self.put, "GET": self._get_as(SIGNED_PACKET)}, public=True)
-        get_bare = self._get_as(RELAY_PAYLOAD)
-        router.add("/", {"PUT": _bare(self.put), "GET": _bare(get_bare)}, public=True)
+        get, get_bare = self._get_as(SIGNED_PACKET), self._get_as(RELAY_PAYLOAD)
+        for path, handlers in (
+            ("/pkarr/", {"PUT": self.put, "GET": get}),
+            ("/", {"PUT": _bare(self.put), "GET": _bare(get_bare)}),
+        ):
+            router.add(
+                path,
+                handlers,
+                public=True,
+                operations={"PUT": relay_api.PUT, "GET": relay_api.GET},
+                parameter=relay_api.KEY,
+            )
 
     async def put(self, request: Request, key_untrusted: str) -> web.StreamResponse:
         """204 once the packet is replicated, or was already; 409 if a more recent one is."""

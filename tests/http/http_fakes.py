@@ -280,13 +280,14 @@ class EventLine:
 
     async def block(self) -> bytes | None:
         """What stands before the next empty line; None at the end of the answer."""
-        while b"\n\n" not in self._text:
-            size = int(await self.line.reader.readline(), 16)
-            self._text += await self.line.reader.readexactly(size)
-            await self.line.reader.readexactly(2)
-            if not size:
-                assert self._text == b"", "the stream ended inside an event"
-                return None
+        async with asyncio.timeout(10):
+            while b"\n\n" not in self._text:
+                size = int(await self.line.reader.readline(), 16)
+                self._text += await self.line.reader.readexactly(size)
+                await self.line.reader.readexactly(2)
+                if not size:
+                    assert self._text == b"", "the stream ended inside an event"
+                    return None
         block, _, self._text = self._text.partition(b"\n\n")
         return block
 

@@ -222,10 +222,11 @@ async def test_where_to_go_on(start: Start, ticker: Ticker) -> None:
         ("/stream", {"Last-Event-ID": "41"}, 42),
         ("/stream?from=7", {"Last-Event-ID": ""}, 7),
     ]
-    for target, headers, point in cases:
+    for number, (target, headers, point) in enumerate(cases, 1):
         line = await EventLine.open(server.address, target, **headers)
         assert await line.event() == Told("message", {"from": point}, None)
         await line.close()
+        await within(2, lambda number=number: ticker.closed == number)  # type: ignore[misc]
     for target, headers in (
         ("/stream?from=", {}),
         ("/stream?from=-1", {}),
