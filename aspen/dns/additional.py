@@ -55,18 +55,23 @@ def glue(zone: ZoneReader, cut: bytes, servers: RRset) -> tuple[list[Records], l
 
 
 def addresses(zone: ZoneReader, owner: bytes, rrtype: int, rrset: RRset) -> list[Records]:
-    """Addresses in the zone of the hosts that an answer names; the owner's own spelling is kept."""
+    """What the zone has of the hosts that an answer names: addresses, and for SVCB and HTTPS records
+    more of their kind (RFC 9460 §4.1)."""
     found: list[Records] = []
+    wanted = (A, AAAA, rrtype) if rrtype in _SERVICES else (A, AAAA)
     for host in targets(owner, rrtype, rrset):
-        found.extend(_addresses_at(zone, host, host.lower()))
+        folded = host.lower()
+        found.extend(_addresses_at(zone, host, folded, wanted if folded != owner.lower() else (A, AAAA)))
     return found
 
 
-def _addresses_at(zone: ZoneReader, host: bytes, folded: bytes) -> Iterator[Records]:
+def _addresses_at(
+    zone: ZoneReader, host: bytes, folded: bytes, wanted: tuple[int, ...] = (A, AAAA)
+) -> Iterator[Records]:
     if relative_to(folded, zone.apex) is None:
         return
     node = zone.node(folded)
-    for rrtype in (A, AAAA):
+    for rrtype in wanted:
         if node is not None:
             rrset = node.get(rrtype)
             if rrset is not None:

@@ -135,7 +135,7 @@ class _Resolver:
             resolution.rcode = Rcode.YXDOMAIN  # RFC 6672 §2.2
             return None
         resolution.answer.append(Records(name, CNAME, rrset.ttl, (target,)))
-        return target
+        return target if self._qtype != CNAME else None  # the CNAME asked for is found
 
     def _refer(self, zone: ZoneReader, owner: bytes, finding: Finding) -> None:
         resolution = self.resolution

@@ -16,6 +16,8 @@ from aspen.dns.wire import ANY, CNAME, DNAME, DS, NS
 from aspen.dns.zone import Node, RRset, ZoneReader
 
 _WILDCARD: Final = b"\x01*"
+# May stand beside a CNAME (RFC 4035 §2.5), so a question for them is about the alias itself.
+_BESIDE_CNAME: Final = frozenset({46, 47})  # RRSIG, NSEC
 
 
 class Verdict(Enum):
@@ -87,7 +89,9 @@ def _match(node: Node, qtype: int) -> Finding:
         lowest = min(node)
         return Finding(Verdict.DATA, 0, lowest, node[lowest])
     alias = node.get(CNAME)
-    return _NODATA if alias is None else Finding(Verdict.ALIAS, 0, CNAME, alias)
+    if alias is None or qtype in _BESIDE_CNAME:
+        return _NODATA
+    return Finding(Verdict.ALIAS, 0, CNAME, alias)
 
 
 def parent_of(name: bytes) -> bytes:
