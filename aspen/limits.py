@@ -52,6 +52,30 @@ PKARR_RENEW_MS: Final = PKARR_RETENTION_MS // 10  # republished identically soon
 PKARR_CACHE_MIN_MS: Final = 300_000  # of a GET's Cache-Control, whatever its records' TTL
 PKARR_CACHE_MAX_MS: Final = 86_400_000
 
+# --- the BitTorrent DHT (BEP 5, BEP 44) --------------------------------------------------------
+DHT_CLOSEST: Final = 8  # nodes that keep an item; Kademlia's k
+DHT_ASKED_AT_ONCE: Final = 8  # by one lookup
+DHT_QUERY_MS: Final = 1_000  # for a node to answer
+DHT_LOOKUP_MS: Final = 8_000  # then a lookup ends with what it has
+DHT_SETTLE_MS: Final = 500  # … or so long after the first packet was found, for a more recent one
+DHT_LOOKUP_QUERIES: Final = 96  # of one lookup
+DHT_LOOKUP_CANDIDATES: Final = 256  # nodes remembered by one lookup
+DHT_CONTACTS_PER_ANSWER: Final = 16  # taken from one answer
+DHT_LOOKUPS: Final = 64  # under way at one time; more are refused
+DHT_NODES: Final = 512  # that answered, remembered as beginnings of further lookups
+DHT_BOOTSTRAP_MS: Final = 600_000  # the bootstrap nodes' names are looked up again after that
+DHT_DATAGRAM_BYTES: Final = 4_096
+DHT_CACHE_ENTRIES: Final = 4_096  # packets found, and keys not found
+DHT_CACHE_MIN_MS: Final = 30_000  # a packet found is served so long, whatever its records' TTL
+DHT_CACHE_MAX_MS: Final = 3_600_000
+DHT_NEGATIVE_MS: Final = 30_000  # before a key that nobody had is looked for again
+DHT_UNREACHABLE_MS: Final = 2_000  # before anything is looked for again when nobody answered at all
+DHT_PUBLISH_WAITING: Final = 8_192  # packets that wait for their publication
+DHT_PUBLISH_AT_ONCE: Final = 4
+DHT_PUBLISH_PER_S: Final = 10
+DHT_REPUBLISH_MS: Final = 3_600_000  # nodes forget an item after two hours (BEP 44)
+DHT_DNS_MS: Final = 2_500  # a DNS query waits so long for the DHT
+
 # --- key-value store ---------------------------------------------------------------------------
 KV_KEY_BYTES: Final = 500
 KV_VALUE_BYTES: Final = 1_048_576
