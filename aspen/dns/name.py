@@ -103,6 +103,8 @@ def name_from_text(text: str) -> bytes:
     """
     if text in (".", ""):
         return ROOT
+    if "\\" not in text:
+        return _plain_from_text(text)
     wire = bytearray()
     label = bytearray()
     body = text.encode("utf-8")
@@ -131,6 +133,17 @@ def name_from_text(text: str) -> bytes:
     if len(wire) > DNS_NAME_BYTES:
         raise DnsWireError(f"the name {text!r} is longer than 255 octets")
     return bytes(wire)
+
+
+def _plain_from_text(text: str) -> bytes:
+    """`name_from_text` of a text without escapes."""
+    labels = text.removesuffix(".").encode("utf-8").split(b".")
+    if not all(0 < len(label) <= DNS_LABEL_BYTES for label in labels):
+        raise DnsWireError(f"the name {text!r} has a label that is empty or longer than 63 octets")
+    wire = b"".join([bytes((len(label),)) + label for label in labels]) + ROOT
+    if len(wire) > DNS_NAME_BYTES:
+        raise DnsWireError(f"the name {text!r} is longer than 255 octets")
+    return wire
 
 
 def _close_label(wire: bytearray, label: bytearray, text: str) -> None:

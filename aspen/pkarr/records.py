@@ -17,7 +17,7 @@ from aspen.dns.name import ROOT, label_offsets, name_to_text
 from aspen.dns.rdata import read_rdata
 from aspen.errors import DnsWireError, InputError
 from aspen.limits import DNS_LABEL_BYTES, PKARR_PACKET_BYTES
-from aspen.pkarr.presentation import (
+from aspen.dns.presentation import (
     CompressibleName,
     RdataPart,
     Word,

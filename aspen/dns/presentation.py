@@ -16,9 +16,9 @@ from typing import Final, NamedTuple
 
 import dnslib
 
-from aspen.dns.name import name_from_text, name_to_text, read_name
+from aspen.dns.name import ROOT, name_from_text, name_to_text, read_name
+from aspen.dns.svcparams import encode_parameters, format_parameters, quote_string
 from aspen.errors import DnsWireError, InputError
-from aspen.pkarr.svcparams import encode_parameters, format_parameters, quote_string
 
 
 class Word(NamedTuple):
@@ -37,6 +37,8 @@ class CompressibleName(bytes):
 RdataPart = bytes | CompressibleName
 
 _U8, _U16, _U32 = "8-bit number", "16-bit number", "32-bit number"
+_TIME: Final = "time in seconds"
+_SALT: Final = "salt"
 _NAME, _OLD_NAME = "name", "compressible name"
 _STRING, _STRINGS, _TAG, _TEXT = "string", "strings", "tag", "text"
 _HEX, _BASE64, _IPV4, _IPV6, _PARAMETERS = (
@@ -46,38 +48,54 @@ _HEX, _BASE64, _IPV4, _IPV6, _PARAMETERS = (
     "IPv6 address",
     "parameters",
 )
-_SIZES: Final = {_U8: 1, _U16: 2, _U32: 4}
+_SIZES: Final = {_U8: 1, _U16: 2, _U32: 4, _TIME: 4}
 _TAKES_REST: Final = frozenset({_STRINGS, _HEX, _BASE64, _PARAMETERS})
 
 _FORMS: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
     "A": (1, (_IPV4,)),
     "NS": (2, (_OLD_NAME,)),
     "CNAME": (5, (_OLD_NAME,)),
-    "SOA": (6, (_OLD_NAME, _OLD_NAME, _U32, _U32, _U32, _U32, _U32)),
+    "SOA": (6, (_OLD_NAME, _OLD_NAME, _U32, _TIME, _TIME, _TIME, _TIME)),
+    "MB": (7, (_OLD_NAME,)),
+    "MG": (8, (_OLD_NAME,)),
+    "MR": (9, (_OLD_NAME,)),
     "PTR": (12, (_OLD_NAME,)),
     "HINFO": (13, (_STRING, _STRING)),
+    "MINFO": (14, (_OLD_NAME, _OLD_NAME)),
     "MX": (15, (_U16, _OLD_NAME)),
     "TXT": (16, (_STRINGS,)),
     "RP": (17, (_NAME, _NAME)),
     "AFSDB": (18, (_U16, _NAME)),
+    "X25": (19, (_STRING,)),
+    "ISDN": (20, (_STRINGS,)),
+    "RT": (21, (_U16, _NAME)),
+    "PX": (26, (_U16, _NAME, _NAME)),
+    "GPOS": (27, (_STRING, _STRING, _STRING)),
     "AAAA": (28, (_IPV6,)),
     "SRV": (33, (_U16, _U16, _U16, _NAME)),
     "NAPTR": (35, (_U16, _U16, _STRING, _STRING, _STRING, _NAME)),
     "KX": (36, (_U16, _NAME)),
+    "CERT": (37, (_U16, _U16, _U8, _BASE64)),
     "DNAME": (39, (_NAME,)),
     "DS": (43, (_U16, _U8, _U8, _HEX)),
     "SSHFP": (44, (_U8, _U8, _HEX)),
     "DNSKEY": (48, (_U16, _U8, _U8, _BASE64)),
+    "DHCID": (49, (_BASE64,)),
+    "NSEC3PARAM": (51, (_U8, _U8, _U16, _SALT)),
     "TLSA": (52, (_U8, _U8, _U8, _HEX)),
     "SMIMEA": (53, (_U8, _U8, _U8, _HEX)),
     "CDS": (59, (_U16, _U8, _U8, _HEX)),
     "CDNSKEY": (60, (_U16, _U8, _U8, _BASE64)),
     "OPENPGPKEY": (61, (_BASE64,)),
+    "ZONEMD": (63, (_U32, _U8, _U8, _HEX)),
     "SVCB": (64, (_U16, _NAME, _PARAMETERS)),
     "HTTPS": (65, (_U16, _NAME, _PARAMETERS)),
     "SPF": (99, (_STRINGS,)),
+    "LP": (107, (_U16, _NAME)),
     "URI": (256, (_U16, _U16, _TEXT)),
     "CAA": (257, (_U8, _TAG, _TEXT)),
+    "AVC": (258, (_STRINGS,)),
+    "RESINFO": (261, (_STRINGS,)),
 }
 _NAMES: Final = {number: name for name, (number, _) in _FORMS.items()}
 # Type → which word is a name: dnslib doesn't make it absolute.
@@ -85,6 +103,10 @@ _LEFT_TO_DNSLIB: Final = {"LOC": None, "NSEC": 0, "RRSIG": 7}
 _DNSLIB_NUMBERS: Final[dict[str, int]] = {name: dnslib.QTYPE.reverse[name] for name in _LEFT_TO_DNSLIB}
 _DNSLIB_NAMES: Final = {number: name for name, number in _DNSLIB_NUMBERS.items()}
 _OPT: Final = 41
+_TTL: Final = re.compile(r"\d+|(?:\d+[wdhms])+", re.IGNORECASE)
+_TTL_PART: Final = re.compile(r"(\d+)([wdhms]?)", re.IGNORECASE)
+_TTL_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_TTL_MAX: Final = 2**32 - 1
 _WORD: Final = re.compile(r'"(?:[^"\\]|\\.)*"|(?:[^\s";\\]|\\.|"(?:[^"\\]|\\.)*")+|;.*|\S', re.DOTALL)
 _ESCAPE_OR_QUOTE: Final = re.compile(rb'\\(\d{3}|.)|"', re.DOTALL)
 
@@ -213,6 +235,8 @@ def _encode(field: str, words: Sequence[Word], origin: bytes) -> RdataPart:
         return b"".join(_string(word.octets) for word in words)
     word = words[0]
     try:
+        if field == _TIME:
+            return parse_ttl(word.raw).to_bytes(4, "big")
         if field in _SIZES:
             if not (word.raw.isascii() and word.raw.isdigit()):
                 raise ValueError
@@ -222,6 +246,8 @@ def _encode(field: str, words: Sequence[Word], origin: bytes) -> RdataPart:
             return CompressibleName(name) if field == _OLD_NAME else name
         if field in (_STRING, _TAG):
             return _string(word.octets)
+        if field == _SALT:
+            return _string(b"" if word.raw == "-" else bytes.fromhex(word.raw))
         if field == _TEXT:
             return word.octets
         if field == _IPV4:
@@ -238,6 +264,18 @@ def _string(octets: bytes) -> bytes:
     if len(octets) > 255:
         raise InputError(f"a string of {len(octets)} bytes; one has at most 255: write several in quotes")
     return bytes((len(octets),)) + octets
+
+
+def parse_ttl(text: str) -> int:
+    """Seconds, as a number or with units as BIND takes them: `1h30m`, `2W`. Raises `InputError`."""
+    seconds = 0
+    if not text.isascii() or len(text) > 40 or not _TTL.fullmatch(text):
+        raise InputError(f"{text!r} is not a time in seconds (as in 3600, 1h, 1w2d)")
+    for number, unit in _TTL_PART.findall(text):
+        seconds += int(number) * _TTL_UNITS[unit.lower()]
+    if seconds > _TTL_MAX:
+        raise InputError(f"{text} is more than {_TTL_MAX} seconds")
+    return seconds
 
 
 def parse_name(text: str, origin: bytes) -> bytes:
@@ -265,8 +303,10 @@ def format_rdata(rrtype: int, rdata: bytes) -> str:
     name = type_name(rrtype)
     try:
         if name in _DNSLIB_NUMBERS:
-            return str(dnslib.RDMAP[name].parse(dnslib.DNSBuffer(rdata), len(rdata)).toZone())
-        if name in _FORMS:
+            text = str(dnslib.RDMAP[name].parse(dnslib.DNSBuffer(rdata), len(rdata)).toZone())
+            if b"".join(parse_rdata(rrtype, split_words(text), ROOT)) == rdata:
+                return text
+        elif name in _FORMS:
             return _format_fields(_FORMS[name][1], rdata)
     except Exception:
         # Not what its type promises, or more than dnslib can read: show the octets.
@@ -289,10 +329,10 @@ def _format_fields(fields: tuple[str, ...], rdata: bytes) -> str:
             wire, after = read_name(b"\0" * 12 + rdata, 12 + offset)
             words.append(name_to_text(wire))
             end = after - 12
-        elif field in (_STRING, _TAG):
+        elif field in (_STRING, _TAG, _SALT):
             end = offset + 1 + rdata[offset]
             octets = rdata[offset + 1 : end]
-            words.append(octets.decode("ascii") if field == _TAG else quote_string(octets))
+            words.append(_format_string(field, octets))
         elif field == _STRINGS:
             end = offset
             while end < len(rdata):
@@ -300,9 +340,23 @@ def _format_fields(fields: tuple[str, ...], rdata: bytes) -> str:
                 words.append(quote_string(rdata[start:end]))
         else:
             end = len(rdata)
+            if offset == end and field in (_HEX, _BASE64):
+                raise ValueError  # nothing can't be written in them
             words.extend(_REST_FORMATS[field](rdata[offset:]))
+        if end > len(rdata):
+            raise ValueError
         offset = end
     return " ".join(words)
+
+
+def _format_string(field: str, octets: bytes) -> str:
+    if field == _SALT:
+        return octets.hex().upper() or "-"
+    if field == _TAG:
+        if not octets.isalnum():
+            raise ValueError
+        return octets.decode("ascii")
+    return quote_string(octets)
 
 
 _REST_FORMATS: Final[dict[str, Callable[[bytes], list[str]]]] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import re
 import struct
 from collections.abc import Sequence
 from typing import Final
@@ -17,6 +18,7 @@ from aspen.errors import InputError
 
 _NAMES: Final = ("mandatory", "alpn", "no-default-alpn", "port", "ipv4hint", "ech", "ipv6hint", "dohpath")
 _NUMBERS: Final = {name: number for number, name in enumerate(_NAMES)}
+_ESCAPE: Final = re.compile(rb"\\(\d{3}|.)")
 _HEADER: Final = struct.Struct(">HH")
 
 
@@ -49,7 +51,9 @@ def format_parameters(wire: bytes) -> list[str]:
         name = _name(number)
         try:
             text = _format_value(name, value)
-        except (ValueError, struct.error, IndexError):
+            if _encode_value(name, *_spelled(text)) != value:
+                raise ValueError  # more than this spelling can say
+        except (ValueError, struct.error, IndexError, InputError):
             name, text = f"key{number}", _quoted(value)  # not what its name promises: show the octets
         words.append(name if text is None else f"{name}={text}")
     return words
@@ -113,6 +117,20 @@ def _format_value(name: str, value: bytes) -> str | None:
             return base64.b64encode(value).decode()
         case _:
             return _quoted(value) if value else None
+
+
+def _spelled(text: str | None) -> tuple[bytes, bool]:
+    """The value that a `format`ted text is read as, and whether there is one."""
+    if text is None:
+        return b"", False
+    if not text.startswith('"'):
+        return text.encode(), True
+    return _ESCAPE.sub(_unescaped, text[1:-1].encode()), True
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    escaped = match[1]
+    return bytes((int(escaped),)) if len(escaped) == 3 else escaped
 
 
 def _split_strings(value: bytes) -> list[bytes]:
