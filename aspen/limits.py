@@ -111,6 +111,7 @@ ZONE_STAGE_MS: Final = 300_000  # an import without a chunk for so long was aban
 ZONE_CHANGES: Final = 1_000  # differences kept of one zone, for IXFR
 ZONE_CHANGES_BYTES: Final = 4 * 1_048_576  # … unless they take more
 ZONE_DIFFERENCE_RECORDS: Final = 5_000  # an import of more has no difference worked out
+MASTER_ENTRY_BYTES: Final = 262_144  # of one entry of a master file, parentheses and comments included
 ZONE_COLLECT_NAMES: Final = 2_000  # of contents out of use, removed in one command
 ZONE_COLLECT_MS: Final = 1_000  # between two looks for them
 

@@ -107,7 +107,7 @@ def name_from_text(text: str) -> bytes:
         return _plain_from_text(text)
     wire = bytearray()
     label = bytearray()
-    body = text.encode("utf-8")
+    body = text.encode("utf-8", "surrogateescape")
     position = 0
     while position < len(body):
         octet = body[position]
@@ -137,7 +137,7 @@ def name_from_text(text: str) -> bytes:
 
 def _plain_from_text(text: str) -> bytes:
     """`name_from_text` of a text without escapes."""
-    labels = text.removesuffix(".").encode("utf-8").split(b".")
+    labels = text.removesuffix(".").encode("utf-8", "surrogateescape").split(b".")
     if not all(0 < len(label) <= DNS_LABEL_BYTES for label in labels):
         raise DnsWireError(f"the name {text!r} has a label that is empty or longer than 63 octets")
     wire = b"".join([bytes((len(label),)) + label for label in labels]) + ROOT

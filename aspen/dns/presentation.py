@@ -108,6 +108,7 @@ _TTL_PART: Final = re.compile(r"(\d+)([wdhms]?)", re.IGNORECASE)
 _TTL_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _TTL_MAX: Final = 2**32 - 1
 _WORD: Final = re.compile(r'"(?:[^"\\]|\\.)*"|(?:[^\s";\\]|\\.|"(?:[^"\\]|\\.)*")+|;.*|\S', re.DOTALL)
+_FINAL_DOT: Final = re.compile(r"(?<!\\)(?:\\\\)*\.\Z")
 _ESCAPE_OR_QUOTE: Final = re.compile(rb'\\(\d{3}|.)|"', re.DOTALL)
 
 
@@ -130,6 +131,13 @@ def split_words(text: str) -> list[Word]:
             raise InputError("a quote is not closed, or a backslash stands at the end")
         words.append(Word(raw, _octets(raw)))
     return words
+
+
+def word_of(raw: str) -> Word:
+    """Raises `InputError`."""
+    if '"' not in raw and "\\" not in raw and raw.isascii():
+        return Word(raw, raw.encode())
+    return Word(raw, _octets(raw))
 
 
 def _octets(raw: str) -> bytes:
@@ -188,7 +196,7 @@ def parse_rdata(rrtype: int, words: Sequence[Word], origin: bytes) -> list[Rdata
     for field in fields:
         rest = words[position:]
         if not rest and field != _PARAMETERS:
-            raise InputError(f"{name} needs {_wanted(fields)}; there is no {field}")
+            raise InputError(f"{name} needs {_wanted(fields)}; there is no {_wanted((field,))}")
         taken = len(rest) if field in _TAKES_REST else 1
         parts.append(_encode(field, rest[:taken], origin))
         position += taken
@@ -285,12 +293,14 @@ def parse_name(text: str, origin: bytes) -> bytes:
     """
     if text == "@":
         return origin
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1]
     try:
         name = name_from_text(text)
-        if not text.endswith(".") or text.endswith("\\."):
+        if not _FINAL_DOT.search(text):
             name = name[:-1] + origin
         read_name(b"\0" * 12 + name, 12)  # within the limits?
-    except DnsWireError as error:
+    except (DnsWireError, UnicodeEncodeError) as error:
         raise InputError(str(error)) from None
     return name
 

@@ -14,9 +14,6 @@ from typing import Final, NamedTuple
 
 from aspen.dns.message import read_record, section_counts, skip_questions, validate_message
 from aspen.dns.name import ROOT, label_offsets, name_to_text
-from aspen.dns.rdata import read_rdata
-from aspen.errors import DnsWireError, InputError
-from aspen.limits import DNS_LABEL_BYTES, PKARR_PACKET_BYTES
 from aspen.dns.presentation import (
     CompressibleName,
     RdataPart,
@@ -28,6 +25,9 @@ from aspen.dns.presentation import (
     type_name,
     type_number,
 )
+from aspen.dns.rdata import read_rdata
+from aspen.errors import DnsWireError, InputError
+from aspen.limits import DNS_LABEL_BYTES, PKARR_PACKET_BYTES
 from aspen.z32 import encode_key
 
 DEFAULT_TTL: Final = 30
