@@ -72,7 +72,9 @@ u TYPE65280 \# 3 abcdef
 v TYPE1 \# 4 c0000202
 d DNAME example.net.
 k DS 60485 5 1 2BB183AF5F22588179A53B0A98631FAD1A292118
-y DNSKEY 256 3 5 AQPSKmynfzW4kyBv015MUG2DeIQ3Cbl+BBZH4b/0PY1kxkmvHjcZc8no kfzj31GajIQKY+5CptLr3buXA10hWqTkF7H6RfoRqXQeogmMHfpftf6z Mv1LyBUgia7za6ZEzOJBOztyvhjL742iU/TpPSEDhm2SNKLijfUppn1U aNvv4w==
+y DNSKEY 256 3 5 ( AQPSKmynfzW4kyBv015MUG2DeIQ3Cbl+BBZH4b/0PY1kxkmvHjcZc8no
+  kfzj31GajIQKY+5CptLr3buXA10hWqTkF7H6RfoRqXQeogmMHfpftf6z
+  Mv1LyBUgia7za6ZEzOJBOztyvhjL742iU/TpPSEDhm2SNKLijfUppn1U aNvv4w== )
 p PTR ns1.example.com.
 dot\.ted.name TXT dotted
 l LOC 42 21 54 N 71 06 18 W -24m 30m
@@ -134,7 +136,8 @@ def test_what_is_written_reads_the_same() -> None:
 
 
 def test_a_record_without_ttl_has_that_of_the_directive_or_of_the_record_before_or_the_default() -> None:
-    text = "a A 192.0.2.1\nb 7 A 192.0.2.1\nc A 192.0.2.1\n$TTL 9\nd A 192.0.2.1\ne 8 A 192.0.2.1\nf A 192.0.2.1\n"
+    lines = ["a A ::", "b 7 A ::", "c A ::", "$TTL 9", "d A ::", "e 8 A ::", "f A ::", ""]
+    text = "\n".join(lines).replace("A ::", "AAAA ::1")
     assert [r.ttl for _, r in read_master_file(text.encode(), ORIGIN, 5)] == [5, 7, 7, 9, 8, 9]
 
 
@@ -178,15 +181,25 @@ def test_errors_name_the_line_of_their_entry(text: str, line: int, says: str) ->
     assert str(caught.value).startswith(f"line {line}: ")
 
 
-def test_an_entry_without_end_is_refused() -> None:
+@pytest.mark.parametrize("piece", [b"a" * 10_000, b"a TXT (" + b"a" * 10_000 + b"\n"])
+def test_an_entry_without_end_is_refused(piece: bytes) -> None:
     reader = MasterFileReader(ORIGIN)
-    with pytest.raises(MasterFileError, match="longer than"):
+
+    def feed_on() -> None:
         for _ in range(100):
-            list(reader.feed(b"a" * 10_000))
-    reader = MasterFileReader(ORIGIN)
+            list(reader.feed(piece))
+
     with pytest.raises(MasterFileError, match="longer than"):
-        for _ in range(100):
-            list(reader.feed(b"a TXT (" + b"a" * 10_000 + b"\n"))
+        feed_on()
+
+
+def line_of_error(data: bytes) -> int | None:
+    """Where a master file has its error; None if it has none."""
+    try:
+        read_master_file(data, ORIGIN)
+    except MasterFileError as error:
+        return error.line
+    return None
 
 
 def test_times_have_units_as_bind_takes_them() -> None:
@@ -214,25 +227,21 @@ def test_carriage_returns_tabs_and_a_byte_order_mark_do_no_harm() -> None:
 @given(st.binary(max_size=300))
 @settings(max_examples=300, deadline=None)
 def test_any_octets_are_a_master_file_or_an_error_of_one_kind(data: bytes) -> None:
-    try:
-        read_master_file(data, ORIGIN)
-    except MasterFileError as error:
-        assert error.line >= 1
+    line = line_of_error(data)
+    assert line is None or 1 <= line <= 1 + data.count(b"\n")
 
 
 PIECES = st.sampled_from(
-    ["a", "@", "b.c", "\\", '"', "(", ")", ";", "\n", " ", "\t", "A", "TXT", "MX", "10", "192.0.2.1", "$TTL", "$ORIGIN",
-     "\\#", "=", "IN", "1h", "SOA", "HTTPS", "alpn", ",", "\\000", "é", "."]
+    ["a", "@", "b.c", "\\", '"', "(", ")", ";", "\n", " ", "\t", "A", "TXT", "MX", "10", "192.0.2.1", "$TTL",
+     "$ORIGIN", "\\#", "=", "IN", "1h", "SOA", "HTTPS", "alpn", ",", "\\000", "é", "."]
 )  # fmt: skip
 
 
 @given(st.lists(PIECES, max_size=40).map("".join))
 @settings(max_examples=300, deadline=None)
 def test_any_mixture_of_its_parts_is_read_or_refused(text: str) -> None:
-    try:
-        read_master_file(text.encode(), ORIGIN)
-    except MasterFileError as error:
-        assert error.line >= 1
+    line = line_of_error(text.encode())
+    assert line is None or 1 <= line <= 1 + text.count("\n")
 
 
 LABEL = st.binary(min_size=1, max_size=20)
@@ -273,7 +282,7 @@ RDATA = st.one_of(
 @given(RDATA)
 @settings(max_examples=500, deadline=None)
 def test_rdata_is_written_so_that_it_reads_the_same(typed: tuple[int, bytes]) -> None:
-    """Whatever octets a zone holds, an export of it is the same zone (RFC 3597 §5 where nothing else fits)."""
+    """Whatever octets a zone holds, an export is the same zone (RFC 3597 §5 where nothing else fits)."""
     rrtype, rdata = typed
     try:
         fields = read_rdata(rdata, rrtype, 0, len(rdata))
