@@ -35,6 +35,17 @@ DNS_UDP_BATCH: Final = 64  # datagrams answered in the node process before other
 DNS_FORWARDED: Final = 1_024  # datagrams that workers passed on, being answered
 DNS_FORWARD_BYTES: Final = 8_192  # of one, its client's address included
 DNS_FORWARD_BUFFER_BYTES: Final = 1_048_576  # of a worker's queue to the node process
+DNS_TRANSFERS: Final = 16  # zones going out at one time
+DNS_TRANSFER_WAIT_MS: Final = 5_000  # for one of them to end; then SERVFAIL, and the secondary tries again
+DNS_TRANSFER_MS: Final = 300_000  # for one: it keeps a moment of the store alive
+DNS_TRANSFER_MESSAGE_BYTES: Final = 16_384  # aimed at; a compression pointer reaches no further
+DNS_TCP_DEFERRED: Final = 16  # transfers, updates, … of one connection at one time
+DNS_UPDATES_REMEMBERED: Final = 4_096  # so that a retransmission isn't carried out again
+DNS_UPDATES_UNSIGNED_MS: Final = 15_000  # of one known by its sender and id alone
+DNS_UPDATES_REMEMBERED_MS: Final = 600_000  # twice the fudge: as long as a signature may be believed
+TSIG_KEY_NAME_CHARS: Final = 253
+TSIG_SECRET_MIN_BYTES: Final = 16
+TSIG_SECRET_BYTES: Final = 512
 TSIG_FUDGE_S: Final = 300  # RFC 8945 §10
 DNS_BIND_MS: Final = 500  # for the sockets of an earlier run to go away
 DNS_FAILURE_LOG_MS: Final = 60_000  # a failure to read the replica is logged once in this time
@@ -236,6 +247,8 @@ SHUTDOWN_MS: Final = 5_000
 
 # Relations that must hold whatever is tuned above.
 assert DNS_UDP_PLAIN_BYTES <= DNS_UDP_EDNS_BYTES <= DNS_QUERY_BYTES <= DNS_TCP_MESSAGE_BYTES
+assert DNS_UPDATES_REMEMBERED_MS >= 2_000 * TSIG_FUDGE_S
+assert TSIG_KEY_NAME_CHARS + 8 < SETTING_NAME_BYTES
 assert DNS_QUERY_BYTES + 1_024 < DNS_FORWARD_BYTES
 assert PKARR_PAYLOAD_BYTES == 1_072 < DNS_TCP_MESSAGE_BYTES
 assert KV_KEY_BYTES < LMDB_KEY_BYTES

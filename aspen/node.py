@@ -23,7 +23,9 @@ from aspen.config import ClusterBootstrapConfig, ControlBackend
 from aspen.deterministic import DeterministicCluster
 from aspen.dns.lookup import View
 from aspen.dns.origin import DnsSettings
+from aspen.dns.primary import Primary
 from aspen.dns.stream import TcpServer
+from aspen.dns.tsig_keys import TsigKeys
 from aspen.dns.udp import InProcessUdp, UdpWorkers, bind_udp_and_tcp
 from aspen.errors import ConfigError
 from aspen.housekeeping import Housekeeper
@@ -49,6 +51,7 @@ from aspen.state.kv import LmdbKv
 from aspen.state.machine import Machine
 from aspen.state.packets import LmdbPackets, LmdbRecords
 from aspen.state.ports import Proposer
+from aspen.state.settings import LmdbSettings
 from aspen.state.status_page import StatusPage
 from aspen.state.store import DataDirectoryLock, Store
 from aspen.state.zone_collection import ZoneCollection
@@ -245,7 +248,14 @@ class Node:
             udp_sockets, tcp_socket = bind_udp_and_tcp(host, port, max(workers, 1))
         except OSError as error:
             raise ConfigError(f"DNS can't bind {host}:{port}: {error}") from None
-        tcp = TcpServer(view)
+        primary = Primary(
+            self.zones,
+            TsigKeys(LmdbSettings(store)),
+            self.proposer,
+            lambda: view,
+            lambda: self._clock.wall_ms() / 1_000,
+        )
+        tcp = TcpServer(view, defer=primary.stream)
         self._stack.push_async_callback(tcp.close)
         self.dns_address = await tcp.start_on(tcp_socket)
         self.view.dns = DnsStatus(settings.origins, self.dns_address[1])
@@ -255,11 +265,12 @@ class Node:
                 udp_sockets,
                 settings,
                 data_dir / STATUS_PAGE_FILE,
+                answer=primary.datagram,
                 log_format=self.config.log_format,
                 log_level=self.config.log_level,
             )
         else:
-            udp = InProcessUdp(udp_sockets, view)
+            udp = InProcessUdp(udp_sockets, view, primary.datagram)
         self._stack.push_async_callback(udp.close)
         await udp.start()
 

@@ -19,11 +19,12 @@ import structlog
 
 from aspen.dns.name import HEADER_BYTES
 from aspen.dns.sockets import Ancillary
-from aspen.dns.wire import ARCOUNT_OFFSET, IXFR, OPCODE_MASK, TSIG
+from aspen.dns.wire import ARCOUNT_OFFSET, AXFR, IXFR, OPCODE_MASK, TSIG
 from aspen.limits import DNS_FORWARD_BUFFER_BYTES, DNS_FORWARD_BYTES, DNS_FORWARDED, DNS_UDP_BATCH
 
 log = structlog.get_logger("aspen.dns.forward")
 
+_AXFR_MARK: Final = AXFR.to_bytes(2, "big") + b"\x00\x01"
 _CLASS_IN: Final = b"\x00\x01"
 _CLASS_ANY: Final = b"\x00\xff"
 _TSIG_MARK: Final = TSIG.to_bytes(2, "big") + _CLASS_ANY
@@ -62,6 +63,11 @@ def needs_node(query_untrusted: bytes) -> bool:
     return _IXFR_MARK in query or (
         query[ARCOUNT_OFFSET : ARCOUNT_OFFSET + 2] != b"\x00\x00" and _TSIG_MARK in query
     )
+
+
+def needs_time(query_untrusted: bytes) -> bool:
+    """As `needs_node`, of a message that came by a connection: there, AXFR too."""
+    return needs_node(query_untrusted) or _AXFR_MARK in query_untrusted
 
 
 def forward_pair() -> tuple[socket.socket, socket.socket]:

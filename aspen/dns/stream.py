@@ -12,15 +12,18 @@ import asyncio
 import ipaddress
 import socket
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
 
 import structlog
 
+from aspen.dns.forward import needs_time
 from aspen.dns.respond import Transport, View, respond, servfail
 from aspen.limits import (
     DNS_FAILURE_LOG_MS,
     DNS_TCP_CONNECTIONS,
     DNS_TCP_CONNECTIONS_PER_CLIENT,
+    DNS_TCP_DEFERRED,
     DNS_TCP_IDLE_MS,
     DNS_TCP_PIPELINE,
     DNS_TCP_READ_MS,
@@ -31,6 +34,10 @@ from aspen.limits import (
 log = structlog.get_logger("aspen.dns.stream")
 
 _LENGTH_BYTES: Final = 2
+
+Send = Callable[[bytes], Awaitable[None]]
+Defer = Callable[[bytes, Any, Send], Awaitable[None]]
+"""Answers a message of a client by and by, message by message; an exception cuts the connection off."""
 
 
 class TcpServer:
@@ -45,8 +52,11 @@ class TcpServer:
         write_ms: int = DNS_TCP_WRITE_MS,
         connections_max: int = DNS_TCP_CONNECTIONS,
         connections_per_client: int = DNS_TCP_CONNECTIONS_PER_CLIENT,
+        defer: Defer | None = None,
     ) -> None:
+        """`defer` answers what can't be answered at once (`needs_time`): transfers, updates, …"""
         self.view = view
+        self.defer = defer
         self.idle_s = idle_ms / 1_000
         self.read_s = read_ms / 1_000
         self.write_s = write_ms / 1_000
@@ -159,11 +169,16 @@ class _Connection(asyncio.Protocol):
         """The client doesn't take its answers: make no more until it does."""
         self._ended = False
         """The client has shut its sending side."""
+        self._deferred: set[asyncio.Task[None]] = set()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._peer: Any = None
         self.client = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by behaviour alone
-        self.client = client_of(transport.get_extra_info("peername"))
+        self._peer = transport.get_extra_info("peername")
+        self.client = client_of(self._peer)
         if not self._server.admit(self):
             self._transport.abort()
             return
@@ -175,6 +190,9 @@ class _Connection(asyncio.Protocol):
         for handle in (self._timer, self._turn):
             if handle is not None:
                 handle.cancel()
+        for task in self._deferred:
+            task.cancel()
+        self._writable.set()
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -188,11 +206,13 @@ class _Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._blocked = True
+        self._writable.clear()
         self._read(False)
         self._wait(self._server.write_s)
 
     def resume_writing(self) -> None:
         self._blocked = False
+        self._writable.set()
         self._answer_some()
 
     def abort(self) -> None:
@@ -213,7 +233,7 @@ class _Connection(asyncio.Protocol):
             self._read(False)
             self._turn = self._loop.call_soon(self._answer_some)
             return
-        self._read(True)
+        self._read(len(self._deferred) < DNS_TCP_DEFERRED)
         self._set_deadline(bool(replies))
         self._close_when_done()
 
@@ -223,13 +243,52 @@ class _Connection(asyncio.Protocol):
         replies: list[bytes] = []
         while len(replies) < DNS_TCP_PIPELINE and size < DNS_TCP_WRITE_BYTES and self._has_message(offset):
             start = offset + _LENGTH_BYTES
-            offset = start + (received[offset] << 8 | received[offset + 1])
-            reply = self._server.answer(bytes(received[start:offset]))
+            end = start + (received[offset] << 8 | received[offset + 1])
+            message = bytes(received[start:end])
+            if self._server.defer is not None and needs_time(message):
+                if len(self._deferred) >= DNS_TCP_DEFERRED:
+                    break
+                offset = end
+                self._answer_later(self._server.defer, message)
+                continue
+            offset = end
+            reply = self._server.answer(message)
             if reply is None:
                 return replies, offset, False
             replies.append(len(reply).to_bytes(_LENGTH_BYTES, "big") + reply)
             size += len(reply)
         return replies, offset, True
+
+    # --- answers that take their time ---------------------------------------------------------
+
+    def _answer_later(self, defer: Defer, message: bytes) -> None:
+        task = self._loop.create_task(self._deferred_answer(defer, message))
+        self._deferred.add(task)
+        task.add_done_callback(self._deferred_ended)
+
+    async def _deferred_answer(self, defer: Defer, message: bytes) -> None:
+        try:
+            await defer(message, self._peer, self._send)
+        except Exception as error:
+            # Half an answer must not look like a whole one.
+            log.warning("answer_cut_off", client=self.client, error=repr(error))
+            self._transport.abort()
+
+    async def _send(self, reply: bytes) -> None:
+        """Send one message once the client has taken those before it."""
+        await self._writable.wait()
+        self._server.answered += 1
+        self._transport.write(len(reply).to_bytes(_LENGTH_BYTES, "big") + reply)
+
+    def _deferred_ended(self, task: asyncio.Task[None]) -> None:
+        self._deferred.discard(task)
+        if self._transport.is_closing():
+            return
+        if not self._blocked and self._turn is None:
+            self._wait(self._server.idle_s)
+            self._answer_some()
+
+    # --- the rest -----------------------------------------------------------------------------
 
     def _has_message(self, offset: int = 0) -> bool:
         """Whether a whole message stands at `offset` of what was received."""
@@ -259,7 +318,7 @@ class _Connection(asyncio.Protocol):
 
     def _close_when_done(self) -> None:
         """After the client's last octet, close once everything answerable is answered."""
-        if self._ended and not self._blocked and self._turn is None:
+        if self._ended and not self._blocked and self._turn is None and not self._deferred:
             self._transport.close()  # sends what is buffered first
             self._wait(self._server.write_s)
 
@@ -273,7 +332,10 @@ class _Connection(asyncio.Protocol):
 
     def _watch(self) -> None:
         """Cut the connection off at its deadline. Runs until it is lost, closing included."""
-        if self._loop.time() >= self._deadline:
+        if self._loop.time() >= self._deadline and self._deferred and not self._blocked:
+            self._wait(self._server.idle_s)  # the client waits for us
+            self._timer = self._loop.call_at(self._deadline, self._watch)
+        elif self._loop.time() >= self._deadline:
             self._transport.abort()
         else:
             self._timer = self._loop.call_at(self._deadline, self._watch)

@@ -15,9 +15,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from aspen.dns.message import read_record, section_counts, skip_questions
 from aspen.dns.name import HEADER_BYTES, name_from_text, read_name
@@ -74,6 +74,14 @@ class TsigKey(NamedTuple):
 
     def __repr__(self) -> str:
         return f"TsigKey({self.name!r}, {self.algorithm.text})"
+
+
+class Keys(Protocol):
+    """The keys that may sign."""
+
+    def get(self, name: bytes) -> TsigKey | None:
+        """The key of a folded wire name."""
+        ...
 
 
 class TsigRecord(NamedTuple):
@@ -261,9 +269,7 @@ class Refusal(NamedTuple):
         return _append(message, self.tsig.name, self.tsig.algorithm, times, b"", self.error, b"")
 
 
-def verify_request(
-    message: bytes, tsig: TsigRecord, keys: Mapping[bytes, TsigKey], now_s: int
-) -> Signer | Refusal:
+def verify_request(message: bytes, tsig: TsigRecord, keys: Keys, now_s: int) -> Signer | Refusal:
     """Check a request's TSIG: what signs the answer, or why it is refused (RFC 8945 §5.2).
 
     Raises `DnsWireError` carrying FORMERR for a MAC of a size that no one may send.
