@@ -16,7 +16,7 @@ import msgspec
 
 from aspen.dns.name import name_from_text, name_to_text, relative_to
 from aspen.dns.wire import AAAA, CLASS_IN, NS, SOA, A
-from aspen.dns.zone import MemoryZone, ZoneReader, Zones, negative_ttl
+from aspen.dns.zone import MemoryZone, RRset, ZoneReader, Zones, negative_ttl
 from aspen.errors import ConfigError, DnsWireError
 from aspen.limits import DNS_ORIGIN_BYTES
 
@@ -56,16 +56,18 @@ class DnsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Origin:
-    """One origin: its name, its own zone, and its SOA ready for negative answers."""
+    """One origin: its name, its zone as configured, and its SOA ready for negative answers."""
 
-    __slots__ = ("name", "negative_soa", "zone")
+    __slots__ = ("name", "negative_soa", "soa", "zone")
 
-    def __init__(self, name: bytes, zone: ZoneReader) -> None:
-        """`zone` is the zone of this name (folded), as of now."""
+    def __init__(self, name: bytes, zone: ZoneReader, soa: RRset | None = None) -> None:
+        """`zone` is the configured zone of this name (folded); `soa` that of the authored one, if any."""
         self.name = name
         self.zone = zone
-        soa = (zone.node(name) or {})[SOA]
+        soa = soa or (zone.node(name) or {})[SOA]
         rdata, ttl = soa.rdatas[0], negative_ttl(soa)
+        self.soa = RRset(ttl, soa.rdatas)
+        """As it stands in negative answers."""
         self.negative_soa = _RR_FIXED.pack(SOA, CLASS_IN, ttl, len(rdata)) + rdata
 
     def authority(self, origin_offset: int) -> bytes:
@@ -124,12 +126,14 @@ def compile_origins(settings: DnsSettings) -> Origins:
 
 
 def with_zones(origins: Origins, zones: Zones) -> Origins:
-    """The origins with their authored zones, as of now, where there are such."""
+    """The origins with the SOA of the authored zones of their names, as of now."""
     authored = {}
     for name, origin in origins.items():
         zone = zones.get(name)
-        use = zone is not None and zone.settings.enabled
-        authored[name] = Origin(name, zone) if zone is not None and use else origin
+        node = zone.node(name) if zone is not None and zone.settings.enabled else None
+        soa = node.get(SOA) if node is not None else None
+        # Of the zone only its SOA is kept: a reader must not outlive its answer.
+        authored[name] = origin if soa is None else Origin(name, origin.zone, soa)
     return authored
 
 

@@ -27,7 +27,6 @@ from aspen.limits import DNS_CNAME_CHAIN, DNS_NAME_BYTES
 
 _QUESTION: Final = struct.Struct(">HH")
 _STRICTNESS: Final[dict[Consistency, int]] = {"stale": 0, "consistent": 1, "leader": 2}
-_RCODES: Final = {Outcome.NXDOMAIN: Rcode.NXDOMAIN}
 
 
 class Resolution:
@@ -120,7 +119,12 @@ class _Resolver:
             self._refer(zone, owner, finding)
             return None
         if finding.verdict in (Verdict.NODATA, Verdict.NXDOMAIN):
-            self._deny(zone, name, finding.verdict is Verdict.NXDOMAIN)
+            node = zone.node(zone.apex)
+            soa = node.get(SOA) if node is not None else None
+            if soa is not None:
+                self._deny(zone.apex, RRset(negative_ttl(soa), soa.rdatas), name)
+            if finding.verdict is Verdict.NXDOMAIN:
+                resolution.rcode = Rcode.NXDOMAIN
             return None
         resolution.answer.append(records_of(owner, finding.rrtype, rrset))
         if finding.verdict is Verdict.DATA:
@@ -146,15 +150,10 @@ class _Resolver:
         if not self._view.policy.minimal:
             resolution.additional = optional
 
-    def _deny(self, zone: ZoneReader, name: bytes, no_such_name: bool) -> None:
-        resolution = self.resolution
-        if no_such_name:
-            resolution.rcode = Rcode.NXDOMAIN
-        node = zone.node(zone.apex)
-        soa = node.get(SOA) if node is not None else None
-        if soa is not None:
-            rrset = RRset(negative_ttl(soa), soa.rdatas)
-            resolution.authority.append(records_of(name[len(name) - len(zone.apex) :], SOA, rrset))
+    def _deny(self, apex: bytes, soa: RRset, name: bytes) -> None:
+        """There is no more: the SOA says so (RFC 2308 §2), its owner in the spelling of the name."""
+        owner = name[len(name) - len(apex) :]
+        self.resolution.authority.append(records_of(owner, SOA, soa))
 
     def _ask_packet(self, source: KeySource, name: bytes, folded: bytes) -> bytes | None:
         """One round in a packet; the name to go on with, if it leads out."""
@@ -169,7 +168,9 @@ class _Resolver:
                 self._seen.add(records.owner.lower())
                 (last,) = records.rdatas
         if outcome in (Outcome.NODATA, Outcome.NXDOMAIN):
-            self._deny(found.origin.zone, name, outcome is Outcome.NXDOMAIN)
+            self._deny(found.origin.name, found.origin.soa, name)
+            if outcome is Outcome.NXDOMAIN:
+                resolution.rcode = Rcode.NXDOMAIN
         return last if outcome is Outcome.CNAME else None
 
 
