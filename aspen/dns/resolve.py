@@ -75,6 +75,9 @@ class _Resolver:
         self._qtype = qtype
         self._client = client
         self._seen: set[bytes] = set()
+        """Names that were looked up, folded."""
+        self._said: set[tuple[bytes, int]] = set()
+        """Owners and types from zones in the answer section."""
         self._aliases = 0
 
     def run(self, qname: bytes) -> None:
@@ -126,7 +129,9 @@ class _Resolver:
             if finding.verdict is Verdict.NXDOMAIN:
                 resolution.rcode = Rcode.NXDOMAIN
             return None
-        resolution.answer.append(records_of(owner, finding.rrtype, rrset))
+        if (folded[finding.owner_offset :], finding.rrtype) not in self._said:  # a DNAME may be met twice
+            self._said.add((folded[finding.owner_offset :], finding.rrtype))
+            resolution.answer.append(records_of(owner, finding.rrtype, rrset))
         if finding.verdict is Verdict.DATA:
             if not self._view.policy.minimal:
                 resolution.additional = addresses(zone, owner, finding.rrtype, rrset)
