@@ -10,6 +10,7 @@
     │   ├── DnsWireError            not a DNS message (carries the RCODE that says so)
     │   ├── PacketError             not a pkarr signed packet (carries which check failed)
     │   ├── RaftWireError           not a Raft frame
+    │   ├── GossipError             not a gossip message, or one not to be believed (says why)
     │   ├── HandshakeError          a peer failed authentication (carries the reason counted)
     │   ├── ZoneRuleError           a record that may not stand in a zone (carries the rule)
     │   ├── MasterFileError         not a master file (carries the line)
@@ -88,6 +89,14 @@ class PacketError(InputError):
 
 class RaftWireError(InputError):
     """Not a Raft frame, or one over the limits."""
+
+
+class GossipError(InputError):
+    """Not a gossip message, or an announcement not to be believed. `code` is the counter it goes under."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class HandshakeError(InputError):

@@ -126,6 +126,41 @@ MASTER_ENTRY_BYTES: Final = 262_144  # of one entry of a master file, parenthese
 ZONE_COLLECT_NAMES: Final = 2_000  # of contents out of use, removed in one command
 ZONE_COLLECT_MS: Final = 1_000  # between two looks for them
 
+# --- gossip (HyParView and Plumtree; rates as the discovery design gives them) -----------------
+HOST_CHARS: Final = 255
+RELAY_URL_CHARS: Final = 512
+GOSSIP_ANNOUNCE_MS: Final = 10_000
+GOSSIP_ANNOUNCE_MAX_MS: Final = 60_000  # of a node that reaches nobody
+GOSSIP_FAILURES: Final = 3  # announcements to nobody, before the interval doubles
+GOSSIP_PEER_A_MINUTE: Final = 12
+GOSSIP_ALL_A_MINUTE: Final = 300  # or that of each peer times the peers known, if that is more
+GOSSIP_INVALID_A_MINUTE: Final = 12  # of one neighbour; then it is none
+GOSSIP_BUCKETS: Final = 256  # or twice the peers known, if that is more
+GOSSIP_PAST_MS: Final = 120_000  # an older announcement is none
+GOSSIP_FUTURE_MS: Final = 60_000  # clocks may differ by so much
+GOSSIP_KNOWN_MS: Final = 45_000  # a node not heard for so long isn't there
+GOSSIP_KNOWN_PEERS: Final = 4_096
+GOSSIP_ACTIVE_PEERS: Final = 6
+GOSSIP_PASSIVE_PEERS: Final = 30
+GOSSIP_JOIN_HOPS: Final = 6
+GOSSIP_PASSIVE_HOPS: Final = 3
+GOSSIP_SHUFFLE_HOPS: Final = 4
+GOSSIP_SHUFFLE_PEERS: Final = 8
+GOSSIP_SHUFFLE_MS: Final = 10_000
+GOSSIP_ASK_MS: Final = 1_000  # between two passive nodes asked to be neighbours
+GOSSIP_SEEK_MS: Final = 15_000  # between two knocks at members that are not heard
+GOSSIP_KEEPALIVE_MS: Final = 4_000  # a neighbour is told something at least so often
+GOSSIP_SILENT_MS: Final = 15_000  # a neighbour that says nothing for so long is none
+GOSSIP_GRAFT_MS: Final = 1_000  # a message heard of may come by itself for so long
+GOSSIP_GRAFT_AGAIN_MS: Final = 500
+GOSSIP_MISSING: Final = 4_096
+GOSSIP_SEEN_MESSAGES: Final = 32_768
+GOSSIP_CACHED_MESSAGES: Final = 4_096
+GOSSIP_IDS: Final = 256  # message ids in one message
+GOSSIP_OUTBOX: Final = 65_536
+GOSSIP_ANNOUNCEMENT_BYTES: Final = 4_096
+GOSSIP_MESSAGE_BYTES: Final = 16_384
+
 # --- HTTP --------------------------------------------------------------------------------------
 HTTP_BODY_BYTES: Final = 2 * 1_048_576
 HTTP_HEADER_BYTES: Final = 8_190

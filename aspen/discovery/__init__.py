@@ -1,0 +1,1 @@
+"""How nodes find each other: signed gossip, and every other source of addresses."""

@@ -1,0 +1,8 @@
+"""The simulated network beside this file is a plain module, found by path."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
