@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import Final
 
 from aspen.discovery.announcement import Announcement, Sealed, Sign, Verify, seal
@@ -31,7 +30,7 @@ from aspen.discovery.messages import (
     Message,
     Peer,
 )
-from aspen.discovery.overlay import Overlay
+from aspen.discovery.overlay import Overlay, RandomSource
 from aspen.errors import GossipError
 from aspen.limits import (
     GOSSIP_ALL_A_MINUTE,
@@ -135,7 +134,7 @@ class _Bucket:
 class GossipCore:
     """One node's gossip."""
 
-    def __init__(self, ports: GossipPorts, rng: Random) -> None:
+    def __init__(self, ports: GossipPorts, rng: RandomSource) -> None:
         self._ports = ports
         self._rng = rng
         self._now_ms = 0

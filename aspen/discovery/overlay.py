@@ -15,9 +15,8 @@ Sans-IO: time comes in, messages and changes of neighbours go out by calls to `O
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from random import Random
-from typing import Final, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol, TypeVar
 
 from aspen.discovery.messages import (
     Disconnect,
@@ -50,6 +49,19 @@ _ACTIVE_SHARE: Final = 3
 """Neighbours in a shuffle; the rest of it are passive."""
 
 
+_T = TypeVar("_T")
+
+
+class RandomSource(Protocol):
+    """A seeded generator, as `random.Random` is one."""
+
+    def random(self) -> float: ...
+
+    def choice(self, seq: Sequence[_T], /) -> _T: ...
+
+    def sample(self, population: Sequence[_T], k: int) -> list[_T]: ...
+
+
 class OverlayPorts(Protocol):
     """What the overlay needs of who holds it."""
 
@@ -78,7 +90,7 @@ class _Link:
 class Overlay:
     """One node's views."""
 
-    def __init__(self, own_id: EndpointId, rng: Random, ports: OverlayPorts) -> None:
+    def __init__(self, own_id: EndpointId, rng: RandomSource, ports: OverlayPorts) -> None:
         self._own_id = own_id
         self._own = Peer(own_id)
         self._rng = rng
