@@ -75,6 +75,7 @@ class Rcode(IntEnum):
     NOTAUTH = 9
     NOTZONE = 10
     BADVERS = 16
+    BADCOOKIE = 23
 
 
 class Edns(NamedTuple):
