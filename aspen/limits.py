@@ -25,6 +25,7 @@ DNS_TCP_PIPELINE: Final = 128  # queries of one connection answered before other
 DNS_CACHE_ENTRIES: Final = 32_768  # ready answers a UDP worker keeps
 DNS_CACHE_REPLY_BYTES: Final = 512  # a longer reply isn't kept ready
 DNS_CACHE_LIFE_MS: Final = 1_000  # a cached answer outlives its generation by no more
+DNS_CHANGES: Final = 4_096  # changed packets that workers are told one by one; beyond, all is new
 DNS_PLANS: Final = 1_024  # query shapes a UDP worker keeps worked out
 DNS_COOKIE_LIFE_S: Final = 3_600  # a server cookie is good for so long (RFC 9018 §4.3)
 DNS_COOKIE_FUTURE_S: Final = 300  # … or if another member's clock is ahead by no more
@@ -292,6 +293,7 @@ assert DNS_UDP_PLAIN_BYTES <= DNS_UDP_EDNS_BYTES <= DNS_QUERY_BYTES <= DNS_TCP_M
 assert DNS_UPDATES_REMEMBERED_MS >= 2_000 * TSIG_FUDGE_S
 assert TSIG_KEY_NAME_CHARS + 8 < SETTING_NAME_BYTES
 assert DNS_QUERY_BYTES + 1_024 < DNS_FORWARD_BYTES
+assert DNS_CHANGES % 4 == 0 and DNS_COOKIE_RENEW_S < DNS_COOKIE_LIFE_S
 assert PKARR_PAYLOAD_BYTES == 1_072 < DNS_TCP_MESSAGE_BYTES
 assert KV_KEY_BYTES < LMDB_KEY_BYTES
 assert SNAPSHOT_CHUNK_BYTES + KV_VALUE_BYTES + KV_KEY_BYTES < SNAPSHOT_FRAME_BYTES

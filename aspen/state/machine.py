@@ -87,12 +87,12 @@ class Machine:
         self._time_ms = 0
         self._time_stored_ms = 0
         self._dns_changed = False
+        self._changed_packets: set[bytes] = set()
 
     def begin(self, txn: Txn) -> None:
         """Take up the state of `txn`; call first in every transaction that applies."""
         value = txn.get(_TIME, db=self._store.tables["machine"])
         self._time_ms = self._time_stored_ms = 0 if value is None else _U64.unpack(value)[0]
-        self._dns_changed = False
 
     def apply(self, txn: Txn, index: int, proposed_at_ms: int, data: bytes) -> Result:
         """Apply one committed command and return its result.
@@ -112,6 +112,7 @@ class Machine:
         context = ApplyContext(self._store, txn, index, self._time_ms)
         result = handler(context, command)
         self._dns_changed |= context.dns_changed
+        self._changed_packets.update(context.changed_packets)
         return result
 
     def _check(self, index: int, command: Any) -> CheckpointResult:
@@ -130,4 +131,11 @@ class Machine:
         """Finish the transaction's part; say whether anything DNS answers from has changed."""
         if self._time_ms != self._time_stored_ms:
             txn.put(_TIME, _U64.pack(self._time_ms), db=self._store.tables["machine"])
-        return self._dns_changed
+        return self._dns_changed or bool(self._changed_packets)
+
+    def take_dns_changes(self) -> set[bytes] | None:
+        """What `end` spoke of since this was last asked: public keys whose packets have changed, or
+        None if anything else that DNS answers from has."""
+        changes = None if self._dns_changed else self._changed_packets
+        self._dns_changed, self._changed_packets = False, set()
+        return changes

@@ -82,7 +82,8 @@ def apply_packet_put(context: ApplyContext, command: PacketPut) -> PacketResult:
     record = PacketRecord(key, timestamp_us, context.time_ms, False, answers, payload)
     txn.put(key, encode_record(record), db=packets)
     txn.put(_AGE_KEY.pack(context.time_ms, key), b"", db=by_age)
-    context.dns_changed |= outcome is PacketOutcome.STORED
+    if outcome is PacketOutcome.STORED:
+        context.changed_packets.append(key)
     return PacketResult(outcome, timestamp_us)
 
 

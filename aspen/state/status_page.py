@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, Self
 
 from aspen.errors import StorageError, invariant
-from aspen.limits import DNS_WORKERS
+from aspen.limits import DNS_CHANGES, DNS_WORKERS
 from aspen.state.store import allocate
 
 MAGIC: Final = int.from_bytes(b"aspen\x00\x00\x01", "big")
@@ -33,8 +33,13 @@ ROLE: Final = 4
 COMMIT_INDEX: Final = 5
 APPLIED_INDEX: Final = 6
 WORKER_COUNT: Final = 7
+CHANGES: Final = 8
+"""Counts the marks ever written to the ring of changes."""
 
-_HEADER_WORDS: Final = 64
+_RING_START: Final = 64
+CHANGE_MARK_BYTES: Final = 8
+_EVERYTHING: Final = 0
+_HEADER_WORDS: Final = _RING_START + DNS_CHANGES
 COUNTERS_PER_WORKER: Final = 64
 _WORD_BYTES: Final = 8
 
@@ -126,6 +131,38 @@ class StatusPage:
     @classmethod
     def _map(cls, descriptor: int, words: int) -> Self:
         return cls(mmap.mmap(descriptor, words * _WORD_BYTES))
+
+    def note_changes(self, public_keys: Collection[bytes] | None) -> None:
+        """Begin a generation in which the packets of these keys are others; None: anything may be.
+
+        The marks stand in the ring before the generation moves, so whoever sees it move finds them.
+        """
+        words = self.words
+        at = int(words[CHANGES])
+        if public_keys is None or len(public_keys) > DNS_CHANGES // 4:
+            words[_RING_START + at % DNS_CHANGES] = _EVERYTHING
+            at += 1
+        else:
+            for key in public_keys:
+                mark = int.from_bytes(key[:CHANGE_MARK_BYTES], "big")
+                words[_RING_START + at % DNS_CHANGES] = mark
+                at += 1
+        words[CHANGES] = at
+        words[GENERATION] += 1
+
+    def changes_since(self, seen: int) -> tuple[int, list[bytes] | None]:
+        """How many changes were noted in all, and the marks of those after the first `seen`: the first
+        octets of public keys. None if anything may have changed, or too much has to tell."""
+        words = self.words
+        count = int(words[CHANGES])
+        if count - seen > DNS_CHANGES // 2:
+            return count, None
+        marks = [int(words[_RING_START + at % DNS_CHANGES]) for at in range(seen, count)]
+        # Half a ring is read, at most a quarter is being written ahead of the count: none of these
+        # was written over, unless so much was noted meanwhile that the count tells.
+        if _EVERYTHING in marks or words[CHANGES] - seen > DNS_CHANGES // 2:
+            return count, None
+        return count, [mark.to_bytes(CHANGE_MARK_BYTES, "big") for mark in marks]
 
     def worker(self, index: int) -> WorkerCounters:
         invariant(0 <= index < self.worker_count, "no such worker on the status page")
