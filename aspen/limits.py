@@ -31,6 +31,7 @@ DNS_COOKIE_LIFE_S: Final = 3_600  # a server cookie is good for so long (RFC 901
 DNS_COOKIE_FUTURE_S: Final = 300  # … or if another member's clock is ahead by no more
 DNS_COOKIE_RENEW_S: Final = 1_800  # an older one is answered with a fresh one
 DNS_COOKIE_SECRET_MS: Final = 86_400_000  # the cluster's secret rolls (RFC 7873 §7.1: within 26 hours)
+DNS_COOKIE_CHECK_MS: Final = 1_000  # between two looks at whether it is due
 DNS_RRL_BUCKETS: Final = 16_384  # of limited clients and kinds of answers, for each worker
 DNS_RRL_PREFIXES: Final = 4_096  # networks watched at one time, for each worker
 DNS_RRL_WINDOW_S: Final = 1  # a client may save up the answers of so long
@@ -293,7 +294,8 @@ assert DNS_UDP_PLAIN_BYTES <= DNS_UDP_EDNS_BYTES <= DNS_QUERY_BYTES <= DNS_TCP_M
 assert DNS_UPDATES_REMEMBERED_MS >= 2_000 * TSIG_FUDGE_S
 assert TSIG_KEY_NAME_CHARS + 8 < SETTING_NAME_BYTES
 assert DNS_QUERY_BYTES + 1_024 < DNS_FORWARD_BYTES
-assert DNS_CHANGES % 4 == 0 and DNS_COOKIE_RENEW_S < DNS_COOKIE_LIFE_S
+assert DNS_CHANGES % 4 == 0
+assert DNS_COOKIE_RENEW_S < DNS_COOKIE_LIFE_S
 assert PKARR_PAYLOAD_BYTES == 1_072 < DNS_TCP_MESSAGE_BYTES
 assert KV_KEY_BYTES < LMDB_KEY_BYTES
 assert SNAPSHOT_CHUNK_BYTES + KV_VALUE_BYTES + KV_KEY_BYTES < SNAPSHOT_FRAME_BYTES

@@ -173,12 +173,13 @@ class Node:
             if peer.address is not None:
                 self.address_book.add(peer.endpoint_id, peer.address, "manual")
         self._check = ClusterCheck(store)
+        self._machine = Machine(store, self._check.checkpoints)
         self._clock = Clock(lambda: time.monotonic_ns() // 1_000_000, lambda: time.time_ns() // 1_000_000)
         self.consensus = consensus = Consensus(
             node_id=config.node_id,
             endpoint_id=self.identity.endpoint_id,
             store=store,
-            machine=Machine(store, self._check.checkpoints),
+            machine=self._machine,
             timing=Timing(
                 config.heartbeat_interval_ms, config.election_timeout_min_ms, config.election_timeout_max_ms
             ),
@@ -317,13 +318,13 @@ class Node:
 
     def _dns_changed(self) -> None:
         """On the writer thread, which alone moves this word."""
-        self._page.generation += 1
+        self._page.note_changes(self._machine.take_dns_changes())
 
     def _replaced(self) -> None:
         """A snapshot has become the state; the writer thread waits."""
         # The epoch first: whoever sees the generation move finds both.
         self._page.epoch += 1
-        self._page.generation += 1
+        self._page.note_changes(None)
 
     def _progressed(self) -> None:
         page, driver = self._page, self.consensus.driver

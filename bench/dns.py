@@ -31,6 +31,7 @@ from statistics import median
 from aspen.dns.lookup import DnsSettings
 from aspen.dns.sockets import bind_udp, bind_udp_and_tcp
 from aspen.dns.udp import UdpWorkers
+from aspen.state.apply import ApplyContext
 from aspen.state.packet_commands import PacketPut
 from aspen.state.packets import apply_packet_put
 from aspen.state.status_page import StatusPage
@@ -84,7 +85,7 @@ def aspen(folder: Path, keys: list[bytes]) -> Iterator[Server]:
         with store.write() as txn:
             for key in keys[start : start + 10_000]:
                 payload = bytes(64) + (1).to_bytes(8, "big") + make_message(encode_key(key))
-                apply_packet_put(store, txn, PacketPut(key, payload), proposed_at_ms=1)
+                apply_packet_put(ApplyContext(store, txn, 1, 1), PacketPut(key, payload))
     sockets = bind_udp(HOST, 0, 1)
     port = sockets[0].getsockname()[1]
     udp = UdpWorkers(folder, sockets, DnsSettings(origins=(ORIGIN,)), folder / "status.page")

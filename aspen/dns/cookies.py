@@ -59,7 +59,10 @@ class CookieSecrets(msgspec.Struct, frozen=True, array_like=True):
     rolled_at_ms: int = 0
 
     def __post_init__(self) -> None:
-        if not len(self.current) == len(self.next) == SECRET_BYTES or len(self.previous) not in (0, SECRET_BYTES):
+        if not len(self.current) == len(self.next) == SECRET_BYTES or len(self.previous) not in (
+            0,
+            SECRET_BYTES,
+        ):
             raise ValueError(f"a cookie secret is {SECRET_BYTES} octets")
 
     def rolled(self, fresh: bytes, now_ms: int) -> CookieSecrets:
@@ -119,6 +122,16 @@ class CookieMaker:
                         return Standing.GOOD, server
                     return Standing.GOOD, self.make(client, address, now_s)
         return Standing.BAD, self.make(client, address, now_s)
+
+    def is_proven(self, query_untrusted: bytes, address: bytes, now_s: int) -> bool:
+        """Whether a query shows a good cookie."""
+        try:
+            asked = split_cookie(query_untrusted)
+        except DnsWireError:
+            return False
+        if asked is None:
+            return False
+        return self.judge(asked.client, asked.server, address, now_s)[0] is Standing.GOOD
 
 
 def _age_s(server: bytes, now_s: int) -> int | None:
@@ -185,7 +198,12 @@ def _without(query: bytes, opt_start: int, option_start: int, option_end: int) -
     """The query less an option of its OPT."""
     length_at = opt_start + _OPT_FIXED.size - 2
     length = int.from_bytes(query[length_at : length_at + 2], "big") - (option_end - option_start)
-    return query[:length_at] + length.to_bytes(2, "big") + query[length_at + 2 : option_start] + query[option_end:]
+    return (
+        query[:length_at]
+        + length.to_bytes(2, "big")
+        + query[length_at + 2 : option_start]
+        + query[option_end:]
+    )
 
 
 def answer_with_cookie(
@@ -234,7 +252,9 @@ def bad_cookie(query_untrusted: bytes, address: bytes, now_s: int, maker: Cookie
     if asked is None:
         return None
     standing, server = maker.judge(asked.client, asked.server, address, now_s)
-    return None if standing is Standing.GOOD else _bare(query_untrusted, Rcode.BADCOOKIE, asked.client + server)
+    return (
+        None if standing is Standing.GOOD else _bare(query_untrusted, Rcode.BADCOOKIE, asked.client + server)
+    )
 
 
 def add_cookie(reply: bytes, cookie: bytes, limit: int) -> bytes:

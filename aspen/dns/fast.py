@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from aspen.dns.lookup import View
+from aspen.dns.lookup import Records, View
 from aspen.dns.name import HEADER_BYTES
+from aspen.dns.networks import UNKNOWN
+from aspen.dns.policy import Staleness
 from aspen.dns.ready import DEFAULT_MARK, DEFAULT_TYPE, ENTRY, INDEX_OFFSET, READY_VERSION, Outcome
-from aspen.dns.respond import Transport, respond, size_limit
+from aspen.dns.respond import Transport, answer, size_limit
 from aspen.dns.wire import (
     ANY,
     AXFR,
@@ -32,6 +34,7 @@ from aspen.dns.wire import (
     parse_query,
     reply_header,
 )
+from aspen.dns.zone import Consistency
 from aspen.errors import DnsWireError
 from aspen.limits import DNS_LABEL_BYTES, DNS_PLANS
 from aspen.z32 import ALPHABET, KEY_CHARS
@@ -95,24 +98,50 @@ class Plan:
         return head
 
 
+class _Noted:
+    """Records that note whose packets are read."""
+
+    __slots__ = ("_keys", "_packet_answers")
+
+    def __init__(self, records: Records, keys: list[bytes]) -> None:
+        self._packet_answers = records.packet_answers
+        self._keys = keys
+
+    def packet_answers(self, public_key: bytes) -> bytes | None:
+        self._keys.append(public_key)
+        return self._packet_answers(public_key)
+
+
 class FastResponder:
     """Answers datagrams from one view. Replies come without the two octets of id."""
 
-    __slots__ = ("_packet_answers", "_plans", "view")
+    __slots__ = ("_packet_answers", "_plans", "consistency", "packets", "shared", "view")
 
     def __init__(self, view: View) -> None:
-        self.view = view
+        self.packets: list[bytes] = []
+        """Keys of the packets that the last answer was made from."""
+        self.shared = True
+        """Whether any client would have got the last answer."""
+        self.consistency: Consistency = "stale"
+        """What the last answer asks for before it may be sent (`Reply`)."""
+        self.view = view._replace(records=_Noted(view.records, self.packets))
         self._packet_answers = view.records.packet_answers
         self._plans: dict[bytes, Plan | None] = {}
 
-    def answer(self, query_untrusted: bytes) -> bytes | None:
+    def begin(self) -> None:
+        """Forget the last answer's conditions."""
+        self.packets.clear()
+        self.shared, self.consistency = True, "stale"
+
+    def answer(self, query_untrusted: bytes, client: bytes = UNKNOWN) -> bytes | None:
         """What `respond` answers over UDP, but for the id; None for what must not be answered."""
+        self.packets.clear()
         query = query_untrusted
         try:
             key_offset = HEADER_BYTES
             while (length := query[key_offset]) != KEY_CHARS:
                 if not 0 < length <= DNS_LABEL_BYTES:
-                    return self._respond(query)
+                    return self._respond(query, client)
                 key_offset += 1 + length
             # The key's length octet stays in: it marks where the key was taken out.
             after = key_offset + _KEY_LABEL_BYTES
@@ -120,21 +149,22 @@ class FastResponder:
             plan = self._plans.get(shape)
             if plan is None:
                 if shape in self._plans:
-                    return self._respond(query)
+                    return self._respond(query, client)
                 plan = self._make_plan(query, shape, key_offset)
                 if plan is None:
-                    return self._respond(query)
+                    return self._respond(query, client)
             number = int(query[key_offset + 1 : after].translate(_DIGITS), 32)
         except (IndexError, ValueError):
-            return self._respond(query)
+            return self._respond(query, client)
         if number & 15:
-            return self._respond(query)
+            return self._respond(query, client)
         question = query[HEADER_BYTES : plan.opt_start]
-        answers = self._packet_answers((number >> 4).to_bytes(32, "big"))
+        public_key = (number >> 4).to_bytes(32, "big")
+        answers = self._packet_answers(public_key)
         if answers is None:
             reply = plan.no_name + question + plan.authority
         elif not answers.startswith(_PREFIX):
-            return self._respond(query)
+            return self._respond(query, client)
         elif (at := answers.find(plan.needle, INDEX_OFFSET)) >= 0:
             count, _, start, end = _UNPACK_ENTRY(answers, at + len(plan.needle))
             head = plan.heads.get(count) or plan.make_head(count)
@@ -144,12 +174,20 @@ class FastResponder:
         elif _UNPACK_ENTRY(answers, at + len(plan.any_type))[:2] == (0, Outcome.NODATA):
             reply = plan.no_data + question + plan.authority
         else:
-            return self._respond(query)
-        return reply if len(reply) <= plan.limit else self._respond(query)
+            return self._respond(query, client)
+        if len(reply) > plan.limit:
+            return self._respond(query, client)
+        self.packets.append(public_key)
+        self.shared, self.consistency = True, "stale"
+        return reply
 
-    def _respond(self, query_untrusted: bytes) -> bytes | None:
-        reply = respond(query_untrusted, self.view, Transport.UDP)
-        return None if reply is None else reply[ID_BYTES:]
+    def _respond(self, query_untrusted: bytes, client: bytes) -> bytes | None:
+        self.packets.clear()
+        reply = answer(query_untrusted, self.view, Transport.UDP, client)
+        if reply is None:
+            return None
+        self.shared, self.consistency = reply.shared, reply.consistency
+        return reply.message[ID_BYTES:]
 
     def _make_plan(self, query_untrusted: bytes, shape: bytes, key_offset: int) -> Plan | None:
         """Work out and keep the plan for a shape; None, kept too, if such queries are not plain."""
@@ -168,7 +206,11 @@ class FastResponder:
 
     def _is_plain(self, query: Query, key_offset: int) -> bool:
         """Whether a query's answer is its type's entry in the packet of the key at `key_offset`."""
-        if query.edns is not None and query.edns.version:
+        view = self.view
+        if view.policy.clients is not None or view.staleness is not Staleness.FRESH:
+            return False
+        edns = query.edns
+        if edns is not None and (edns.version or (edns.options and view.policy.nsid)):
             return False
         if query.qclass != CLASS_IN or query.qtype in _SPECIAL_QTYPES:
             return False
@@ -176,7 +218,7 @@ class FastResponder:
         name = query.name
         offset = 0
         while offset < above:
-            if name[offset:] in self.view.origins:
+            if name[offset:] in view.origins:
                 return False  # the key's label is part of a longer origin, which wins
             offset += 1 + name[offset]
-        return name[above:] in self.view.origins
+        return name[above:] in view.origins

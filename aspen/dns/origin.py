@@ -10,11 +10,13 @@ from __future__ import annotations
 import ipaddress
 import struct
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from typing import Final
 
 import msgspec
 
 from aspen.dns.name import name_from_text, name_to_text, relative_to
+from aspen.dns.rrl import RrlSettings
 from aspen.dns.wire import AAAA, CLASS_IN, NS, SOA, A
 from aspen.dns.zone import MemoryZone, RRset, ZoneReader, Zones, negative_ttl
 from aspen.errors import ConfigError, DnsWireError
@@ -23,6 +25,15 @@ from aspen.limits import DNS_ORIGIN_BYTES
 _SOA_NUMBERS: Final = struct.Struct(">IIIII")
 _RR_FIXED: Final = struct.Struct(">HHIH")
 _TTL_MAX: Final = 2**31 - 1
+
+
+class CookiePolicy(StrEnum):
+    """What becomes of DNS cookies (RFC 7873)."""
+
+    OFF = "off"
+    ON = "on"
+    REQUIRED = "required"
+    """Over UDP, who sends a cookie, but none of ours, is told ours and nothing else (BADCOOKIE)."""
 
 
 class DnsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,6 +64,8 @@ class DnsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Leave out additional records that an answer can do without."""
     query_acl: tuple[str, ...] = ()
     """Networks that may ask; empty: everybody."""
+    cookies: CookiePolicy = CookiePolicy.ON
+    rrl: RrlSettings = RrlSettings()
 
 
 class Origin:

@@ -26,7 +26,7 @@ from aspen.dns.wire import FLAG_TC
 from aspen.errors import ConfigError
 from aspen.limits import DNS_RRL_BUCKETS, DNS_RRL_PREFIXES, DNS_RRL_WINDOW_S
 
-_STRIDE_MAX: Final = 16
+RRL_STRIDE: Final = 16
 _SAMPLES_PER_RATE: Final = 8  # at least so many samples before a network counts as over the rate
 _V6_PREFIX_BYTES: Final = 7
 _QUESTION: Final = HEADER_BYTES - 2  # in a reply without its id
@@ -54,14 +54,25 @@ class RateLimiter:
     """Counts the answers of one process. `sample` is for some answers, `judge` for those to watched
     networks; `tick` once a second or so."""
 
-    __slots__ = ("_exempt", "_last", "_limit", "_limited", "_samples", "_slip", "_tokens", "rate", "stride", "watched")
+    __slots__ = (
+        "_exempt",
+        "_last",
+        "_limit",
+        "_limited",
+        "_samples",
+        "_slip",
+        "_tokens",
+        "rate",
+        "stride",
+        "watched",
+    )
 
-    def __init__(self, settings: RrlSettings, processes: int = 1) -> None:
+    def __init__(self, settings: RrlSettings, processes: int = 1, stride: int = RRL_STRIDE) -> None:
         """`processes` share the rate. Raises `ConfigError` for an exempt network that is none."""
         self.rate = -(-settings.rate // processes)
         self._slip = settings.slip
         self._exempt = [_network(text) for text in settings.exempt]
-        self.stride = max(1, min(_STRIDE_MAX, self.rate // _SAMPLES_PER_RATE))
+        self.stride = max(1, min(stride, self.rate // _SAMPLES_PER_RATE))
         self._limit = max(1, self.rate // self.stride)
         self._samples: dict[str, int] = {}
         self.watched: set[str] = set()
@@ -104,7 +115,8 @@ class RateLimiter:
     def tick(self) -> None:
         """Begin the next second: networks that have calmed down are watched no more."""
         samples, half = self._samples, self._limit / 2
-        self.watched = {prefix for prefix in self.watched if samples.get(prefix, 0) >= half}
+        # In place: loops hold on to this very set.
+        self.watched.intersection_update([p for p in self.watched if samples.get(p, 0) >= half])
         self._samples = {}
 
     def _is_exempt(self, host: str) -> bool:
@@ -124,15 +136,10 @@ def prefix_of(host: str) -> str:
     """The network that an address, as sockets spell it, counts with."""
     if ":" not in host:
         return host[: host.rfind(".")]
-    octets = packed_address(host)
-    if len(octets) == 4:
-        return ".".join(map(str, octets[:3]))
-    return octets[:_V6_PREFIX_BYTES].hex()
-
-
-def packed_address(host: str) -> bytes:
-    """The octets of an address as sockets spell it; four for IPv4, also when mapped into IPv6."""
-    return ipaddress.IPv4Address(host).packed if ":" not in host else _address(host).packed
+    address = _address(host)
+    if address.version == 4:
+        return prefix_of(str(address))
+    return address.packed[:_V6_PREFIX_BYTES].hex()
 
 
 def truncated(reply: bytes) -> bytes:

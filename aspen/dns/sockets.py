@@ -21,6 +21,7 @@ Ancillary = list[tuple[int, int, bytes]]
 _IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)
 _INFO_BYTES: Final = 20  # in6_pktinfo, the larger of the two
 ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_INFO_BYTES) * 2
+_MAPPED: Final = bytes(10) + b"\xff\xff"  # IPv4 in IPv6, RFC 4291 §2.5.5.2
 _BIND_RETRY_S: Final = 0.05
 _EPHEMERAL_TRIES: Final = 32
 
@@ -74,6 +75,14 @@ def bind_udp_and_tcp(host: str, port: int, count: int) -> tuple[list[socket.sock
         else:
             return udp, tcp
     raise OSError(errno.EADDRINUSE, "no port is free for both UDP and TCP")
+
+
+def packed_address(host: str) -> bytes:
+    """The octets of an address as sockets spell it; four for IPv4, also when mapped into IPv6."""
+    if ":" not in host:
+        return socket.inet_aton(host)
+    octets = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    return octets[12:] if octets.startswith(_MAPPED) else octets
 
 
 def is_wildcard(sock: socket.socket) -> bool:

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,11 +20,13 @@ import msgspec
 import structlog
 
 from aspen.config import LogFormat, LogLevel
-from aspen.dns.fast import ID_BYTES, FastResponder
+from aspen.dns.cookies import CookieMaker
+from aspen.dns.fast import ID_BYTES
 from aspen.dns.forward import Answer, Forwarded, ForwardedQueries, forward_pair, needs_node
 from aspen.dns.lookup import DnsSettings, View
 from aspen.dns.respond import servfail
 from aspen.dns.sockets import ANCILLARY_BYTES, bind_udp, bind_udp_and_tcp, is_wildcard, reply_source
+from aspen.dns.udp_answers import UdpAnswers
 from aspen.dns.worker import WorkerOptions
 from aspen.errors import invariant
 from aspen.limits import (
@@ -40,6 +42,7 @@ __all__ = ["InProcessUdp", "UdpWorkers", "bind_udp", "bind_udp_and_tcp"]
 
 log = structlog.get_logger("aspen.dns.udp")
 
+_DEFAULTS: Final = DnsSettings()
 _RECEIVE_BYTES: Final = DNS_QUERY_BYTES + 1
 
 
@@ -163,11 +166,22 @@ def _signal(process: asyncio.subprocess.Process, number: int) -> None:
 class InProcessUdp:
     """Answers datagrams on the event loop. `close` closes the sockets."""
 
-    def __init__(self, sockets: Sequence[socket.socket], view: View, answer: Answer | None = None) -> None:
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        view: View,
+        answer: Answer | None = None,
+        *,
+        cookies: Callable[[], CookieMaker | None] = lambda: None,
+        settings: DnsSettings = _DEFAULTS,
+    ) -> None:
         """`answer` answers what needs more than the replica, as `UdpWorkers`'."""
         self._sockets = list(sockets)
         self._deferred = None if answer is None else ForwardedQueries((), answer)
-        self._responder = FastResponder(view)
+        self._answers = UdpAnswers(view, policy=settings.cookies, rrl=settings.rrl, caching=False, stride=1)
+        self._cookies = cookies
+        self._maker: CookieMaker | None = None
+        self._ticker: asyncio.TimerHandle | None = None
         self._failure_logged_at = -float("inf")
         self.answered = 0
 
@@ -177,9 +191,12 @@ class InProcessUdp:
             sock.setblocking(False)
             take = self._take_wildcard if is_wildcard(sock) else self._take
             loop.add_reader(sock.fileno(), take, sock)
+        self._tick()
 
     async def close(self) -> None:
         loop = asyncio.get_running_loop()
+        if self._ticker is not None:
+            self._ticker.cancel()
         for sock in self._sockets:
             if sock.fileno() >= 0:
                 loop.remove_reader(sock.fileno())
@@ -190,7 +207,11 @@ class InProcessUdp:
 
     def replace_view(self, view: View) -> None:
         """Answer from another view from now on (the environment was exchanged)."""
-        self._responder = FastResponder(view)
+        self._answers.replace_view(view)
+
+    def _tick(self) -> None:
+        self._answers.limiter.tick()
+        self._ticker = asyncio.get_running_loop().call_later(1, self._tick)
 
     def _take(self, sock: socket.socket) -> None:
         for _ in range(DNS_UDP_BATCH):
@@ -201,7 +222,9 @@ class InProcessUdp:
             if self._deferred is not None and needs_node(query):
                 self._deferred.submit(sock, Forwarded(query, client, []))
                 continue
-            reply = self._answer(query)
+            reply = self._answer(query, client[0])
+            if reply is None and self._deferred is not None and self._answers.must_pass_on:
+                self._deferred.submit(sock, Forwarded(query, client, []))
             if reply is not None:
                 try:
                     sock.sendto(query[:ID_BYTES] + reply, client)
@@ -217,16 +240,23 @@ class InProcessUdp:
             if self._deferred is not None and needs_node(query):
                 self._deferred.submit(sock, Forwarded(query, client, reply_source(ancillary)))
                 continue
-            reply = self._answer(query)
+            reply = self._answer(query, client[0])
+            if reply is None and self._deferred is not None and self._answers.must_pass_on:
+                self._deferred.submit(sock, Forwarded(query, client, reply_source(ancillary)))
             if reply is not None:
                 try:
                     sock.sendmsg((query[:ID_BYTES], reply), reply_source(ancillary), 0, client)
                 except OSError:
                     pass
 
-    def _answer(self, query_untrusted: bytes) -> bytes | None:
+    def _answer(self, query_untrusted: bytes, host: str) -> bytes | None:
+        answers = self._answers
+        maker = self._cookies()
+        if maker is not self._maker:
+            self._maker = maker
+            answers.use_cookies(maker)
         try:
-            reply = self._responder.answer(query_untrusted)
+            reply = answers.reply_to(query_untrusted, host)
         except Exception as error:
             # Not the query's fault (respond is total): the replica can't be read just now.
             now = time.monotonic()
@@ -237,4 +267,6 @@ class InProcessUdp:
             reply = None if failure is None else failure[ID_BYTES:]
         if reply is not None:
             self.answered += 1
+            if answers.limiter.rate:
+                answers.limiter.sample(host)
         return reply

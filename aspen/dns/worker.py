@@ -1,10 +1,11 @@
 """A UDP worker: a process that does nothing but answer (`python -m aspen.dns.worker`).
 
 One blocking loop: receive, look into the cache of ready replies, send. The cache is keyed by the
-whole query after its id, so a hit needs no parsing; it lives for one generation of the status page
-and at most `DNS_CACHE_LIFE_MS`. A miss goes through `FastResponder` over the replica, opened
-read-only. A thread that sleeps nearly always empties the cache in time and publishes the counters,
-so that the loop needs neither clock nor locks.
+whole query after its id, so a hit needs no parsing. Everything else is `UdpAnswers`' over the replica,
+opened read-only. When the node has changed a packet, the status page says which: its replies are
+forgotten before the next query is answered, all others stay, but none for longer than
+`DNS_CACHE_LIFE_MS`. A timer's signal sees to that and publishes the counters, so that the loop
+needs neither clock nor locks.
 
 The node process binds the socket and starts the worker; the worker ends when its parent does.
 """
@@ -19,7 +20,6 @@ import signal
 import socket
 import struct
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -28,24 +28,23 @@ import msgspec
 import structlog
 
 from aspen.config import LogFormat, LogLevel
-from aspen.dns.fast import ID_BYTES, FastResponder
+from aspen.dns.cookie_secret import read_cookie_maker
+from aspen.dns.cookies import CookieMaker
+from aspen.dns.fast import ID_BYTES
 from aspen.dns.forward import needs_node, pass_on
 from aspen.dns.lookup import DnsSettings, View
-from aspen.dns.origin import compile_origins
 from aspen.dns.respond import servfail
 from aspen.dns.sockets import ANCILLARY_BYTES, Ancillary, is_wildcard, reply_source
+from aspen.dns.udp_answers import COUNTERS, Counter, UdpAnswers
+from aspen.dns.wire import Rcode
 from aspen.errors import AspenError, StorageError
-from aspen.limits import (
-    DNS_CACHE_ENTRIES,
-    DNS_CACHE_LIFE_MS,
-    DNS_CACHE_REPLY_BYTES,
-    DNS_FAILURE_LOG_MS,
-    DNS_QUERY_BYTES,
-)
+from aspen.limits import DNS_CACHE_LIFE_MS, DNS_FAILURE_LOG_MS, DNS_QUERY_BYTES
 from aspen.logs import configure
 from aspen.state.packets import LmdbRecords
+from aspen.state.settings import LmdbSettings
 from aspen.state.status_page import EPOCH, GENERATION, StatusPage
 from aspen.state.store import Store
+from aspen.state.zones import LmdbZones
 
 log = structlog.get_logger("aspen.dns.worker")
 
@@ -53,21 +52,8 @@ _RECEIVE_BYTES: Final = DNS_QUERY_BYTES + 1  # one more, so that a longer datagr
 _TICK_S: Final = DNS_CACHE_LIFE_MS / 1_000 - 0.05  # a reply cached just after a tick is gone with the next
 _TIMEVAL: Final = struct.Struct("@ll")
 _PR_SET_PDEATHSIG: Final = 1
-
-
-# Words of a worker's block on the status page.
-HITS: Final = 0
-"""Queries answered from the cache of ready replies."""
-MISSES: Final = 1
-"""Queries looked up in the replica."""
-IGNORED: Final = 2
-"""Datagrams that must not be answered (of the misses)."""
-FAILURES: Final = 3
-"""SERVFAIL answers, for want of the replica (of the misses)."""
-SEND_ERRORS: Final = 4
-FORWARDED: Final = 5
-"""Datagrams passed on to the node process (of the misses)."""
-COUNTERS: Final = 6
+_NOTHING: Final[Ancillary] = []
+_BATCH: Final = 16  # datagrams between two looks at what is done for many at once
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,21 +73,21 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Worker:
-    """One worker's state. The cache and the tally are shared with the ticking thread."""
+    """One worker's state. A timer's signal (`_tick`) interrupts the loop, but nothing it holds: it
+    clears and adds up, in the same thread."""
 
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
         self._page = StatusPage.open(Path(options.status_page))
         self._counters = self._page.worker(options.index)
-        self._origins = compile_origins(options.settings)
-        self._cache: dict[bytes, bytes] = {}
-        self._tally = [0] * COUNTERS
-        self._published = list(self._tally)
-        self._stopping = threading.Event()
+        self._received = self._slow = self._fast = 0
+        self._published = [0] * COUNTERS
         self._failure_logged_at = -float("inf")
         self._epoch = -1
+        self._changes = 0
         self._store: Store | None = None
-        self._responder: FastResponder
+        self._view: View
+        self._answers: UdpAnswers
         self._refresh()
         self._socket = socket.socket(fileno=options.descriptor)
         self._socket.setblocking(True)
@@ -113,127 +99,166 @@ class Worker:
 
     def run(self) -> None:
         """Answer until told to stop by `SystemExit`."""
-        ticker = threading.Thread(target=self._tick, name="ticker", daemon=True)
-        ticker.start()
+        # A signal rather than a thread: the interpreter's lock and the kernel's table of open files
+        # cost more when shared.
+        signal.signal(signal.SIGALRM, self._tick)
+        signal.setitimer(signal.ITIMER_REAL, _TICK_S, _TICK_S)
         try:
             if is_wildcard(self._socket):
                 self._serve_wildcard()
             else:
                 self._serve()
         finally:
-            self._stopping.set()
-            ticker.join()
+            signal.setitimer(signal.ITIMER_REAL, 0)
             self._publish()
             if self._store is not None:
                 self._store.close()
 
     def _serve(self) -> NoReturn:
         receive, send = self._socket.recvfrom, self._socket.sendto
-        words, cached, tally = self._page.words, self._cache.get, self._tally
-        generation, hits = words[GENERATION], 0
+        answers = self._answers
+        words, cached, limiter = self._page.words, answers.cache.plain.get, answers.limiter
+        watched, sample = limiter.watched, limiter.sample if limiter.rate else None
+        batch = range(limiter.stride if sample is not None else _BATCH)
+        generation, at = words[GENERATION], 0
         while True:
             try:
                 while True:
-                    query, client = receive(_RECEIVE_BYTES)
-                    if words[GENERATION] != generation:
-                        generation = self._refresh()
-                    reply = cached(query[ID_BYTES:])
-                    if reply is None:
-                        tally[HITS] += hits
-                        hits = 0
-                        reply = self._answer(query, client)
-                        if reply is None:
-                            continue
-                    else:
-                        hits += 1
-                    send(query[:ID_BYTES] + reply, client)
+                    for at in batch:  # noqa: B007 -- counted when an error ends the batch early
+                        query, client = receive(_RECEIVE_BYTES)
+                        if words[GENERATION] != generation:
+                            generation = self._refresh()
+                        reply = cached(query[ID_BYTES:])
+                        if reply is None or watched:
+                            reply = self._answer(query, client)
+                            if reply is None:
+                                continue
+                        send(query[:ID_BYTES] + reply, client)
+                    self._received += len(batch)
+                    if sample is not None:
+                        sample(client[0])
             except OSError as error:
-                tally[HITS] += hits
-                hits = 0
-                self._count_error(error)
+                self._count_error(error, at)
                 if words[GENERATION] != generation:
                     generation = self._refresh()
 
     def _serve_wildcard(self) -> NoReturn:
         """As `_serve`, with the destination of each query made the source of its reply."""
         receive, send = self._socket.recvmsg, self._socket.sendmsg
-        words, cached, tally = self._page.words, self._cache.get, self._tally
-        generation = words[GENERATION]
+        answers = self._answers
+        words, cached, limiter = self._page.words, answers.cache.plain.get, answers.limiter
+        watched, sample = limiter.watched, limiter.sample if limiter.rate else None
+        batch = range(limiter.stride if sample is not None else _BATCH)
+        generation, at = words[GENERATION], 0
         while True:
             try:
                 while True:
-                    query, ancillary, _, client = receive(_RECEIVE_BYTES, ANCILLARY_BYTES)
-                    if words[GENERATION] != generation:
-                        generation = self._refresh()
-                    reply = cached(query[ID_BYTES:])
-                    if reply is None:
-                        reply = self._answer(query, client, ancillary)
-                        if reply is None:
-                            continue
-                    else:
-                        tally[HITS] += 1
-                    send((query[:ID_BYTES], reply), reply_source(ancillary), 0, client)
+                    for at in batch:  # noqa: B007 -- counted when an error ends the batch early
+                        query, ancillary, _, client = receive(_RECEIVE_BYTES, ANCILLARY_BYTES)
+                        if words[GENERATION] != generation:
+                            generation = self._refresh()
+                        reply = cached(query[ID_BYTES:])
+                        if reply is None or watched:
+                            reply = self._answer(query, client, ancillary)
+                            if reply is None:
+                                continue
+                        send((query[:ID_BYTES], reply), reply_source(ancillary), 0, client)
+                    self._received += len(batch)
+                    if sample is not None:
+                        sample(client[0])
             except OSError as error:
-                self._count_error(error)
+                self._count_error(error, at)
                 if words[GENERATION] != generation:
                     generation = self._refresh()
 
-    def _answer(self, query_untrusted: bytes, client: Any, received: Ancillary | None = None) -> bytes | None:
-        """Answer a query that isn't cached, and cache the reply; None if nothing is to be sent from here."""
-        tally = self._tally
-        tally[MISSES] += 1
+    def _answer(self, query_untrusted: bytes, client: Any, received: Ancillary = _NOTHING) -> bytes | None:
+        """Answer a query that the loop can't; None if nothing is to be sent from here."""
+        self._slow += 1
+        answers = self._answers
         if self._node is not None and needs_node(query_untrusted):
-            tally[FORWARDED] += pass_on(self._node, query_untrusted, client, reply_source(received or []))
+            self._pass_on(query_untrusted, client, received)
             return None
         try:
-            reply = self._responder.answer(query_untrusted)
+            reply = answers.reply_to(query_untrusted, client[0])
         except Exception as error:
-            # Not the query's fault (respond is total): the replica can't be read just now.
-            tally[FAILURES] += 1
-            self._log_failure(error)
-            failure = servfail(query_untrusted)
-            return None if failure is None else failure[ID_BYTES:]
-        if reply is None:
-            tally[IGNORED] += 1
-        elif len(reply) <= DNS_CACHE_REPLY_BYTES:
-            if len(self._cache) >= DNS_CACHE_ENTRIES:
-                self._cache.clear()
-            self._cache[query_untrusted[ID_BYTES:]] = reply
+            return self._fail(query_untrusted, error)
+        if reply is None and answers.must_pass_on and self._node is not None:
+            self._pass_on(query_untrusted, client, received)
         return reply
+
+    def _pass_on(self, query: bytes, client: Any, received: Ancillary) -> None:
+        assert self._node is not None  # for the type checker
+        tally = self._answers.tally
+        tally[Counter.FORWARDED] += pass_on(self._node, query, client, reply_source(received))
+
+    def _fail(self, query_untrusted: bytes, error: Exception) -> bytes | None:
+        """SERVFAIL. Not the query's fault (the pipeline is total): the replica can't be read just now."""
+        tally = self._answers.tally
+        tally[Counter.FAILURES] += 1
+        self._log_failure(error)
+        failure = servfail(query_untrusted)
+        if failure is None:
+            return None
+        tally[Counter.RCODE_0 + Rcode.SERVFAIL] += 1
+        return failure[ID_BYTES:]
 
     def _refresh(self) -> int:
         """Take up what the node changed; returns the generation that this is."""
-        # First the word, then the data: a cached reply may be newer than its generation, never older.
-        generation = int(self._page.words[GENERATION])
-        self._cache.clear()
-        epoch = int(self._page.words[EPOCH])
+        # First the words, then the data: a cached reply may be newer than its generation, never older.
+        page = self._page
+        generation = int(page.words[GENERATION])
+        self._changes, marks = page.changes_since(self._changes)
+        epoch = int(page.words[EPOCH])
         if epoch != self._epoch:
             self._reopen()
             self._epoch = epoch
+        elif not marks:  # or a generation that says nothing of what is new
+            self._answers.tally[Counter.FLUSHED] += 1
+            self._answers.replace_view(self._view.renewed())
+            self._answers.use_cookies(self._cookies())
+        else:
+            self._answers.tally[Counter.FORGOTTEN] += len(marks)
+            self._answers.cache.forget(marks)
         return generation
 
     def _reopen(self) -> None:
         """Read the environment that is current. Raises `StorageError` if there was none before."""
-        before = self._store
+        before, options = self._store, self._options
         try:
-            self._store = Store.open(Path(self._options.data_dir), read_only=True)
+            self._store = store = Store.open(Path(options.data_dir), read_only=True)
         except StorageError as error:
             if before is None:
                 raise
             # It gave way to the next one meanwhile, which moves the epoch again.
-            log.warning("store_not_reopened", worker=self._options.index, error=str(error))
+            log.warning("store_not_reopened", worker=options.index, error=str(error))
             return
-        self._responder = FastResponder(View(LmdbRecords(self._store), self._origins))
-        if before is not None:
+        words = self._page.words
+        zones = LmdbZones(store, lambda: int(words[GENERATION]))
+        self._view = View.build(LmdbRecords(store), options.settings, zones)
+        if before is None:
+            settings = options.settings
+            self._answers = UdpAnswers(
+                self._view, policy=settings.cookies, rrl=settings.rrl, processes=self._page.worker_count
+            )
+        else:
+            self._answers.replace_view(self._view)
             before.close()
+        self._answers.use_cookies(self._cookies())
 
-    def _count_error(self, error: OSError) -> None:
-        """Judge an error of the socket: a pause, a client that can't be reached, or the end."""
+    def _cookies(self) -> CookieMaker | None:
+        assert self._store is not None  # for the type checker
+        return read_cookie_maker(LmdbSettings(self._store))
+
+    def _count_error(self, error: OSError, at: int) -> None:
+        """Judge an error of the socket: a pause, a client that can't be reached, or the end. Before it,
+        the loop had done `at` datagrams of its batch."""
+        self._received += at
         if isinstance(error, BlockingIOError):
             return  # SO_RCVTIMEO passed without a query
         if error.errno in (errno.EBADF, errno.ENOTSOCK):
             raise error
-        self._tally[SEND_ERRORS] += 1
+        self._received += 1
+        self._answers.tally[Counter.SEND_ERRORS] += 1
 
     def _log_failure(self, error: Exception) -> None:
         now = time.monotonic()
@@ -241,19 +266,22 @@ class Worker:
             self._failure_logged_at = now
             log.error("replica_unreadable", worker=self._options.index, error=repr(error))
 
-    def _tick(self) -> None:
-        while not self._stopping.wait(_TICK_S):
-            self._cache.clear()
-            self._publish()
-            if os.getppid() != self._options.parent_pid:
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
+    def _tick(self, _signal: int, _frame: object) -> None:
+        self._answers.cache.clear()
+        self._answers.limiter.tick()
+        self._publish()
+        if os.getppid() != self._options.parent_pid:
+            raise SystemExit(0)
 
     def _publish(self) -> None:
-        for counter in range(COUNTERS):
-            total = self._tally[counter]
+        # Those the loop itself answered, which are all NOERROR. A batch under way shows in `_slow` only.
+        self._fast = max(self._fast, self._received - self._slow)
+        totals = list(self._answers.tally)
+        totals[Counter.HITS] += self._fast
+        totals[Counter.RCODE_0] += self._fast
+        for counter, total in enumerate(totals):
             self._counters.add(counter, total - self._published[counter])
-            self._published[counter] = total
+        self._published = totals
 
 
 def _stop(_signal: int, _frame: object) -> NoReturn:

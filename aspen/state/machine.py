@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from aspen.errors import CommandError, KeyValueStoreError
+from aspen.limits import DNS_CHANGES
 from aspen.state.apply import ApplyContext
 from aspen.state.checkpoint import Checkpoints
 from aspen.state.commands import (
@@ -88,11 +89,13 @@ class Machine:
         self._time_stored_ms = 0
         self._dns_changed = False
         self._changed_packets: set[bytes] = set()
+        self._moved = False
 
     def begin(self, txn: Txn) -> None:
         """Take up the state of `txn`; call first in every transaction that applies."""
         value = txn.get(_TIME, db=self._store.tables["machine"])
         self._time_ms = self._time_stored_ms = 0 if value is None else _U64.unpack(value)[0]
+        self._moved = False
 
     def apply(self, txn: Txn, index: int, proposed_at_ms: int, data: bytes) -> Result:
         """Apply one committed command and return its result.
@@ -111,8 +114,11 @@ class Machine:
             return self._check(index, command)
         context = ApplyContext(self._store, txn, index, self._time_ms)
         result = handler(context, command)
+        self._moved |= context.dns_changed or bool(context.changed_packets)
         self._dns_changed |= context.dns_changed
         self._changed_packets.update(context.changed_packets)
+        if len(self._changed_packets) > DNS_CHANGES:
+            self._dns_changed, self._changed_packets = True, set()
         return result
 
     def _check(self, index: int, command: Any) -> CheckpointResult:
@@ -131,7 +137,7 @@ class Machine:
         """Finish the transaction's part; say whether anything DNS answers from has changed."""
         if self._time_ms != self._time_stored_ms:
             txn.put(_TIME, _U64.pack(self._time_ms), db=self._store.tables["machine"])
-        return self._dns_changed or bool(self._changed_packets)
+        return self._moved
 
     def take_dns_changes(self) -> set[bytes] | None:
         """What `end` spoke of since this was last asked: public keys whose packets have changed, or

@@ -171,7 +171,7 @@ class Replica:
         payload = bytes(64) + timestamp_us.to_bytes(8, "big") + message
         with self.store.write() as txn:
             apply_packet_put(ApplyContext(self.store, txn, 1, 1), PacketPut(key, payload))
-        self.page.generation += 1
+        self.page.note_changes({key})
 
     @property
     def page_path(self) -> Path:
