@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
 
@@ -157,6 +157,14 @@ class DnsServerConfig(msgspec.Struct, kw_only=True):
     enable_dht_fallback: bool = False
     workers: Annotated[int, msgspec.Meta(ge=0, le=DNS_WORKERS)] = 0
     """UDP worker processes; 0 answers inside the node's own process."""
+    cookies: Literal["off", "on", "required"] = "on"
+    """DNS cookies (RFC 7873). `required`: a UDP client that sends a cookie must show one of ours."""
+    rrl_rate: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    """Response rate limiting: answers of one kind a second for one network (/24, /56); 0 = none."""
+    rrl_slip: Annotated[int, msgspec.Meta(ge=0, le=100)] = 2
+    """Every so many limited answers, one goes out truncated; 0 = none."""
+    rrl_exempt: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.0/8", "::1"])
+    """Networks that are never limited."""
 
     @property
     def all_origins(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 
@@ -84,8 +85,19 @@ def _value_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
     for origin in config.dns_server.all_origins:
         if not _is_domain_name(origin):
             yield f"dns_server.origins: {origin!r} is not a domain name"
+    for network in config.dns_server.rrl_exempt:
+        if not _is_network(network):
+            yield f"dns_server.rrl_exempt: {network!r} is neither an address nor a network like 192.0.2.0/24"
     if config.iroh.relay_mode is RelayMode.CUSTOM and not (config.iroh.relay_urls or config.iroh.relay_url):
         yield 'iroh.relay_mode is "custom" but iroh.relay_urls is empty'
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _address_errors(config: ClusterBootstrapConfig) -> Iterator[str]:

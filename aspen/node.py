@@ -21,9 +21,11 @@ from aspen.cluster_check import ClusterCheck
 from aspen.cluster_view import NodeView
 from aspen.config import ClusterBootstrapConfig, ControlBackend
 from aspen.deterministic import DeterministicCluster
+from aspen.dns.cookie_secret import ClusterCookies, CookieSecretDuty
 from aspen.dns.lookup import View
-from aspen.dns.origin import DnsSettings
+from aspen.dns.origin import CookiePolicy, DnsSettings
 from aspen.dns.primary import Primary
+from aspen.dns.rrl import RrlSettings
 from aspen.dns.stream import TcpServer
 from aspen.dns.tsig_keys import TsigKeys
 from aspen.dns.udp import InProcessUdp, UdpWorkers, bind_udp_and_tcp
@@ -241,9 +243,17 @@ class Node:
             *((p.node_id, p.endpoint_id, (p.address,) if p.address else ()) for p in peers),
         ]
 
+    def _dns_settings(self) -> DnsSettings:
+        dns = self.config.dns_server
+        return DnsSettings(
+            origins=dns.all_origins,
+            cookies=CookiePolicy(dns.cookies),
+            rrl=RrlSettings(rate=dns.rrl_rate, slip=dns.rrl_slip, exempt=tuple(dns.rrl_exempt)),
+        )
+
     async def _start_dns(self, store: Store, data_dir: Path, workers: int) -> None:
         host, port = self.config.dns_host, self.config.dns_port
-        settings = DnsSettings(origins=self.config.dns_server.all_origins)
+        settings = self._dns_settings()
         view = View.build(LmdbRecords(store), settings)
         try:
             udp_sockets, tcp_socket = bind_udp_and_tcp(host, port, max(workers, 1))
@@ -271,9 +281,11 @@ class Node:
                 log_level=self.config.log_level,
             )
         else:
-            udp = InProcessUdp(udp_sockets, view, primary.datagram)
+            cookies = ClusterCookies(LmdbSettings(store), lambda: self._page.generation)
+            udp = InProcessUdp(udp_sockets, view, primary.datagram, cookies=cookies, settings=settings)
         self._stack.push_async_callback(udp.close)
         await udp.start()
+        self.housekeeper.add(CookieSecretDuty(self.proposer, LmdbSettings(store)))
 
     async def _start_http(self) -> None:
         config = self.config
