@@ -111,6 +111,9 @@ class Node:
         self._ended = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
         self._known_roster: object = None
+        self._dns_view: View | None = None
+        self._dns_generation = 0
+        self._in_process_udp: InProcessUdp | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -255,6 +258,8 @@ class Node:
         host, port = self.config.dns_host, self.config.dns_port
         settings = self._dns_settings()
         view = View.build(LmdbRecords(store), settings)
+        settings = DnsSettings(origins=self.config.dns_server.all_origins)
+        view = self._dns_view = View.build(LmdbRecords(store), settings, self.zones)
         try:
             udp_sockets, tcp_socket = bind_udp_and_tcp(host, port, max(workers, 1))
         except OSError as error:
@@ -283,6 +288,7 @@ class Node:
         else:
             cookies = ClusterCookies(LmdbSettings(store), lambda: self._page.generation)
             udp = InProcessUdp(udp_sockets, view, primary.datagram, cookies=cookies, settings=settings)
+            udp = self._in_process_udp = InProcessUdp(udp_sockets, view, primary.datagram)
         self._stack.push_async_callback(udp.close)
         await udp.start()
         self.housekeeper.add(CookieSecretDuty(self.proposer, LmdbSettings(store)))
@@ -344,8 +350,16 @@ class Node:
         page.commit_index = driver.raw.commit_index
         page.applied_index = driver.applied_index
         page.last_contact_ms = driver.last_contact_ms or 0
+        if page.generation != self._dns_generation:
+            self._renew_dns(page.generation)
         if driver.roster is not self._known_roster and self.quic_address[0]:
             self._members_changed(driver.roster)
+
+    def _renew_dns(self, generation: int) -> None:
+        """Have DNS in this process take up the zones as they are now."""
+        self._dns_generation = generation
+        if self._dns_view is not None and self._dns_view.renew() and self._in_process_udp is not None:
+            self._in_process_udp.replace_view(self._dns_view)
 
     def _failed(self, error: Exception) -> None:
         log.critical("node halts", error=str(error))

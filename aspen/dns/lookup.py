@@ -37,8 +37,8 @@ class View(NamedTuple):
     """What answers are made from: the replica, the origins it is seen under, and how to answer."""
 
     records: Records
-    origins: Origins
-    """As of now: `renewed` when a zone has changed."""
+    origins: dict[bytes, Origin]
+    """As of now: `renew` when a zone has changed. Shared by all copies of a view."""
     zones: Zones = NO_ZONES
     policy: Policy = Policy()
     staleness: Staleness = Staleness.FRESH
@@ -56,11 +56,17 @@ class View(NamedTuple):
             minimal_responses=settings.minimal_responses,
             query_acl=settings.query_acl,
         )
-        return cls(records, origins, zones, policy, configured=origins).renewed()
+        return cls(records, with_zones(origins, zones), zones, policy, configured=origins)
 
-    def renewed(self) -> View:
-        """The same over the zones as they are now: origins take their SOA from zones of their name."""
-        return self._replace(origins=with_zones(self.configured or self.origins, self.zones))
+    def renew(self) -> bool:
+        """Take up the zones as they are now: origins have the SOA of zones of their name. For this view
+        and all its copies; whether any origin's SOA is another now."""
+        changed = False
+        for name, origin in with_zones(self.configured or self.origins, self.zones).items():
+            if origin.negative_soa != self.origins[name].negative_soa:
+                self.origins[name] = origin
+                changed = True
+        return changed
 
 
 class Found(NamedTuple):

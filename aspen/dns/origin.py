@@ -138,9 +138,9 @@ def compile_origins(settings: DnsSettings) -> Origins:
         raise ConfigError(f"the DNS nameservers, their addresses or RNAME can't be used: {error}") from None
 
 
-def with_zones(origins: Origins, zones: Zones) -> Origins:
+def with_zones(origins: Origins, zones: Zones) -> dict[bytes, Origin]:
     """The origins with the SOA of the authored zones of their names, as of now."""
-    authored = {}
+    authored: dict[bytes, Origin] = {}
     for name, origin in origins.items():
         zone = zones.get(name)
         node = zone.node(name) if zone is not None and zone.settings.enabled else None
