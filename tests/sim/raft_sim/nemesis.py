@@ -244,20 +244,27 @@ class Nemesis:
         others = [] if leader is None else [i for i in self._node_ids() if i != leader.node_id]
         if leader is None or not others:
             return
-        self._world.network.partition(((leader.node_id,), (self._random.choice(others),)))
+        candidate = self._random.choice(others)
+        self._world.network.partition(((leader.node_id,), (candidate,)))
         delay = int(self._profile.election_units * (1 + self._random.random()))
-        self._world.kernel.schedule(delay, self._on_alone, leader.node_id)
+        self._world.kernel.schedule(delay, self._on_alone, leader.node_id, candidate)
 
-    def _on_alone(self, leader_id: int, _: object) -> None:
+    def _on_alone(self, leader_id: int, candidate: int) -> None:
         if not self._active:
             return
         others = [node_id for node_id in self._node_ids() if node_id != leader_id]
         self._world.network.partition(((leader_id,), others))
         self._later(self._world.network.heal)
         for node_id in others:
-            if self._world.nodes[node_id].up and self._random.random() < 0.7:
+            if node_id != candidate and self._world.nodes[node_id].up:
                 self._world.nodes[node_id].stop()
                 self._world.restart_later(self._world.nodes[node_id], self._random.randrange(TICK))
+        self._world.kernel.schedule(TICK, self._on_campaign, candidate)
+
+    def _on_campaign(self, node_id: int, _: object) -> None:
+        node = self._world.nodes[node_id]
+        if self._active and node.up and not node.paused:
+            node.process.campaign()
 
     # --- disks --------------------------------------------------------------------------------
 

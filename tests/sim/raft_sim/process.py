@@ -249,6 +249,11 @@ class Process:
         self.observe()
         self.wake()
 
+    def campaign(self) -> None:
+        self.raw.campaign()
+        self.observe()
+        self.wake()
+
     def forget_leader(self) -> None:
         self.raw.forget_leader()
         self.observe()
