@@ -82,18 +82,12 @@ class Worker:
         self._counters = self._page.worker(options.index)
         self._received = self._slow = self._fast = 0
         self._published = [0] * COUNTERS
-        self._cache: dict[bytes, bytes] = {}
-        self._tally = [0] * COUNTERS
-        self._published = list(self._tally)
-        self._stopping = threading.Event()
         self._failure_logged_at = -float("inf")
         self._epoch = -1
         self._changes = 0
         self._store: Store | None = None
         self._view: View
         self._answers: UdpAnswers
-        self._responder: FastResponder
-        self._view: View
         self._refresh()
         self._socket = socket.socket(fileno=options.descriptor)
         self._socket.setblocking(True)
@@ -220,13 +214,12 @@ class Worker:
             self._epoch = epoch
         elif not marks:  # or a generation that says nothing of what is new
             self._answers.tally[Counter.FLUSHED] += 1
-            self._answers.replace_view(self._view.renewed())
+            self._view.renew()
+            self._answers.replace_view(self._view)
             self._answers.use_cookies(self._cookies())
         else:
             self._answers.tally[Counter.FORGOTTEN] += len(marks)
             self._answers.cache.forget(marks)
-        elif self._view.renew():
-            self._responder = FastResponder(self._view)
         return generation
 
     def _reopen(self) -> None:
@@ -250,10 +243,6 @@ class Worker:
             )
         else:
             self._answers.replace_view(self._view)
-        zones = LmdbZones(self._store, lambda: int(self._page.words[GENERATION]))
-        self._view = View.build(LmdbRecords(self._store), self._options.settings, zones)
-        self._responder = FastResponder(self._view)
-        if before is not None:
             before.close()
         self._answers.use_cookies(self._cookies())
 
