@@ -23,9 +23,11 @@ from aspen.config import ClusterBootstrapConfig, ControlBackend
 from aspen.deterministic import DeterministicCluster
 from aspen.dns.cookie_secret import ClusterCookies, CookieSecretDuty
 from aspen.dns.lookup import View
+from aspen.dns.notify import Notifier
 from aspen.dns.origin import CookiePolicy, DnsSettings
 from aspen.dns.primary import Primary
 from aspen.dns.rrl import RrlSettings
+from aspen.dns.sockets import is_wildcard
 from aspen.dns.stream import TcpServer
 from aspen.dns.tsig_keys import TsigKeys
 from aspen.dns.udp import InProcessUdp, UdpWorkers, bind_udp_and_tcp
@@ -114,6 +116,7 @@ class Node:
         self._dns_view: View | None = None
         self._dns_generation = 0
         self._in_process_udp: InProcessUdp | None = None
+        self._notifier: Notifier | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -161,7 +164,7 @@ class Node:
         self.kv, self.packets = LmdbKv(store), LmdbPackets(store)
         self.zones = LmdbZones(store, lambda: self._page.generation)
         self.housekeeper = Housekeeper(
-            lambda: self.consensus.driver.raw.term if self.consensus.is_leader else None,
+            self._leading_term,
             self._clock.wall_ms,
             self._clock.monotonic_ms,
         )
@@ -264,13 +267,23 @@ class Node:
             udp_sockets, tcp_socket = bind_udp_and_tcp(host, port, max(workers, 1))
         except OSError as error:
             raise ConfigError(f"DNS can't bind {host}:{port}: {error}") from None
+        keys = TsigKeys(LmdbSettings(store))
         primary = Primary(
             self.zones,
-            TsigKeys(LmdbSettings(store)),
+            keys,
             self.proposer,
             lambda: view,
             lambda: self._clock.wall_ms() / 1_000,
         )
+        self._notifier = notifier = Notifier(
+            self.zones,
+            keys,
+            self._leading_term,
+            lambda: self._clock.wall_ms() / 1_000,
+            local_host=None if is_wildcard(tcp_socket) else host,
+        )
+        notifier.start()
+        self._stack.push_async_callback(notifier.close)
         tcp = TcpServer(view, defer=primary.stream)
         self._stack.push_async_callback(tcp.close)
         self.dns_address = await tcp.start_on(tcp_socket)
@@ -315,6 +328,9 @@ class Node:
 
     # --- what the parts tell the node ---------------------------------------------------------
 
+    def _leading_term(self) -> int | None:
+        return self.consensus.driver.raw.term if self.consensus.is_leader else None
+
     def _admit(self, peer: Peer) -> str | None:
         return self.consensus.admit(peer.node_id, peer.endpoint_id, peer.cluster_id)
 
@@ -352,6 +368,8 @@ class Node:
         page.last_contact_ms = driver.last_contact_ms or 0
         if page.generation != self._dns_generation:
             self._renew_dns(page.generation)
+        if self._notifier is not None:
+            self._notifier.progressed()
         if driver.roster is not self._known_roster and self.quic_address[0]:
             self._members_changed(driver.roster)
 

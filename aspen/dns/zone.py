@@ -96,6 +96,15 @@ class Zones(Protocol):
         ...
 
 
+class Announced(NamedTuple):
+    """A zone with secondaries that are told of changes."""
+
+    apex: bytes
+    targets: tuple[str, ...]
+    """As in its settings."""
+    serial: int
+
+
 class NoZones:
     """`Zones` of a server that has none."""
 

@@ -9,7 +9,8 @@
     zone_changes  zone id u64 ‖ number u64 → ZoneDifference, the newest of each zone
 
 In table `machine`: `zones_version` moves whenever a `ZoneInfo` does, so that readers keep an index
-of them; `zones_last_id` is the last id given to a zone or a content; `zones_count`.
+of them; `zones_serials` whenever a serial may have; `zones_last_id` is the last id given to a zone
+or a content; `zones_count`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _U64: Final = struct.Struct(">Q")
 _CHANGE_KEY: Final = struct.Struct(">QQ")
 _NUMBERS: Final = struct.Struct(">IQQQQQ")
 VERSION: Final = b"zones_version"
+SERIALS: Final = b"zones_serials"
 _LAST_ID: Final = b"zones_last_id"
 _COUNT: Final = b"zones_count"
 ZONE: Final = b"z"
@@ -152,6 +154,7 @@ class ZoneTables:
 
     def put_numbers(self, zone_id: int, numbers: ZoneNumbers) -> None:
         self._txn.put(_NUMBERS_OF + _U64.pack(zone_id), _NUMBERS.pack(*numbers), db=self.zones)
+        self._add(SERIALS, 1)
 
     def infos(self, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """(apex, ZoneInfo encoded) of all zones, or those after one, by canonical order of their names."""

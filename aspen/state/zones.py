@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from aspen.dns.name import label_offsets, relative_to
-from aspen.dns.zone import Node, ZoneSettings
+from aspen.dns.zone import Announced, Node, ZoneSettings
 from aspen.state.store import TableStore, Txn
 from aspen.state.zone_content import content_prefix, read_node, walk_content
 from aspen.state.zone_tables import (
+    SERIALS,
     VERSION,
     ZoneDifference,
     ZoneInfo,
@@ -142,6 +143,23 @@ class LmdbZones:
                     )
                 )
         return found
+
+    def changes(self) -> int:
+        """A number that moves whenever a zone's serial or settings do."""
+        with self._store.read() as txn:
+            tables = ZoneTables(self._store, txn)
+            return tables.word(VERSION) + tables.word(SERIALS)
+
+    def announced(self) -> list[Announced]:
+        """The enabled zones with secondaries that are told of changes, at one moment."""
+        index = self._current()
+        with self._store.read() as txn:
+            tables = ZoneTables(self._store, txn)
+            return [
+                Announced(apex, settings.notify, tables.numbers(each.info.zone_id).serial)
+                for apex, each in index.items()
+                if (settings := each.info.settings).enabled and settings.notify
+            ]
 
     def has_garbage(self, before_ms: int) -> bool:
         """Whether a content is out of use, or an import has had no chunk since then."""
