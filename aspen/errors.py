@@ -11,6 +11,7 @@
     │   ├── PacketError             not a pkarr signed packet (carries which check failed)
     │   ├── RaftWireError           not a Raft frame
     │   ├── GossipError             not a gossip message, or one not to be believed (says why)
+    │   ├── TicketError             not a ticket, or one that doesn't hold (says why)
     │   ├── HandshakeError          a peer failed authentication (carries the reason counted)
     │   ├── ZoneRuleError           a record that may not stand in a zone (carries the rule)
     │   ├── MasterFileError         not a master file (carries the line)
@@ -93,6 +94,17 @@ class RaftWireError(InputError):
 
 class GossipError(InputError):
     """Not a gossip message, or an announcement not to be believed. `code` is the counter it goes under."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class TicketError(InputError):
+    """Not a ticket, or one that doesn't hold.
+
+    `code` is one of `malformed`, `forged`, `expired`, `not_yet`, `foreign`.
+    """
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)

@@ -175,6 +175,12 @@ GOSSIP_OUTBOX: Final = 65_536
 GOSSIP_ANNOUNCEMENT_BYTES: Final = 4_096
 GOSSIP_MESSAGE_BYTES: Final = 16_384
 
+# --- tickets -----------------------------------------------------------------------------------
+TICKET_NODES: Final = 16
+TICKET_LIFE_S: Final = 86_400
+TICKET_SKEW_S: Final = 300  # machines' clocks may differ by so much
+TICKET_CHARS: Final = 8_192
+
 # --- HTTP --------------------------------------------------------------------------------------
 HTTP_BODY_BYTES: Final = 2 * 1_048_576
 HTTP_HEADER_BYTES: Final = 8_190
