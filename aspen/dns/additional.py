@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from aspen.dns.name import ROOT, relative_to
-from aspen.dns.search import Verdict, search
+from aspen.dns.search import SearchedZone, Verdict, search
 from aspen.dns.wire import AAAA, HTTPS, MX, NS, SRV, SVCB, A
 from aspen.dns.writer import Records, records_of
-from aspen.dns.zone import RRset, ZoneReader
+from aspen.dns.zone import RRset
 
 _TARGET_AT: Final = {NS: 0, MX: 2, SRV: 6, SVCB: 2, HTTPS: 2}
 """Type → where the name of a host begins in its RDATA (RFC 1035, RFC 2782, RFC 9460 §4.1)."""
@@ -42,7 +42,7 @@ def targets(owner: bytes, rrtype: int, rrset: RRset) -> Iterator[bytes]:
             yield host
 
 
-def glue(zone: ZoneReader, cut: bytes, servers: RRset) -> tuple[list[Records], list[Records]]:
+def glue(zone: SearchedZone, cut: bytes, servers: RRset) -> tuple[list[Records], list[Records]]:
     """Addresses that the zone has for a referral to `cut` (folded): of nameservers at or below the cut,
     which must be sent, and of others, which may be."""
     needed: list[Records] = []
@@ -54,7 +54,7 @@ def glue(zone: ZoneReader, cut: bytes, servers: RRset) -> tuple[list[Records], l
     return needed, optional
 
 
-def addresses(zone: ZoneReader, owner: bytes, rrtype: int, rrset: RRset) -> list[Records]:
+def addresses(zone: SearchedZone, owner: bytes, rrtype: int, rrset: RRset) -> list[Records]:
     """What the zone has of the hosts that an answer names: addresses, and for SVCB and HTTPS records
     more of their kind (RFC 9460 §4.1)."""
     found: list[Records] = []
@@ -66,7 +66,7 @@ def addresses(zone: ZoneReader, owner: bytes, rrtype: int, rrset: RRset) -> list
 
 
 def _addresses_at(
-    zone: ZoneReader, host: bytes, folded: bytes, wanted: tuple[int, ...] = (A, AAAA)
+    zone: SearchedZone, host: bytes, folded: bytes, wanted: tuple[int, ...] = (A, AAAA)
 ) -> Iterator[Records]:
     if relative_to(folded, zone.apex) is None:
         return

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple, Protocol
 
 from aspen.dns.origin import DnsSettings, Origin, Origins, compile_origins, with_zones
+from aspen.dns.packet_zone import ZONE_VERSION
 from aspen.dns.policy import Policy, Staleness, compile_policy
 from aspen.dns.ready import NO_SUCH_NAME, Outcome, ReadyAnswer, find_answer, find_any
 from aspen.dns.search import parent_of
@@ -120,11 +121,13 @@ def _zone_of(view: View, name: bytes, qtype: int, origin: Origin | None) -> Zone
     return found
 
 
-def find_in_packet(view: View, source: KeySource, name: bytes, qtype: int) -> Found:
-    """What the packet of a name's key says of the name (folded) and type."""
-    block = view.records.packet_answers(source.public_key)
+def find_in_packet(block: bytes | None, source: KeySource, name: bytes, qtype: int) -> Found | None:
+    """What the packet of a name's key says of the name (folded) and type; None if the packet is kept
+    as a zone."""
     if block is None:
         return Found(NO_SUCH_NAME, source.origin, source.origin_offset)
+    if block[0] == ZONE_VERSION:
+        return None
     relative = name[: source.key_offset]
     answer = find_any(block, relative) if qtype == ANY else find_answer(block, relative, qtype)
     return Found(answer, source.origin, source.origin_offset)

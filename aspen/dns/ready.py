@@ -8,7 +8,7 @@ answers are one block of bytes that a query searches with a single `bytes.find`:
                  count u16 ‖ outcome u8 ‖ start u16 ‖ end u16
 
 `owner` is the relative name under the packet's key, folded. `start:end` are the octets of `count`
-whole resource records, ready to follow the question. Beside an entry for each RRset, each name
+whole resource records, ready to follow the question. Beside an entry for each CutRRset, each name
 that exists (the apex and empty non-terminals among them) has an entry of type 0, which says what
 to answer for types the name has not: nothing (NODATA), or its CNAME, followed as far as this
 packet knows (RFC 1034 §3.6.2, §4.3.2; the outcome is that of the chain's end, RFC 6604 §3). A name
@@ -18,19 +18,19 @@ entries begin, so a match is always an entry: the length octet then fixes the ow
 An answer follows a question for the very name, at offset 12. So an owner is the pointer C00C, and
 a name in RDATA under the key's own top-level label ends in a pointer to that label inside the
 question: whichever origin was asked, the name is under it, in the asker's case. That holds for
-the types whose names may be compressed (RFC 3597 §4); in others, names stand as signed.
+the types whose names may be compressed (RFC 3597 §4). A packet with such a name in another type is
+not told in advance, but kept as a small zone (`packet_zone`).
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from aspen.dns.message import read_record, section_counts, skip_questions
 from aspen.dns.name import HEADER_BYTES, parents, relative_to
-from aspen.dns.rdata import NAME, read_rdata
+from aspen.dns.rdata import NAME
 from aspen.limits import DNS_CNAME_CHAIN, DNS_LABEL_BYTES, DNS_NAME_BYTES, DNS_ORIGIN_BYTES, DNS_READY_BYTES
 
 READY_VERSION: Final = 1
@@ -47,7 +47,6 @@ _META_TYPES: Final = range(128, 256)  # QTYPEs and meta types, RFC 6895 §3.1: n
 _RR_FIXED: Final = struct.Struct(">HHI")
 _OWNER: Final = b"\xc0\x0c"  # a pointer to the question's name
 _POINTER: Final = 0xC000
-_TTL_SIGN: Final = 1 << 31
 # A longer relative name in RDATA could pass 255 octets under the longest origin; it stands as signed.
 _RELATIVE_BYTES: Final = DNS_NAME_BYTES - (1 + DNS_LABEL_BYTES) - DNS_ORIGIN_BYTES
 
@@ -70,13 +69,13 @@ Rdata = tuple[bytes, ...]
 """RDATA cut at the places where the name of the zone belongs: joined by a pointer, it is whole."""
 
 
-class RRset(NamedTuple):
+class CutRRset(NamedTuple):
     ttl: int
     rdatas: list[Rdata]
 
 
-Names = Mapping[bytes, Mapping[int, RRset]]
-"""Relative owner → type → RRset."""
+Names = Mapping[bytes, Mapping[int, CutRRset]]
+"""Relative owner → type → CutRRset."""
 
 
 class ReadyAnswer(NamedTuple):
@@ -89,40 +88,18 @@ class ReadyAnswer(NamedTuple):
 NO_SUCH_NAME: Final = ReadyAnswer(Outcome.NXDOMAIN, 0, b"")
 
 
-def build_ready_answers(message: bytes, zone_label: bytes) -> bytes:
-    """The answers in a packet's DNS message; total for any message that `validate_message` passed.
-
-    `zone_label` is the key's z-base-32 label, folded. Taken are records of class IN in the answer
-    section under names that end in that label; deterministic, for it runs in the state machine.
-    """
-    zone = bytes((len(zone_label),)) + zone_label + b"\x00"
-    names: dict[bytes, dict[int, RRset]] = {}
-    questions, count, _, _ = section_counts(message)
-    offset = skip_questions(message, questions)
-    for _ in range(count):
-        record = read_record(message, offset)
-        offset = record.rdata_end
-        owner = relative_to(record.owner.lower(), zone)
-        rrtype = record.rrtype
-        if owner is None or record.rrclass != _CLASS_IN or not is_data_type(rrtype):
-            continue
-        rdata = cut_rdata(read_rdata(message, rrtype, record.rdata_start, offset), zone)
-        ttl = 0 if record.ttl & _TTL_SIGN else record.ttl  # RFC 2181 §8
-        add_record(names, owner, rrtype, ttl, rdata)
-    return pack_answers(names)
-
-
 def is_data_type(rrtype: int) -> bool:
     """Whether a record of this type is data, not a question's or a message's own type."""
     return rrtype not in _META_TYPES and rrtype != _OPT and rrtype != 0
 
 
-def cut_rdata(fields: list[tuple[int, bytes]], zone: bytes) -> Rdata:
-    """Cut RDATA fields wherever a compressible name ends in `zone` (a folded wire name)."""
+def cut_rdata(fields: list[tuple[int, bytes]], zone: bytes, *, kinds: Container[int] = (NAME,)) -> Rdata:
+    """Cut RDATA fields wherever a name ends in `zone` (a folded wire name); by default, only names that
+    may be compressed."""
     pieces = []
     piece = b""
     for kind, octets in fields:
-        if kind == NAME:
+        if kind in kinds:
             relative = relative_to(octets.lower(), zone)
             if relative is not None and len(relative) <= _RELATIVE_BYTES:
                 pieces.append(piece + octets[: len(relative)])
@@ -134,22 +111,22 @@ def cut_rdata(fields: list[tuple[int, bytes]], zone: bytes) -> Rdata:
 
 
 def add_record(
-    names: dict[bytes, dict[int, RRset]], owner: bytes, rrtype: int, ttl: int, rdata: Rdata
+    names: dict[bytes, dict[int, CutRRset]], owner: bytes, rrtype: int, ttl: int, rdata: Rdata
 ) -> None:
-    """Add one record: duplicates fall away and an RRset has one TTL, its lowest (RFC 2181 §5)."""
+    """Add one record: duplicates fall away and an CutRRset has one TTL, its lowest (RFC 2181 §5)."""
     rrsets = names.setdefault(owner, {})
     rrset = rrsets.get(rrtype)
     if rrset is None:
-        rrsets[rrtype] = RRset(ttl, [rdata])
+        rrsets[rrtype] = CutRRset(ttl, [rdata])
         return
     if rdata not in rrset.rdatas and rrtype != _CNAME:  # one CNAME a name (RFC 2181 §10.1): the first
         rrset.rdatas.append(rdata)
     if ttl < rrset.ttl:
-        rrsets[rrtype] = RRset(ttl, rrset.rdatas)
+        rrsets[rrtype] = CutRRset(ttl, rrset.rdatas)
 
 
-def pack_answers(names: Names, empty_names: Iterable[bytes] = ()) -> bytes:
-    """Render RRsets into a block of ready-made answers; `empty_names` exist without any.
+def pack_answers(names: Names) -> bytes:
+    """Render RRsets into a block of ready-made answers.
 
     RRsets that would take the block past `DNS_READY_BYTES` are left out.
     """
@@ -159,7 +136,7 @@ def pack_answers(names: Names, empty_names: Iterable[bytes] = ()) -> bytes:
         for rrtype, rrset in sorted(names[owner].items()):
             records = _render(_OWNER, rrtype, rrset, pointer)
             packer.add(owner, rrtype, Outcome.SUCCESS, len(rrset.rdatas), records)
-    existing = set(names).union(empty_names)
+    existing = set(names)
     for owner in tuple(existing):
         existing.update(parents(owner))
     for owner in sorted(existing):
@@ -205,7 +182,7 @@ def _zone_pointer(owner: bytes) -> bytes:
     return (_POINTER | HEADER_BYTES + len(owner)).to_bytes(2, "big")
 
 
-def _render(owner: bytes, rrtype: int, rrset: RRset, pointer: bytes) -> bytes:
+def _render(owner: bytes, rrtype: int, rrset: CutRRset, pointer: bytes) -> bytes:
     fixed = owner + _RR_FIXED.pack(rrtype, _CLASS_IN, rrset.ttl)
     records = b""
     for pieces in rrset.rdatas:
@@ -263,7 +240,7 @@ def find_answer(answers: bytes, owner: bytes, rrtype: int) -> ReadyAnswer:
 
 
 def find_any(answers: bytes, owner: bytes) -> ReadyAnswer:
-    """One RRset of a name, for QTYPE ANY (RFC 8482 §4.1): the lowest type, its CNAME if it has one."""
+    """One CutRRset of a name, for QTYPE ANY (RFC 8482 §4.1): the lowest type, its CNAME if it has one."""
     name = answers[MARK_OFFSET:INDEX_OFFSET] + bytes((len(owner),)) + owner
     # Entries of a name's own RRsets stand before its entry of type 0, and that before its chains'.
     at = answers.find(name, INDEX_OFFSET)

@@ -17,9 +17,11 @@ from aspen.dns.lookup import Found, KeySource, View, find_in_packet, locate
 from aspen.dns.message import read_record
 from aspen.dns.name import HEADER_BYTES
 from aspen.dns.networks import networks
+from aspen.dns.origin import Origin
+from aspen.dns.packet_zone import PacketZone
 from aspen.dns.rdata import read_rdata
 from aspen.dns.ready import Outcome
-from aspen.dns.search import Finding, Verdict, search
+from aspen.dns.search import Finding, SearchedZone, Verdict, search
 from aspen.dns.wire import CNAME, SOA, Rcode
 from aspen.dns.writer import Records, records_of
 from aspen.dns.zone import Consistency, RRset, ZoneReader, negative_ttl
@@ -112,19 +114,21 @@ class _Resolver:
             resolution.rcode = Rcode.REFUSED
         return False
 
-    def _ask_zone(self, zone: ZoneReader, name: bytes, folded: bytes) -> bytes | None:
-        """One round in a zone; the name to go on with, if there is one."""
+    def _ask_zone(
+        self, zone: SearchedZone, name: bytes, folded: bytes, origin: Origin | None = None
+    ) -> bytes | None:
+        """One round in a zone, or in a packet under its origin; the name to go on with, if there is one."""
         resolution = self.resolution
-        finding = search(zone, folded, self._qtype)
+        finding = search(zone, folded, self._qtype, cuts=origin is None)
         rrset = finding.rrset
         owner = name[finding.owner_offset :]
         if finding.verdict is Verdict.REFERRAL:
             self._refer(zone, owner, finding)
             return None
         if finding.verdict in (Verdict.NODATA, Verdict.NXDOMAIN):
-            node = zone.node(zone.apex)
-            soa = node.get(SOA) if node is not None else None
-            if soa is not None:
+            if origin is not None:
+                self._deny(origin.name, origin.soa, name)
+            elif (soa := (zone.node(zone.apex) or {}).get(SOA)) is not None:
                 self._deny(zone.apex, RRset(negative_ttl(soa), soa.rdatas), name)
             if finding.verdict is Verdict.NXDOMAIN:
                 resolution.rcode = Rcode.NXDOMAIN
@@ -133,7 +137,7 @@ class _Resolver:
             self._said.add((folded[finding.owner_offset :], finding.rrtype))
             resolution.answer.append(records_of(owner, finding.rrtype, rrset))
         if finding.verdict is Verdict.DATA:
-            if not self._view.policy.minimal:
+            if origin is None and not self._view.policy.minimal:
                 resolution.additional = addresses(zone, owner, finding.rrtype, rrset)
             return None
         self._aliases += 1
@@ -146,7 +150,7 @@ class _Resolver:
         resolution.answer.append(Records(name, CNAME, rrset.ttl, (target,)))
         return target if self._qtype != CNAME else None  # the CNAME asked for is found
 
-    def _refer(self, zone: ZoneReader, owner: bytes, finding: Finding) -> None:
+    def _refer(self, zone: SearchedZone, owner: bytes, finding: Finding) -> None:
         resolution = self.resolution
         if not self._aliases:
             resolution.authoritative = False
@@ -163,7 +167,11 @@ class _Resolver:
     def _ask_packet(self, source: KeySource, name: bytes, folded: bytes) -> bytes | None:
         """One round in a packet; the name to go on with, if it leads out."""
         resolution = self.resolution
-        found = find_in_packet(self._view, source, folded, self._qtype)
+        block = self._view.records.packet_answers(source.public_key)
+        found = find_in_packet(block, source, folded, self._qtype)
+        if found is None:
+            assert block is not None  # for the type checker
+            return self._ask_zone(PacketZone(block, name[source.key_offset :]), name, folded, source.origin)
         outcome = found.answer.outcome
         last = b""
         for records in expand(found, name):

@@ -181,8 +181,9 @@ def _look_up(query_bytes: bytes, query: Query, view: View, limit: int, client: b
     if view.staleness is Staleness.SILENT:
         return Reply(bare_reply(query_bytes, query, Rcode.SERVFAIL, _EDE_OUT_OF_TOUCH))
     if isinstance(source, KeySource):
-        found = find_in_packet(view, source, query.name, query.qtype)
-        if found.answer.outcome is not Outcome.CNAME:
+        block = view.records.packet_answers(source.public_key)
+        found = find_in_packet(block, source, query.name, query.qtype)
+        if found is not None and found.answer.outcome is not Outcome.CNAME:
             options = _options(query, view, _RCODES[found.answer.outcome])
             return Reply(_write_found(query_bytes, query, found, options, limit))
     name = query_bytes[HEADER_BYTES : query.question_end - 4]

@@ -9,15 +9,24 @@ closest enclosers and block wildcards above them (RFC 4592 §2.2).
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from aspen.dns.name import ROOT, label_offsets
 from aspen.dns.wire import ANY, CNAME, DNAME, DS, NS
-from aspen.dns.zone import Node, RRset, ZoneReader
+from aspen.dns.zone import Node, RRset
 
 _WILDCARD: Final = b"\x01*"
 # May stand beside a CNAME (RFC 4035 §2.5), so a question for them is about the alias itself.
 _BESIDE_CNAME: Final = frozenset({46, 47})  # RRSIG, NSEC
+
+
+class SearchedZone(Protocol):
+    """What a search needs of a zone (`ZoneReader` is one)."""
+
+    @property
+    def apex(self) -> bytes: ...
+
+    def node(self, owner: bytes) -> Node | None: ...
 
 
 class Verdict(Enum):
@@ -51,7 +60,7 @@ _NODATA: Final = Finding(Verdict.NODATA)
 _NXDOMAIN: Final = Finding(Verdict.NXDOMAIN)
 
 
-def search(zone: ZoneReader, name: bytes, qtype: int, *, cuts: bool = True) -> Finding:
+def search(zone: SearchedZone, name: bytes, qtype: int, *, cuts: bool = True) -> Finding:
     """Look a folded wire name up in the zone that it is in. Without `cuts`, NS below the apex are data
     like any other."""
     apex_offset = len(name) - len(zone.apex)
@@ -73,7 +82,7 @@ def search(zone: ZoneReader, name: bytes, qtype: int, *, cuts: bool = True) -> F
     return _match(node, qtype)
 
 
-def _synthesize(zone: ZoneReader, encloser: bytes, qtype: int) -> Finding:
+def _synthesize(zone: SearchedZone, encloser: bytes, qtype: int) -> Finding:
     """The answer for a name that does not exist: from its source of synthesis, if there is one."""
     source = zone.node(_WILDCARD + encloser)
     return _NXDOMAIN if source is None else _match(source, qtype)

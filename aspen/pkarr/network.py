@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, Protocol
 import structlog
 
 from aspen.dns.message import read_record, section_counts, skip_questions
-from aspen.dns.ready import build_ready_answers
+from aspen.dns.packet_zone import build_ready_answers
 from aspen.errors import AspenError, NetworkError
 from aspen.limits import (
     DHT_CACHE_ENTRIES,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from aspen.dns.ready import build_ready_answers
+from aspen.dns.packet_zone import build_ready_answers
 from aspen.state.apply import ApplyContext
 from aspen.state.packet_commands import PacketOutcome, PacketPut, PacketResult
 from aspen.state.store import TableStore

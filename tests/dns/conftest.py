@@ -16,7 +16,7 @@ import pytest
 
 from aspen.dns.lookup import DnsSettings, View
 from aspen.dns.message import validate_message
-from aspen.dns.ready import build_ready_answers
+from aspen.dns.packet_zone import build_ready_answers
 from aspen.dns.respond import Reply, Transport, answer
 from aspen.dns.zone import MemoryZones, ZoneReader
 from aspen.state.apply import ApplyContext

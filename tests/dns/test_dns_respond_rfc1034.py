@@ -37,7 +37,7 @@ def test_a_packets_records_are_answered_under_the_origin(served: Any, z32: str) 
         ("", "A", "{key}. 300 IN A 192.0.2.1"),
         ("", "AAAA", "{key}. 300 IN AAAA 2001:db8::1"),
         ("", "MX", "{key}. 300 IN MX 10 mail.{key}."),
-        ("_http._tcp.", "SRV", "_http._tcp.{key}. 60 IN SRV 0 5 80 www.{z32}."),
+        ("_http._tcp.", "SRV", "_http._tcp.{key}. 60 IN SRV 0 5 80 www.{key}."),
         ("deep.er.down.", "TXT", 'deep.er.down.{key}. 60 IN TXT "deep"'),
     ],
 )
