@@ -141,10 +141,10 @@ def parse_ticket(text_untrusted: str) -> Ticket | SignedTicket:
     if text.startswith(SIGNED_PREFIX):
         reader = _Reader(_octets(text[len(SIGNED_PREFIX) :]))
         ticket = reader.ticket()
-        term = _TERM.unpack(reader.take(_TERM.size, "the ticket's term"))
+        issued_at_s, expires_at_s, nonce, issuer = _TERM.unpack(reader.take(_TERM.size, "the ticket's term"))
         signature = reader.take(_SIGNATURE_BYTES, "the signature")
         reader.end()
-        return SignedTicket(ticket, *term, signature)
+        return SignedTicket(ticket, issued_at_s, expires_at_s, nonce, issuer, signature)
     if text.startswith(PREFIX):
         reader = _Reader(_octets(text[len(PREFIX) :]))
         ticket = reader.ticket()
