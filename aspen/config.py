@@ -29,6 +29,8 @@ NodeId = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 DEFAULT_DNS_PORT: Final = 5300
 DEFAULT_HTTP_ADDR: Final = "127.0.0.1:8080"
+DEFAULT_HTTPS_PORT: Final = 8443
+DEFAULT_DOT_PORT: Final = 8853
 DEFAULT_QUIC_PORT: Final = 7300
 DEFAULT_ORIGIN: Final = "aspen.local"
 FROM_PROFILE: Final = -1
@@ -68,6 +70,28 @@ class RelayMode(StrEnum):
     DISABLED = "disabled"
 
 
+class CertMode(StrEnum):
+    """Where the certificate of HTTPS, DoT and DoQ comes from."""
+
+    MANUAL = "manual"
+    """Files."""
+    SELF_SIGNED = "self_signed"
+    """Made by the node itself."""
+    LETS_ENCRYPT = "lets_encrypt"
+    """An authority that speaks ACME (RFC 8555)."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> CertMode | None:
+        names = {
+            "manual": cls.MANUAL,
+            "files": cls.MANUAL,
+            "selfsigned": cls.SELF_SIGNED,
+            "letsencrypt": cls.LETS_ENCRYPT,
+            "acme": cls.LETS_ENCRYPT,
+        }
+        return names.get(str(value).lower().replace("_", "").replace("-", ""))
+
+
 class LogFormat(StrEnum):
     AUTO = "auto"
     CONSOLE = "console"
@@ -80,6 +104,9 @@ class LogLevel(StrEnum):
     WARNING = "warning"
     ERROR = "error"
 
+
+_LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
+_LETS_ENCRYPT_STAGING: Final = "https://acme-staging-v02.api.letsencrypt.org/directory"
 
 # heartbeat interval, election timeout minimum and maximum
 _TIMINGS: Final = {
@@ -126,15 +153,52 @@ class IrohConfig(msgspec.Struct, kw_only=True):
 
 
 class HttpsConfig(msgspec.Struct, kw_only=True):
-    """The HTTPS listener (DoH, pkarr relay)."""
+    """What is served under a certificate: HTTPS (pkarr relay, DoH), DNS over TLS and over QUIC."""
 
-    port: Port = 8443
+    port: Port = DEFAULT_HTTPS_PORT
+    """HTTPS, TCP."""
+    host: str | None = None
+    """Address to bind; if not given, HTTPS binds that of `http_addr`, DoT and DoQ that of DNS."""
     domains: list[str] = []
-    cert_mode: str = "manual"
+    """Names the certificate is for (IP addresses only if it is self-signed)."""
+    cert_mode: CertMode | None = None
+    """`manual` (files), `self_signed` or `lets_encrypt`; if not given, `manual` with a `cert_file`, else
+    `self_signed`."""
     cert_file: str | None = None
+    """PEM: the certificate, then those that vouch for it. Read again when it changes."""
     key_file: str | None = None
+    """PEM: the private key."""
     letsencrypt_contact: str | None = None
+    """E-mail address given to the authority."""
     letsencrypt_prod: bool = False
+    """False asks Let's Encrypt's staging authority, whose certificates browsers don't trust."""
+    acme_directory: str | None = None
+    """URL of another ACME authority's directory (RFC 8555 §7.1.1)."""
+    acme_ca_file: str | None = None
+    """PEM: whom to trust when speaking to that authority, if it isn't publicly trusted."""
+    enable_dot: bool = True
+    dot_port: Port = DEFAULT_DOT_PORT
+    """DNS over TLS, TCP. The registered port is 853."""
+    enable_doq: bool = True
+    doq_port: Port = DEFAULT_DOT_PORT
+    """DNS over QUIC, UDP. The registered port is 853."""
+
+    def __post_init__(self) -> None:
+        if self.cert_mode is not None:
+            self.cert_mode = CertMode(self.cert_mode)
+
+    @property
+    def mode(self) -> CertMode:
+        if self.cert_mode is not None:
+            return self.cert_mode
+        return CertMode.MANUAL if self.cert_file is not None else CertMode.SELF_SIGNED
+
+    @property
+    def directory_url(self) -> str:
+        """The ACME authority's."""
+        if self.acme_directory is not None:
+            return self.acme_directory
+        return _LETS_ENCRYPT if self.letsencrypt_prod else _LETS_ENCRYPT_STAGING
 
 
 class DnsServerConfig(msgspec.Struct, kw_only=True):
@@ -150,6 +214,7 @@ class DnsServerConfig(msgspec.Struct, kw_only=True):
     http_addr: str | None = None
     """The same setting as the top-level `http_addr`."""
     https_config: HttpsConfig | None = None
+    """HTTPS, DNS over TLS and DNS over QUIC; none of them if the section is absent."""
     origin: str | None = None
     origins: list[str] = []
     """Names under which keys are answered: `<sub>.<z32>.<origin>`. `.` is allowed."""
@@ -254,6 +319,18 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
     @property
     def dns_host(self) -> str:
         return self.dns_server.host if self.dns_server.host is not None else self.host
+
+    @property
+    def https_host(self) -> str:
+        """The address HTTPS binds."""
+        https = self.dns_server.https_config
+        return https.host if https is not None and https.host is not None else self.http_listen[0]
+
+    @property
+    def encrypted_dns_host(self) -> str:
+        """The address DoT and DoQ bind."""
+        https = self.dns_server.https_config
+        return https.host if https is not None and https.host is not None else self.dns_host
 
     @property
     def manual_peers(self) -> tuple[ManualPeer, ...]:

@@ -6,18 +6,21 @@ and a warning says that it has no effect, so that nobody is fooled.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from aspen.config import (
+    CertMode,
     ClusterBootstrapConfig,
     ControlBackend,
+    HttpsConfig,
     Profile,
     RelayMode,
     is_loopback,
@@ -88,6 +91,8 @@ def _value_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
     for network in config.dns_server.rrl_exempt:
         if not _is_network(network):
             yield f"dns_server.rrl_exempt: {network!r} is neither an address nor a network like 192.0.2.0/24"
+    if config.dns_server.https_config is not None:
+        yield from _https_errors(config.dns_server.https_config)
     if config.iroh.relay_mode is RelayMode.CUSTOM and not (config.iroh.relay_urls or config.iroh.relay_url):
         yield 'iroh.relay_mode is "custom" but iroh.relay_urls is empty'
 
@@ -120,6 +125,27 @@ def _address_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
         else:
             if seen.setdefault(peer.node_id, peer.endpoint_id) != peer.endpoint_id:
                 yield f"peers: node {peer.node_id} is given with two endpoint ids"
+
+
+def _https_errors(https: HttpsConfig) -> Iterator[str]:
+    section = "dns_server.https_config"
+    files = (https.cert_file, https.key_file)
+    if https.mode is CertMode.MANUAL and None in files:
+        yield f"{section}: cert_mode manual needs cert_file and key_file"
+    if https.mode is not CertMode.MANUAL and files != (None, None):
+        yield f"{section}: cert_file and key_file are for cert_mode manual, not {https.mode}"
+    if https.enable_dot and https.dot_port == https.port != 0:
+        yield f"{section}: port and dot_port are both {https.port}; HTTPS and DoT need one each"
+    for domain in https.domains:
+        if not (_is_domain_name(domain.rstrip(".")) or _is_address(domain)) or domain == ".":
+            yield f"{section}.domains: {domain!r} is not a domain name"
+    if https.mode is CertMode.LETS_ENCRYPT:
+        if not https.domains or any(_is_address(domain) or "*" in domain for domain in https.domains):
+            yield f"{section}: cert_mode lets_encrypt needs domains, which are names without a wildcard"
+        if importlib.util.find_spec("acme") is None:
+            yield f"{section}: cert_mode lets_encrypt needs the extra: pip install 'aspen-dns[acme]'"
+        if not https.directory_url.startswith("https://"):
+            yield f"{section}.acme_directory must be an https:// URL"
 
 
 def _warnings(config: ClusterBootstrapConfig) -> Iterator[str]:
@@ -169,7 +195,6 @@ _UNBUILT: Final = {
     "iroh.pkarr_relay_url": "publishing the node's own address by pkarr is not built yet",
     "iroh.enable_raft_auth": "Raft traffic is always authenticated",
     "iroh.bootstrap_nodes": "DNS discovery is not built yet",
-    "dns_server.https_config": "the HTTPS listener is not built yet",
     "dns_server.data_dir": "records are part of the replicated state and live in the node's data_dir",
     "dns_server.enable_dht_fallback": "the DHT is not built yet",
 }
@@ -183,14 +208,13 @@ def unbuilt_warnings(config: ClusterBootstrapConfig, given: frozenset[str] = fro
     """
     found: dict[str, str] = {}
     for path, value, default in settings(config):
-        section = "dns_server.https_config" if path.startswith("dns_server.https_config.") else path
-        if section not in _UNBUILT or (value == default and path not in given):
+        if path not in _UNBUILT or (value == default and path not in given):
             continue
         switched_off = value is None or value == [] or value is RelayMode.DISABLED or value is False
         if path == "iroh.enable_raft_auth":
             switched_off = value is True
         if not switched_off:
-            found[section] = f"{section} has no effect yet: {_UNBUILT[section]}"
+            found[path] = f"{path} has no effect yet: {_UNBUILT[path]}"
     if config.ticket is not None and config.ticket == config.iroh.gossip_ticket:
         found.pop("ticket", None)  # one setting, one warning
     return list(found.values())
@@ -202,6 +226,14 @@ def _is_domain_name(text: str) -> bool:
         0 < len(label) <= 63 and label.isascii() and label.isprintable() and " " not in label
         for label in labels
     )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _disk_used_percent(path: Path) -> float:

@@ -5,6 +5,7 @@
     AspenError
     ├── InvariantViolation          a bug in Aspen: the node must stop rather than go on
     ├── ConfigError                 a setting is unknown, unparsable or unsafe; names its source
+    │   └── CertificateError        a certificate or its private key can't be used
     ├── InputError                  bytes from outside don't parse; nothing was changed
     │   ├── IdentityError           a key file, public key or z-base-32 text is not one
     │   ├── DnsWireError            not a DNS message (carries the RCODE that says so)
@@ -59,6 +60,10 @@ def invariant(condition: object, message: str) -> None:
 
 class ConfigError(AspenError):
     """A setting can't be used. The message names the setting and where it came from."""
+
+
+class CertificateError(ConfigError):
+    """A certificate, or the private key that goes with it, can't be used."""
 
 
 class InputError(AspenError):

@@ -22,6 +22,8 @@ DNS_TCP_READ_MS: Final = 5_000  # from a message's first byte to its last
 DNS_TCP_WRITE_MS: Final = 5_000  # a client that takes no answers for so long is cut off
 DNS_TCP_WRITE_BYTES: Final = 262_144  # of answers waiting for one client; then no more are made
 DNS_TCP_PIPELINE: Final = 128  # queries of one connection answered before others have their turn
+DNS_CACHEABLE_S: Final = 604_800  # of a DoH answer in HTTP caches, whatever its records' TTL
+DNS_PADDING_BLOCK_BYTES: Final = 468  # encrypted answers are a multiple of it (RFC 8467 §4.1)
 DNS_CACHE_ENTRIES: Final = 32_768  # ready answers a UDP worker keeps
 DNS_CACHE_REPLY_BYTES: Final = 512  # a longer reply isn't kept ready
 DNS_CACHE_LIFE_MS: Final = 1_000  # a cached answer outlives its generation by no more
@@ -139,6 +141,17 @@ ZONE_DIFFERENCE_RECORDS: Final = 5_000  # an import of more has no difference wo
 MASTER_ENTRY_BYTES: Final = 262_144  # of one entry of a master file, parentheses and comments included
 ZONE_COLLECT_NAMES: Final = 2_000  # of contents out of use, removed in one command
 ZONE_COLLECT_MS: Final = 1_000  # between two looks for them
+# --- TLS (RFC 8446): HTTPS, DNS over TLS, DNS over QUIC --------------------------------------------
+TLS_HANDSHAKE_MS: Final = 5_000
+TLS_HANDSHAKES: Final = 256  # going on at one time, on one listener
+TLS_HANDSHAKES_PER_CLIENT: Final = 32
+TLS_BACKLOG: Final = 512  # connections the kernel holds before they are accepted
+TLS_CLOSE_MS: Final = 2_000  # for a client to take the last octets and say goodbye
+TLS_REFRESH_MS: Final = 2_000  # between two looks for a new certificate
+TLS_FILE_BYTES: Final = 262_144  # of a certificate or key file
+TLS_CHAIN_CERTIFICATES: Final = 16
+TLS_SELF_SIGNED_DAYS: Final = 397
+TLS_SELF_SIGNED_RENEW_DAYS: Final = 30  # before it expires
 
 # --- gossip (HyParView and Plumtree; rates as the discovery design gives them) -----------------
 HOST_CHARS: Final = 255
@@ -309,6 +322,7 @@ assert DNS_CHANGES % 4 == 0
 assert DNS_COOKIE_RENEW_S < DNS_COOKIE_LIFE_S
 assert PKARR_PAYLOAD_BYTES == 1_072 < DNS_TCP_MESSAGE_BYTES
 assert KV_KEY_BYTES < LMDB_KEY_BYTES
+assert TLS_HANDSHAKES_PER_CLIENT < TLS_HANDSHAKES
 assert SNAPSHOT_CHUNK_BYTES + KV_VALUE_BYTES + KV_KEY_BYTES < SNAPSHOT_FRAME_BYTES
 assert KV_VALUE_BYTES < HTTP_BODY_BYTES < RAFT_ENTRY_BYTES < RAFT_FRAME_BYTES
 assert HTTP_HEADER_BYTES < HTTP_HEAD_BYTES

@@ -28,20 +28,22 @@ from aspen.dns.origin import CookiePolicy, DnsSettings
 from aspen.dns.primary import Primary
 from aspen.dns.rrl import RrlSettings
 from aspen.dns.sockets import is_wildcard
-from aspen.dns.stream import TcpServer
+from aspen.dns.stream import Answers, Padding, TcpServer
 from aspen.dns.tsig_keys import TsigKeys
 from aspen.dns.udp import InProcessUdp, UdpWorkers, bind_udp_and_tcp
 from aspen.errors import ConfigError
 from aspen.housekeeping import Housekeeper
 from aspen.http.cluster import ClusterRoutes, DnsStatus
 from aspen.http.control import CheckReport, ControlRoutes
+from aspen.http.doh import DohRoutes
 from aspen.http.kv import KvRoutes
-from aspen.http.server import HttpServer
+from aspen.http.server import Https, HttpServer
 from aspen.identity import Cookie, Identity
 from aspen.limits import RAFT_REMOVED_GRACE_MS
 from aspen.net.address_book import AddressBook
 from aspen.net.endpoint import Endpoint, Hello, Peer
 from aspen.net.handshake import INCARNATION_BYTES
+from aspen.node_tls import EncryptedDns, open_certificates
 from aspen.pkarr.relay import Relay
 from aspen.proposer import ClusterProposer
 from aspen.raft.cluster import Consensus, Timing
@@ -60,6 +62,7 @@ from aspen.state.status_page import StatusPage
 from aspen.state.store import DataDirectoryLock, Store
 from aspen.state.zone_collection import ZoneCollection
 from aspen.state.zones import LmdbZones
+from aspen.tls.certificates import Certificates
 
 log = structlog.get_logger("aspen.node")
 
@@ -102,6 +105,10 @@ class Node:
     zones: LmdbZones
     http: HttpServer
     view: NodeView
+    certificates: Certificates | None = None
+    """Of HTTPS, DoT and DoQ; None without `https_config`."""
+    encrypted_dns: EncryptedDns | None = None
+    _answers: Answers | None = None
 
     def __init__(self, config: ClusterBootstrapConfig) -> None:
         self.config = config
@@ -169,6 +176,11 @@ class Node:
             self._clock.monotonic_ms,
         )
         self.housekeeper.add(ZoneCollection(self.proposer, self.zones))
+        https = self.config.dns_server.https_config
+        if https is not None:
+            self.certificates = open_certificates(self.config, https, data_dir)
+            self.certificates.start()
+            self._stack.push_async_callback(self.certificates.stop)
         if self.config.dns_server.enable:
             await self._start_dns(store, data_dir, workers)
         await self._start_http()
@@ -305,12 +317,26 @@ class Node:
         self._stack.push_async_callback(udp.close)
         await udp.start()
         self.housekeeper.add(CookieSecretDuty(self.proposer, LmdbSettings(store)))
+        self._answers = Answers(view, Padding.ASKED)
+        https = self.config.dns_server.https_config
+        if https is not None and self.certificates is not None:
+            self.encrypted_dns = EncryptedDns(self.config, https, self.certificates)
+            self._stack.push_async_callback(self.encrypted_dns.close)
+            await self.encrypted_dns.start(view, primary.stream)
 
     async def _start_http(self) -> None:
         config = self.config
+        https = config.dns_server.https_config
         self.http = HttpServer(
-            listen=config.http_listen, admin_listen=config.admin_listen, admin_token=config.admin_token
+            listen=config.http_listen,
+            admin_listen=config.admin_listen,
+            admin_token=config.admin_token,
+            https=Https((config.https_host, https.port), self.certificates.context)
+            if https is not None and self.certificates is not None
+            else None,
         )
+        if self._answers is not None:
+            DohRoutes(self._answers, self.proposer).add_routes(self.http.public)
         Relay(self.proposer, self.packets).add_routes(self.http.public)
         KvRoutes(self.proposer, self.kv).add_routes(self.http.admin)
         ClusterRoutes(self.view).add_routes(self.http.public, self.http.admin)

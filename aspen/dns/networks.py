@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from aspen.errors import ConfigError
 
@@ -48,6 +48,14 @@ class Networks:
 def unmapped(address: bytes) -> bytes:
     """A packed address, as IPv4 if it is one."""
     return address[12:] if len(address) == 16 and address.startswith(_MAPPED) else address
+
+
+def packed_address(address: Any) -> bytes:
+    """The octets of a socket's address; `UNKNOWN` if it is none."""
+    try:
+        return ipaddress.ip_address(str(address[0]).partition("%")[0]).packed
+    except (ValueError, TypeError, IndexError):
+        return UNKNOWN
 
 
 @lru_cache(maxsize=1_024)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import socket
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, Protocol
@@ -22,7 +21,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import structlog
 
 from aspen.dns.name import HEADER_BYTES, name_to_text
-from aspen.dns.networks import networks
+from aspen.dns.networks import networks, packed_address
 from aspen.dns.respond import Transport, View, answer, size_limit
 from aspen.dns.transfer import TransferZone, ixfr_serial, transfer_messages, transfer_records
 from aspen.dns.tsig import Keys, Refusal, Signer, read_tsig, unsigned_form, verify_request
@@ -390,15 +389,6 @@ def _bare(message: bytes, question_end: int, edns: Edns | None, failure: Failure
     opt = b"" if edns is None else opt_record(edns, failure.rcode, failure.options())
     counts = (1, 0, 0, 1 if opt else 0)
     return reply_header(message, failure.rcode, flags, counts) + question + opt
-
-
-def packed_address(client: Any) -> bytes:
-    """The octets of a socket address; none for a client without one."""
-    try:
-        host = str(client[0]).partition("%")[0]
-        return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
-    except (OSError, TypeError, IndexError):
-        return b""
 
 
 def _client_text(client: Any) -> str:

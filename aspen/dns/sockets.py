@@ -85,6 +85,21 @@ def packed_address(host: str) -> bytes:
     return octets[12:] if octets.startswith(_MAPPED) else octets
 
 
+def bind_tcp(host: str, port: int) -> socket.socket:
+    """A TCP socket, not listening yet. On `::` it takes IPv4 too, as the UDP sockets do. Raises `OSError`."""
+    family, address = _resolve(host, port)
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and _is_any(host):
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 def is_wildcard(sock: socket.socket) -> bool:
     """Whether a bound socket takes datagrams for any address of this machine."""
     return _is_any(sock.getsockname()[0])

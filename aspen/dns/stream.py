@@ -1,9 +1,12 @@
-"""DNS over TCP (RFC 1035 §4.2.2, RFC 7766): framing, pipelining, and patience with limits.
+"""DNS over TCP and TLS (RFC 1035 §4.2.2, RFC 7766, RFC 7858): framing, pipelining, patience with limits.
 
 A message travels behind its length in two octets. Queries of one connection may follow one another
 without waiting for answers (RFC 7766 §6.2.1.1). What a client may cost is bounded: connections in
 all and for each client, time idle, time from a message's first octet to its last, answers waiting
 to be taken. A client that has shut its sending side still gets the answers it asked for.
+
+TLS is the business of whoever accepts the connections (`new_connection`); what differs here is that its
+answers are padded for those who pad their queries, and that asyncio can't half-close it.
 """
 
 from __future__ import annotations
@@ -13,11 +16,14 @@ import ipaddress
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from enum import Enum
 from typing import Any, Final, cast
 
 import structlog
 
 from aspen.dns.forward import needs_time
+from aspen.dns.networks import UNKNOWN, packed_address
+from aspen.dns.padding import PADDING, option_codes, padded
 from aspen.dns.respond import Transport, View, respond, servfail
 from aspen.limits import (
     DNS_FAILURE_LOG_MS,
@@ -34,14 +40,58 @@ from aspen.limits import (
 log = structlog.get_logger("aspen.dns.stream")
 
 _LENGTH_BYTES: Final = 2
+_LAST_TURNS: Final = 8
+"""Pipelined answers that a client gets, in turns of them, after it has ended a TLS connection."""
 
 Send = Callable[[bytes], Awaitable[None]]
 Defer = Callable[[bytes, Any, Send], Awaitable[None]]
 """Answers a message of a client by and by, message by message; an exception cuts the connection off."""
 
 
-class TcpServer:
-    """Answers DNS over TCP on the event loop, from `view` (assign another to exchange it)."""
+class Padding(Enum):
+    """Which answers are padded (RFC 7830 §4, RFC 8467)."""
+
+    NONE = 0
+    """Not encrypted: padding would hide nothing."""
+    ASKED = 1
+    """For those who pad their queries."""
+    EDNS = 2
+    """For all who speak EDNS (RFC 9250 §5.4)."""
+
+
+class Answers:
+    """Answers whole messages that came by anything but a datagram, from `view` (assign another to
+    exchange it)."""
+
+    def __init__(self, view: View, padding: Padding = Padding.NONE) -> None:
+        self.view = view
+        self.padding = padding
+        self.answered = 0
+        self._failure_logged_at = -float("inf")
+
+    def answer(self, query_untrusted: bytes, client: bytes = UNKNOWN) -> bytes | None:
+        """The reply; None for what must not be answered. `client` is a packed address."""
+        try:
+            reply = respond(query_untrusted, self.view, Transport.TCP, client)
+        except Exception as error:
+            # Not the query's fault (respond is total): the replica can't be read just now.
+            now = asyncio.get_running_loop().time()
+            if now - self._failure_logged_at >= DNS_FAILURE_LOG_MS / 1_000:
+                self._failure_logged_at = now
+                log.error("replica_unreadable", error=repr(error))
+            reply = servfail(query_untrusted)
+        if reply is None:
+            return None
+        self.answered += 1
+        if self.padding is not Padding.NONE:
+            codes = option_codes(query_untrusted)
+            if codes is not None and (self.padding is Padding.EDNS or PADDING in codes):
+                return padded(reply)
+        return reply
+
+
+class TcpServer(Answers):
+    """Answers DNS over TCP, or TLS over TCP, on the event loop."""
 
     def __init__(
         self,
@@ -53,21 +103,24 @@ class TcpServer:
         connections_max: int = DNS_TCP_CONNECTIONS,
         connections_per_client: int = DNS_TCP_CONNECTIONS_PER_CLIENT,
         defer: Defer | None = None,
+        encrypted: bool = False,
     ) -> None:
-        """`defer` answers what can't be answered at once (`needs_time`): transfers, updates, …"""
-        self.view = view
+        """`defer` answers what can't be answered at once (`needs_time`): transfers, updates, …
+
+        `encrypted`: connections come by TLS, so that padding makes sense, and EOF ends them.
+        """
+        super().__init__(view, Padding.ASKED if encrypted else Padding.NONE)
         self.defer = defer
+        self.encrypted = encrypted
         self.idle_s = idle_ms / 1_000
         self.read_s = read_ms / 1_000
         self.write_s = write_ms / 1_000
-        self.answered = 0
         self.refused = 0
         """Connections over a limit."""
         self._connections_max = connections_max
         self._connections_per_client = connections_per_client
         self._connections: set[_Connection] = set()
         self._clients: Counter[str] = Counter()
-        self._failure_logged_at = -float("inf")
         self._server: asyncio.Server | None = None
 
     @property
@@ -87,11 +140,16 @@ class TcpServer:
         self._server = await loop.create_server(lambda: _Connection(self), sock=sock)
         return self._address()
 
+    def new_connection(self) -> asyncio.Protocol:
+        """For a connection that somebody else accepts, as TLS does."""
+        return _Connection(self)
+
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
-            for connection in list(self._connections):
-                connection.abort()
+        for connection in list(self._connections):
+            connection.abort()
+        if self._server is not None:
             await self._server.wait_closed()
             self._server = None
 
@@ -119,20 +177,6 @@ class TcpServer:
             self._clients[connection.client] -= 1
             if not self._clients[connection.client]:
                 del self._clients[connection.client]
-
-    def answer(self, query_untrusted: bytes) -> bytes | None:
-        try:
-            reply = respond(query_untrusted, self.view, Transport.TCP)
-        except Exception as error:
-            # Not the query's fault (respond is total): the replica can't be read just now.
-            now = asyncio.get_running_loop().time()
-            if now - self._failure_logged_at >= DNS_FAILURE_LOG_MS / 1_000:
-                self._failure_logged_at = now
-                log.error("replica_unreadable", error=repr(error))
-            reply = servfail(query_untrusted)
-        if reply is not None:
-            self.answered += 1
-        return reply
 
 
 def client_of(address: Any) -> str:
@@ -173,11 +217,13 @@ class _Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._peer: Any = None
+        self._address = UNKNOWN
         self.client = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by behaviour alone
         self._peer = transport.get_extra_info("peername")
+        self._address = packed_address(self._peer)
         self.client = client_of(self._peer)
         if not self._server.admit(self):
             self._transport.abort()
@@ -201,8 +247,14 @@ class _Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._ended = True
+        if self._server.encrypted:
+            # asyncio ends a TLS connection when this returns, after what has been written.
+            for _ in range(_LAST_TURNS):
+                if self._blocked or self._transport.is_closing() or not self._has_message():
+                    break
+                self._answer_some()
         self._close_when_done()
-        return True  # keep our side open: answers may still be on their way
+        return not self._server.encrypted  # keep our side open: answers may still be on their way
 
     def pause_writing(self) -> None:
         self._blocked = True
@@ -220,7 +272,9 @@ class _Connection(asyncio.Protocol):
 
     def _answer_some(self) -> None:
         """Answer the whole messages received, but no more than a turn's worth at a time."""
-        self._turn = None
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
         replies, taken, understood = self._answer_received()
         del self._received[:taken]
         if replies:
@@ -252,7 +306,7 @@ class _Connection(asyncio.Protocol):
                 self._answer_later(self._server.defer, message)
                 continue
             offset = end
-            reply = self._server.answer(message)
+            reply = self._server.answer(message, self._address)
             if reply is None:
                 return replies, offset, False
             replies.append(len(reply).to_bytes(_LENGTH_BYTES, "big") + reply)

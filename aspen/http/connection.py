@@ -255,7 +255,7 @@ class Connection(RequestHandler):
         if self.stream is not None:
             self.stream.half_close()
         self._close = True  # after the answer that is due
-        return True
+        return self.ssl_context is None  # asyncio can't half-close TLS
 
     def _process_keepalive(self) -> None:
         """Idle for long. But a request that has begun has its own deadline."""

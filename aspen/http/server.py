@@ -1,7 +1,8 @@
 """The HTTP listeners of a node.
 
-The public listener answers what anyone may ask (the pkarr relay, health); admin routes join it
+The public listener answers what anyone may ask (the pkarr relay, DoH, health); admin routes join it
 only if it is a loopback listener or a token guards them, else they have a listener of their own.
+The HTTPS listener has the public routes, and the admin routes only where a token guards them.
 Every request takes one straight way: room for it? → route → guard or CORS → handler → answer;
 every error on it becomes JSON in one place.
 """
@@ -10,13 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Final, cast
+import ssl
+from collections.abc import Callable
+from typing import Final, NamedTuple, cast
 
 import msgspec
 import structlog
 from aiohttp import web
 
 from aspen import __version__
+from aspen.dns.sockets import bind_tcp
 from aspen.errors import AspenError, ConfigError, InvariantViolation
 from aspen.http.admin import AdminGuard, names_loopback
 from aspen.http.connection import SERVER_NAME, Connection, HttpLimits, Service
@@ -25,6 +29,7 @@ from aspen.http.openapi import JSON, Answer, Operation, document
 from aspen.http.request import query_of, target_of
 from aspen.http.routing import Request, Route, Router
 from aspen.limits import HTTP_BACKLOG, SHUTDOWN_MS
+from aspen.tls.listener import TlsListener
 
 log = structlog.get_logger("aspen.http")
 
@@ -53,12 +58,26 @@ _PUBLIC_HEADERS: Final = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Expose-Headers": _EXPOSED,
 }
+_ALPN: Final = ("http/1.1",)
+
+
+class Https(NamedTuple):
+    """Where HTTPS listens, and TLS contexts by the application protocols they offer."""
+
+    address: Address
+    context: Callable[..., ssl.SSLContext]
 
 
 class Listener:
-    """One listening socket and the routes it serves."""
+    """One listening socket and the routes it serves, by TLS if it is given `context`."""
 
-    def __init__(self, router: Router, guard: AdminGuard, limits: HttpLimits) -> None:
+    def __init__(
+        self,
+        router: Router,
+        guard: AdminGuard,
+        limits: HttpLimits,
+        context: Callable[..., ssl.SSLContext] | None = None,
+    ) -> None:
         self._router = router
         self._document = b""
         router.add(
@@ -68,6 +87,7 @@ class Listener:
         self._limits = limits
         self._service = Service(self._answer, limits)
         self._server: asyncio.Server | None = None
+        self._tls = None if context is None else TlsListener(lambda: context(*_ALPN), self._protocol)
         self.address: Address = ("", 0)
 
     async def start(self, address: Address) -> None:
@@ -75,18 +95,23 @@ class Listener:
         host, port = address
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(self._service, host, port, backlog=HTTP_BACKLOG)
+            if self._tls is not None:
+                bound = self._tls.start(bind_tcp(host, port))
+            else:
+                self._server = await loop.create_server(self._service, host, port, backlog=HTTP_BACKLOG)
+                bound = self._server.sockets[0].getsockname()
         except (OSError, socket.gaierror) as error:
-            raise ConfigError(f"HTTP can't listen on {host}:{port}: {error}") from None
-        bound = self._server.sockets[0].getsockname()
+            kind = "HTTP" if self._tls is None else "HTTPS"
+            raise ConfigError(f"{kind} can't listen on {host}:{port}: {error}") from None
         self.address = (bound[0], bound[1])
         self._service.start_sweeping()
 
     async def close(self) -> None:
         """Accept no more, let requests finish for a moment, then end every connection."""
-        if self._server is None:
-            return
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
+        if self._tls is not None:
+            await self._tls.close()
         self._service.stop_sweeping()
         self._service.pre_shutdown()
         self._service.end_streams()
@@ -101,6 +126,10 @@ class Listener:
         if not self._document:
             self._document = msgspec.json.encode(document(self._router.described, version=__version__))
         return web.Response(body=self._document, content_type=JSON)
+
+    def _protocol(self, alpn: str | None) -> asyncio.Protocol:
+        """What speaks on a new TLS connection."""
+        return self._service()
 
     # --- one request --------------------------------------------------------------------------
 
@@ -175,6 +204,7 @@ class HttpServer:
         listen: Address,
         admin_listen: Address | None = None,
         admin_token: str | None = None,
+        https: Https | None = None,
         limits: HttpLimits | None = None,
     ) -> None:
         """Raises `ConfigError` for a separate admin listener that is open to the network."""
@@ -187,6 +217,7 @@ class HttpServer:
         self._listen = listen
         self._admin_listen = admin_listen
         self._admin_token = admin_token
+        self._https = https
         self._limits = limits if limits is not None else HttpLimits()
         self._listeners: list[Listener] = []
 
@@ -198,13 +229,16 @@ class HttpServer:
     async def start(self) -> None:
         """Raises `ConfigError` if a listener can't be had; none is left open then."""
         guard = AdminGuard(self._admin_token or None)
-        public = self.public.joined(self.admin if self.admin_on_public else Router())
-        plan = [(self._listen, public)]
+        public = self._routes(self.admin_on_public)
+        plan = [(self._listen, Listener(public, guard, self._limits))]
         if self._admin_listen is not None:
-            plan.append((self._admin_listen, self.public.joined(self.admin)))
+            plan.append((self._admin_listen, Listener(self._routes(True), guard, self._limits)))
+        if self._https is not None:
+            # Loopback is no reason here: what is encrypted is meant to be reached from elsewhere.
+            router = self._routes(self._admin_listen is None and bool(self._admin_token))
+            plan.append((self._https.address, Listener(router, guard, self._limits, self._https.context)))
         try:
-            for address, router in plan:
-                listener = Listener(router, guard, self._limits)
+            for address, listener in plan:
                 await listener.start(address)
                 self._listeners.append(listener)
         except ConfigError:
@@ -212,6 +246,10 @@ class HttpServer:
             raise
         if self.admin_address is None:
             log.warning("admin routes are not served: the listener is not loopback and no token is set")
+
+    def _routes(self, admin: bool) -> Router:
+        """A table of its own for one listener, with the admin routes or without."""
+        return self.public.joined(self.admin if admin else Router())
 
     @property
     def address(self) -> Address:
@@ -224,6 +262,11 @@ class HttpServer:
         if self._admin_listen is not None:
             return self._listeners[1].address
         return self._listeners[0].address if self.admin_on_public else None
+
+    @property
+    def https_address(self) -> Address | None:
+        """The HTTPS listener's address as bound."""
+        return self._listeners[-1].address if self._https is not None else None
 
     @property
     def connections(self) -> int:

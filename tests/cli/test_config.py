@@ -320,3 +320,49 @@ def test_addresses() -> None:
 def test_environment_names_are_unique() -> None:
     names = [path.replace(".", "_") for path in setting_types()]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("spelling", "mode"),
+    [
+        ("manual", "manual"),
+        ("Self_Signed", "self_signed"),
+        ("self-signed", "self_signed"),
+        ("lets_encrypt", "lets_encrypt"),
+        ("LetsEncrypt", "lets_encrypt"),
+        ("acme", "lets_encrypt"),
+    ],
+)
+def test_cert_mode_has_many_spellings(tmp_path: Path, spelling: str, mode: str) -> None:
+    section = f'[dns_server.https_config]\nport = 8443\ncert_mode = "{spelling}"\n'
+    https = load(tmp_path, section).config.dns_server.https_config
+    assert https is not None
+    assert https.mode == mode
+
+
+def test_without_a_cert_mode_files_say_which_it_is(tmp_path: Path) -> None:
+    https = load(tmp_path, '[dns_server.https_config]\ncert_file = "a.pem"\nkey_file = "a.key"\n').config
+    assert https.dns_server.https_config is not None
+    assert https.dns_server.https_config.mode == "manual"
+    https = load(tmp_path, "[dns_server.https_config]\nport = 8443\n").config
+    assert https.dns_server.https_config is not None
+    assert https.dns_server.https_config.mode == "self_signed"
+    assert https.dns_server.https_config.dot_port == https.dns_server.https_config.doq_port == 8853
+
+
+@pytest.mark.parametrize(
+    ("lines", "names"),
+    [
+        ('cert_mode = "manual"', "needs cert_file and key_file"),
+        ('cert_mode = "self_signed"\ncert_file = "a"', "for cert_mode manual"),
+        ("dot_port = 8443", "both 8443"),
+        ('domains = ["a..b"]', "not a domain name"),
+        ('cert_mode = "lets_encrypt"', "needs domains"),
+        ('cert_mode = "lets_encrypt"\ndomains = ["*.example.com"]', "without a wildcard"),
+        ('cert_mode = "acme"\ndomains = ["a.example"]\nacme_directory = "http://x/"', "https://"),
+    ],
+)
+def test_https_settings_that_can_not_be_used(tmp_path: Path, lines: str, names: str) -> None:
+    text = f'node_id = 1\ncookie = "correct horse"\n[dns_server.https_config]\n{lines}\n'
+    with pytest.raises(ConfigError, match=names.replace(".", r"\.").replace("*", r"\*")):
+        load(tmp_path, text).validate()

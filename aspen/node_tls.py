@@ -1,0 +1,69 @@
+"""The encrypted part of a node, put together: its certificate, DNS over TLS and over QUIC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from aspen.config import CertMode, ClusterBootstrapConfig, HttpsConfig
+from aspen.dns.lookup import View
+from aspen.dns.sockets import bind_tcp
+from aspen.dns.stream import Defer, TcpServer
+from aspen.errors import ConfigError
+from aspen.tls.certificates import Certificates
+from aspen.tls.listener import TlsListener
+from aspen.tls.sources import Files, SelfSigned
+
+_DOT: Final = "dot"  # RFC 7858's registered ALPN
+
+
+def open_certificates(config: ClusterBootstrapConfig, https: HttpsConfig, data_dir: Path) -> Certificates:
+    """The certificate that the configuration asks for. Raises `ConfigError`."""
+    if https.mode is CertMode.MANUAL:
+        assert https.cert_file is not None  # `validate` has seen to it
+        assert https.key_file is not None
+        return Certificates(Files(Path(https.cert_file), Path(https.key_file)))
+    return Certificates(SelfSigned(data_dir / "tls", https.domains or _own_names(config)))
+
+
+def _own_names(config: ClusterBootstrapConfig) -> list[str]:
+    """What a client may call this node by, if nobody gave it a name."""
+    given = [config.https_host, config.encrypted_dns_host]
+    return ["localhost", "127.0.0.1", "::1", *(host for host in given if host not in ("", "0.0.0.0", "::"))]  # noqa: S104
+
+
+class EncryptedDns:
+    """DNS over TLS and DNS over QUIC."""
+
+    def __init__(
+        self, config: ClusterBootstrapConfig, https: HttpsConfig, certificates: Certificates
+    ) -> None:
+        self._host = config.encrypted_dns_host
+        self._https = https
+        self._certificates = certificates
+        self._dot: TcpServer | None = None
+        self._listener: TlsListener | None = None
+        self.dot_address: tuple[str, int] | None = None
+        """None if DoT is switched off."""
+
+    async def start(self, view: View, defer: Defer) -> None:
+        """`defer` is TCP's. Raises `ConfigError` for a port that can't be had."""
+        if self._https.enable_dot:
+            self._start_dot(view, defer)
+
+    def _start_dot(self, view: View, defer: Defer) -> None:
+        try:
+            sock = bind_tcp(self._host, self._https.dot_port)
+        except OSError as error:
+            raise ConfigError(f"DoT can't bind {self._host}:{self._https.dot_port}: {error}") from None
+        dot = self._dot = TcpServer(view, defer=defer, encrypted=True)
+        context = self._certificates.context
+        # Clients of RFC 7858 need name no ALPN; DNS is all that is spoken here.
+        self._listener = TlsListener(lambda: context(_DOT), lambda _alpn: dot.new_connection())
+        self.dot_address = self._listener.start(sock)
+
+    async def close(self) -> None:
+        if self._listener is not None:
+            await self._listener.close()
+        if self._dot is not None:
+            await self._dot.close()
