@@ -78,6 +78,13 @@ PKARR_RETENTION_MS: Final = 7 * 86_400_000  # a packet lives so long after it wa
 PKARR_RENEW_MS: Final = PKARR_RETENTION_MS // 10  # republished identically sooner: no log entry
 PKARR_CACHE_MIN_MS: Final = 300_000  # of a GET's Cache-Control, whatever its records' TTL
 PKARR_CACHE_MAX_MS: Final = 86_400_000
+PKARR_RELAY_MS: Final = 10_000  # for a relay of others to answer
+PKARR_DNS_MS: Final = 3_000  # for a DNS server of others to answer
+PKARR_DNS_TRIES: Final = 2
+PKARR_RESOLVE_MS: Final = 12_000  # for all sources of a resolution together
+PKARR_REPUBLISH_MS: Final = 600_000  # between two publications of a node's own packet
+PKARR_PUBLISH_RETRY_MS: Final = 1_000  # before a failed one is tried again; doubles
+PKARR_RESIGN_MS: Final = 86_400_000  # a packet is signed anew after that, changed or not
 
 # --- the BitTorrent DHT (BEP 5, BEP 44) --------------------------------------------------------
 DHT_CLOSEST: Final = 8  # nodes that keep an item; Kademlia's k
@@ -101,7 +108,7 @@ DHT_PUBLISH_WAITING: Final = 8_192  # packets that wait for their publication
 DHT_PUBLISH_AT_ONCE: Final = 4
 DHT_PUBLISH_PER_S: Final = 10
 DHT_REPUBLISH_MS: Final = 3_600_000  # nodes forget an item after two hours (BEP 44)
-DHT_DNS_MS: Final = 2_500  # a DNS query waits so long for the DHT
+DNS_ELSEWHERE_MS: Final = 2_500  # a query under an unknown key waits so long for the DHT
 
 # --- key-value store ---------------------------------------------------------------------------
 KV_KEY_BYTES: Final = 500

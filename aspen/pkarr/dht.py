@@ -59,6 +59,17 @@ DEFAULT_BOOTSTRAP: Final = (
 _TRANSACTION_BYTES: Final = 4
 
 
+def parse_bootstrap(texts: Sequence[str] | None) -> list[Address]:
+    """`host:port` of nodes to begin at; the well-known ones if none is given. Raises `ConfigError`."""
+    found: list[Address] = []
+    for text in texts or DEFAULT_BOOTSTRAP:
+        host, colon, port = text.strip().rpartition(":")
+        if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
+            raise ConfigError(f"not a node of the DHT: {text!r} (as in {DEFAULT_BOOTSTRAP[0]})")
+        found.append((host, int(port)))
+    return found
+
+
 class Found(NamedTuple):
     """What a lookup brought."""
 

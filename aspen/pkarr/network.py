@@ -105,6 +105,13 @@ class DhtNetwork:
             return None
         return packet
 
+    async def look_up(self, public_key: bytes) -> None:
+        """As `resolve`, for who asks `known` afterwards; a DHT that can't be asked is no error."""
+        try:
+            await self.resolve(public_key)
+        except NetworkError as error:
+            log.debug("not looked up", error=error.code)
+
     def _fresh(self, public_key: bytes) -> _Entry | None:
         entry = self._cache.get(public_key)
         return entry if entry is not None and self._now() < entry.good_until_ms else None
