@@ -38,6 +38,7 @@ from aspen.http.control import CheckReport, ControlRoutes
 from aspen.http.doh import DohRoutes
 from aspen.http.kv import KvRoutes
 from aspen.http.server import Https, HttpServer
+from aspen.http.tsig_keys import TsigKeyRoutes
 from aspen.identity import Cookie, Identity
 from aspen.limits import RAFT_REMOVED_GRACE_MS
 from aspen.net.address_book import AddressBook
@@ -170,6 +171,7 @@ class Node:
         await self._start_consensus(store)
         self.kv, self.packets = LmdbKv(store), LmdbPackets(store)
         self.zones = LmdbZones(store, lambda: self._page.generation)
+        self.tsig_keys = TsigKeys(LmdbSettings(store))
         self.housekeeper = Housekeeper(
             self._leading_term,
             self._clock.wall_ms,
@@ -279,17 +281,16 @@ class Node:
             udp_sockets, tcp_socket = bind_udp_and_tcp(host, port, max(workers, 1))
         except OSError as error:
             raise ConfigError(f"DNS can't bind {host}:{port}: {error}") from None
-        keys = TsigKeys(LmdbSettings(store))
         primary = Primary(
             self.zones,
-            keys,
+            self.tsig_keys,
             self.proposer,
             lambda: view,
             lambda: self._clock.wall_ms() / 1_000,
         )
         self._notifier = notifier = Notifier(
             self.zones,
-            keys,
+            self.tsig_keys,
             self._leading_term,
             lambda: self._clock.wall_ms() / 1_000,
             local_host=None if is_wildcard(tcp_socket) else host,
@@ -341,6 +342,7 @@ class Node:
         KvRoutes(self.proposer, self.kv).add_routes(self.http.admin)
         ClusterRoutes(self.view).add_routes(self.http.public, self.http.admin)
         ControlRoutes(self.control, self, self.view).add_routes(self.http.admin)
+        TsigKeyRoutes(self.proposer, self.tsig_keys).add_routes(self.http.admin)
         self._stack.push_async_callback(self.http.close)
         await self.http.start()
 

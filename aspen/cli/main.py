@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from aspen import __version__
-from aspen.cli import cluster, config, dev, kv, node, pkarr
+from aspen.cli import cluster, config, dev, kv, node, pkarr, zone
 from aspen.cli.common import EXIT_CODES, new_app
 
 app = new_app("Aspen: a Raft-replicated DNS and pkarr server.")
@@ -16,6 +16,7 @@ app.command("dev", epilog=EXIT_CODES)(dev.dev)
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(kv.app, name="kv")
 app.add_typer(pkarr.app, name="pkarr")
+app.add_typer(zone.app, name="zone")
 app.add_typer(config.app, name="config")
 
 node_app = new_app("Run one Aspen node: `aspen node run` under a name of its own.")

@@ -158,6 +158,29 @@ class NodeClient:
             query["after"] = after
         return _read(await self._request("GET", "/v1/kv", query, accept="application/json"), KvScan)
 
+    async def tsig_keys(self) -> list[dict[str, Any]]:
+        """Names and algorithms of the TSIG keys."""
+        keys: list[dict[str, Any]] = _read(await self._request("GET", "/v1/tsig-keys"), dict[str, Any])[
+            "keys"
+        ]
+        return keys
+
+    async def tsig_key_put(
+        self, name: str, algorithm: str, secret: str | None = None, *, replace: bool = False
+    ) -> dict[str, Any]:
+        """Add a TSIG key; without a secret (in base64) the node makes one up, and the answer has it.
+
+        Raises `ClientError` with status 409 if there is one of this name.
+        """
+        wanted = {"algorithm": algorithm} | ({} if secret is None else {"secret": secret})
+        query: dict[str, str | bytes] = {"replace": "true"} if replace else {}
+        body = msgspec.json.encode(wanted)
+        return _read(await self._request("PUT", _tsig_key_path(name), query, body=body), dict[str, Any])
+
+    async def tsig_key_delete(self, name: str) -> dict[str, Any]:
+        """Raises `ClientNotFound` if there is no such key."""
+        return _read(await self._request("DELETE", _tsig_key_path(name)), dict[str, Any])
+
     async def pkarr_put(self, z32: str, payload: bytes) -> None:
         """Publish a signed packet. Raises `ClientError` with status 409 if a more recent one is stored."""
         await self._request("PUT", f"/pkarr/{quote(z32, safe='')}", body=payload)
@@ -237,6 +260,10 @@ def _read(body: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(body or b"{}", type=kind)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise ClientError(200, "bad_answer", f"not the answer of an Aspen node: {error}") from None
+
+
+def _tsig_key_path(name: str) -> str:
+    return f"/v1/tsig-keys/{quote(name.rstrip('.') or '.', safe='')}"
 
 
 def _key_path(key: bytes) -> str:
