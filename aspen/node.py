@@ -274,8 +274,6 @@ class Node:
     async def _start_dns(self, store: Store, data_dir: Path, workers: int) -> None:
         host, port = self.config.dns_host, self.config.dns_port
         settings = self._dns_settings()
-        view = View.build(LmdbRecords(store), settings)
-        settings = DnsSettings(origins=self.config.dns_server.all_origins)
         view = self._dns_view = View.build(LmdbRecords(store), settings, self.zones)
         try:
             udp_sockets, tcp_socket = bind_udp_and_tcp(host, port, max(workers, 1))
@@ -313,8 +311,9 @@ class Node:
             )
         else:
             cookies = ClusterCookies(LmdbSettings(store), lambda: self._page.generation)
-            udp = InProcessUdp(udp_sockets, view, primary.datagram, cookies=cookies, settings=settings)
-            udp = self._in_process_udp = InProcessUdp(udp_sockets, view, primary.datagram)
+            udp = self._in_process_udp = InProcessUdp(
+                udp_sockets, view, primary.datagram, cookies=cookies, settings=settings
+            )
         self._stack.push_async_callback(udp.close)
         await udp.start()
         self.housekeeper.add(CookieSecretDuty(self.proposer, LmdbSettings(store)))
