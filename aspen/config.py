@@ -21,7 +21,7 @@ import msgspec
 
 from aspen.errors import ConfigError, IdentityError
 from aspen.identity import EndpointId, parse_endpoint_id
-from aspen.limits import DNS_WORKERS, RAFT_LOG_KEEP_BYTES, RAFT_LOG_KEEP_ENTRIES
+from aspen.limits import DNS_MAX_STALE_MS, DNS_WORKERS, RAFT_LOG_KEEP_BYTES, RAFT_LOG_KEEP_ENTRIES
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=3_600_000)]
@@ -230,6 +230,20 @@ class DnsServerConfig(msgspec.Struct, kw_only=True):
     """Every so many limited answers, one goes out truncated; 0 = none."""
     rrl_exempt: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.0/8", "::1"])
     """Networks that are never limited."""
+    nsid: str | None = None
+    """What the node calls itself to who asks by EDNS (RFC 5001); `node-<id>` if not given, "" is nothing."""
+    identity: str | None = None
+    """TXT of id.server and hostname.bind in class CHAOS; `node-<id>` if not given, "" refuses."""
+    version: str = "Aspen"
+    """TXT of version.bind and version.server in class CHAOS; "" refuses."""
+    minimal_responses: bool = False
+    """Leave out additional records that an answer can do without."""
+    query_acl: list[str] = []
+    """Networks that may ask; empty: everybody. Zones may have narrower lists of their own."""
+    max_stale_ms: Annotated[int, msgspec.Meta(ge=0)] = DNS_MAX_STALE_MS
+    """A node out of touch with its cluster for longer says so in its answers; 0 = never."""
+    stale_answers: Literal["mark", "refuse"] = "mark"
+    """How it says so: EDE 3 (RFC 8914) beside the answer, or SERVFAIL with EDE 22 instead of it."""
 
     @property
     def all_origins(self) -> tuple[str, ...]:

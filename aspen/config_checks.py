@@ -31,6 +31,7 @@ from aspen.config import (
 )
 from aspen.errors import ConfigError, IdentityError
 from aspen.identity import Cookie, EndpointId, Identity
+from aspen.limits import DNS_STRING_BYTES
 
 DISK_WARNING_PERCENT: Final = 80
 TOKEN_SHORT_CHARS: Final = 16
@@ -88,9 +89,14 @@ def _value_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
     for origin in config.dns_server.all_origins:
         if not _is_domain_name(origin):
             yield f"dns_server.origins: {origin!r} is not a domain name"
-    for network in config.dns_server.rrl_exempt:
-        if not _is_network(network):
-            yield f"dns_server.rrl_exempt: {network!r} is neither an address nor a network like 192.0.2.0/24"
+    dns = config.dns_server
+    for setting, networks in (("rrl_exempt", dns.rrl_exempt), ("query_acl", dns.query_acl)):
+        for network in networks:
+            if not _is_network(network):
+                yield f"dns_server.{setting}: {network!r} is no address, and no network like 192.0.2.0/24"
+    for setting, text in (("nsid", dns.nsid), ("identity", dns.identity), ("version", dns.version)):
+        if text is not None and len(text.encode()) > DNS_STRING_BYTES:
+            yield f"dns_server.{setting}: longer than {DNS_STRING_BYTES} octets, which DNS can't carry"
     if config.dns_server.https_config is not None:
         yield from _https_errors(config.dns_server.https_config)
     if config.iroh.relay_mode is RelayMode.CUSTOM and not (config.iroh.relay_urls or config.iroh.relay_url):

@@ -11,6 +11,7 @@ from typing import Final
 # --- DNS (RFC 1035 §2.3.4, RFC 6891, RFC 7766) -------------------------------------------------
 DNS_NAME_BYTES: Final = 255
 DNS_LABEL_BYTES: Final = 63
+DNS_STRING_BYTES: Final = 255
 DNS_UDP_PLAIN_BYTES: Final = 512  # without EDNS
 DNS_UDP_EDNS_BYTES: Final = 1232  # what we advertise and never exceed (DNS flag day 2020)
 DNS_TCP_MESSAGE_BYTES: Final = 65_535
@@ -64,6 +65,8 @@ NOTIFY_RETRY_MAX_MS: Final = 60_000
 NOTIFY_TRIES: Final = 8
 TSIG_FUDGE_S: Final = 300  # RFC 8945 §10
 DNS_BIND_MS: Final = 500  # for the sockets of an earlier run to go away
+DNS_STALENESS_POLL_MS: Final = 500  # between two looks whether this node is in touch with its cluster
+DNS_MAX_STALE_MS: Final = 60_000  # out of touch for longer, answers say so
 DNS_FAILURE_LOG_MS: Final = 60_000  # a failure to read the replica is logged once in this time
 DNS_CNAME_CHAIN: Final = 8
 DNS_NAME_POINTERS: Final = 127  # compression pointers followed in one name

@@ -11,7 +11,6 @@ import asyncio
 import os
 import time
 from contextlib import AsyncExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -21,16 +20,7 @@ from aspen.cluster_check import ClusterCheck
 from aspen.cluster_view import NodeView
 from aspen.config import ClusterBootstrapConfig, ControlBackend
 from aspen.deterministic import DeterministicCluster
-from aspen.dns.cookie_secret import ClusterCookies, CookieSecretDuty
-from aspen.dns.lookup import View
-from aspen.dns.notify import Notifier
-from aspen.dns.origin import CookiePolicy, DnsSettings
-from aspen.dns.primary import Primary
-from aspen.dns.rrl import RrlSettings
-from aspen.dns.sockets import is_wildcard
-from aspen.dns.stream import Answers, Padding, TcpServer
 from aspen.dns.tsig_keys import TsigKeys
-from aspen.dns.udp import InProcessUdp, UdpWorkers, bind_udp_and_tcp
 from aspen.errors import ConfigError
 from aspen.housekeeping import Housekeeper
 from aspen.http.cluster import ClusterRoutes, DnsStatus
@@ -44,7 +34,8 @@ from aspen.limits import RAFT_REMOVED_GRACE_MS
 from aspen.net.address_book import AddressBook
 from aspen.net.endpoint import Endpoint, Hello, Peer
 from aspen.net.handshake import INCARNATION_BYTES
-from aspen.node_tls import EncryptedDns, open_certificates
+from aspen.node_dns import NodeDns
+from aspen.node_tls import open_certificates
 from aspen.pkarr.relay import Relay
 from aspen.proposer import ClusterProposer
 from aspen.raft.cluster import Consensus, Timing
@@ -56,10 +47,10 @@ from aspen.raft.transport import RaftTransport
 from aspen.raft.writer import Retention
 from aspen.state.kv import LmdbKv
 from aspen.state.machine import Machine
-from aspen.state.packets import LmdbPackets, LmdbRecords
+from aspen.state.packets import LmdbPackets
 from aspen.state.ports import Proposer
 from aspen.state.settings import LmdbSettings
-from aspen.state.status_page import StatusPage
+from aspen.state.status_page import STATUS_PAGE_FILE, StatusPage
 from aspen.state.store import DataDirectoryLock, Store
 from aspen.state.zone_collection import ZoneCollection
 from aspen.state.zones import LmdbZones
@@ -68,7 +59,6 @@ from aspen.tls.certificates import Certificates
 log = structlog.get_logger("aspen.node")
 
 IDENTITY_FILE: Final = "identity.key"
-STATUS_PAGE_FILE: Final = "status.page"
 PROTOCOL_VERSION: Final = 1
 """Of what nodes say to each other; nodes of different versions refuse each other."""
 
@@ -108,8 +98,7 @@ class Node:
     view: NodeView
     certificates: Certificates | None = None
     """Of HTTPS, DoT and DoQ; None without `https_config`."""
-    encrypted_dns: EncryptedDns | None = None
-    _answers: Answers | None = None
+    dns: NodeDns | None = None
 
     def __init__(self, config: ClusterBootstrapConfig) -> None:
         self.config = config
@@ -121,10 +110,6 @@ class Node:
         self._ended = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
         self._known_roster: object = None
-        self._dns_view: View | None = None
-        self._dns_generation = 0
-        self._in_process_udp: InProcessUdp | None = None
-        self._notifier: Notifier | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -184,7 +169,7 @@ class Node:
             self.certificates.start()
             self._stack.push_async_callback(self.certificates.stop)
         if self.config.dns_server.enable:
-            await self._start_dns(store, data_dir, workers)
+            await self._start_dns(store)
         await self._start_http()
         self.housekeeper.start()
         self._stack.push_async_callback(self.housekeeper.stop)
@@ -263,66 +248,14 @@ class Node:
             *((p.node_id, p.endpoint_id, (p.address,) if p.address else ()) for p in peers),
         ]
 
-    def _dns_settings(self) -> DnsSettings:
-        dns = self.config.dns_server
-        return DnsSettings(
-            origins=dns.all_origins,
-            cookies=CookiePolicy(dns.cookies),
-            rrl=RrlSettings(rate=dns.rrl_rate, slip=dns.rrl_slip, exempt=tuple(dns.rrl_exempt)),
+    async def _start_dns(self, store: Store) -> None:
+        self.dns = dns = NodeDns(
+            self.config, store, self.zones, self.consensus, self.proposer, self._clock, self._page
         )
-
-    async def _start_dns(self, store: Store, data_dir: Path, workers: int) -> None:
-        host, port = self.config.dns_host, self.config.dns_port
-        settings = self._dns_settings()
-        view = self._dns_view = View.build(LmdbRecords(store), settings, self.zones)
-        try:
-            udp_sockets, tcp_socket = bind_udp_and_tcp(host, port, max(workers, 1))
-        except OSError as error:
-            raise ConfigError(f"DNS can't bind {host}:{port}: {error}") from None
-        primary = Primary(
-            self.zones,
-            self.tsig_keys,
-            self.proposer,
-            lambda: view,
-            lambda: self._clock.wall_ms() / 1_000,
-        )
-        self._notifier = notifier = Notifier(
-            self.zones,
-            self.tsig_keys,
-            self._leading_term,
-            lambda: self._clock.wall_ms() / 1_000,
-            local_host=None if is_wildcard(tcp_socket) else host,
-        )
-        notifier.start()
-        self._stack.push_async_callback(notifier.close)
-        tcp = TcpServer(view, defer=primary.stream)
-        self._stack.push_async_callback(tcp.close)
-        self.dns_address = await tcp.start_on(tcp_socket)
-        self.view.dns = DnsStatus(settings.origins, self.dns_address[1])
-        if workers:
-            udp: UdpWorkers | InProcessUdp = UdpWorkers(
-                data_dir,
-                udp_sockets,
-                settings,
-                data_dir / STATUS_PAGE_FILE,
-                answer=primary.datagram,
-                log_format=self.config.log_format,
-                log_level=self.config.log_level,
-            )
-        else:
-            cookies = ClusterCookies(LmdbSettings(store), lambda: self._page.generation)
-            udp = self._in_process_udp = InProcessUdp(
-                udp_sockets, view, primary.datagram, cookies=cookies, settings=settings
-            )
-        self._stack.push_async_callback(udp.close)
-        await udp.start()
-        self.housekeeper.add(CookieSecretDuty(self.proposer, LmdbSettings(store)))
-        self._answers = Answers(view, Padding.ASKED)
-        https = self.config.dns_server.https_config
-        if https is not None and self.certificates is not None:
-            self.encrypted_dns = EncryptedDns(self.config, https, self.certificates)
-            self._stack.push_async_callback(self.encrypted_dns.close)
-            await self.encrypted_dns.start(view, primary.stream)
+        self._stack.push_async_callback(dns.close)
+        await dns.start(self.tsig_keys, self.certificates, self.housekeeper)
+        self.dns_address = dns.address
+        self.view.dns = DnsStatus(dns.settings.origins, dns.address[1])
 
     async def _start_http(self) -> None:
         config = self.config
@@ -335,8 +268,8 @@ class Node:
             if https is not None and self.certificates is not None
             else None,
         )
-        if self._answers is not None:
-            DohRoutes(self._answers, self.proposer).add_routes(self.http.public)
+        if self.dns is not None:
+            DohRoutes(self.dns.answers, self.proposer).add_routes(self.http.public)
         Relay(self.proposer, self.packets).add_routes(self.http.public)
         KvRoutes(self.proposer, self.kv).add_routes(self.http.admin)
         ClusterRoutes(self.view).add_routes(self.http.public, self.http.admin)
@@ -393,18 +326,10 @@ class Node:
         page.commit_index = driver.raw.commit_index
         page.applied_index = driver.applied_index
         page.last_contact_ms = driver.last_contact_ms or 0
-        if page.generation != self._dns_generation:
-            self._renew_dns(page.generation)
-        if self._notifier is not None:
-            self._notifier.progressed()
+        if self.dns is not None:
+            self.dns.progressed()
         if driver.roster is not self._known_roster and self.quic_address[0]:
             self._members_changed(driver.roster)
-
-    def _renew_dns(self, generation: int) -> None:
-        """Have DNS in this process take up the zones as they are now."""
-        self._dns_generation = generation
-        if self._dns_view is not None and self._dns_view.renew() and self._in_process_udp is not None:
-            self._in_process_udp.replace_view(self._dns_view)
 
     def _failed(self, error: Exception) -> None:
         log.critical("node halts", error=str(error))

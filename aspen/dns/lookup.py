@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Protocol
 
 from aspen.dns.origin import DnsSettings, Origin, Origins, compile_origins, with_zones
 from aspen.dns.packet_zone import ZONE_VERSION
-from aspen.dns.policy import Policy, Staleness, compile_policy
+from aspen.dns.policy import Policy, Staleness, Touch, compile_policy
 from aspen.dns.ready import NO_SUCH_NAME, Outcome, ReadyAnswer, find_answer, find_any
 from aspen.dns.search import parent_of
 from aspen.dns.wire import ANY, DS
@@ -42,7 +42,8 @@ class View(NamedTuple):
     """As of now: `renew` when a zone has changed. Shared by all copies of a view."""
     zones: Zones = NO_ZONES
     policy: Policy = Policy()
-    staleness: Staleness = Staleness.FRESH
+    touch: Touch = Touch()
+    """Shared by all copies of a view."""
     configured: Origins | None = None
     """The origins without authored zones."""
 
@@ -57,7 +58,11 @@ class View(NamedTuple):
             minimal_responses=settings.minimal_responses,
             query_acl=settings.query_acl,
         )
-        return cls(records, with_zones(origins, zones), zones, policy, configured=origins)
+        return cls(records, with_zones(origins, zones), zones, policy, Touch(), origins)
+
+    @property
+    def staleness(self) -> Staleness:
+        return self.touch.staleness
 
     def renew(self) -> bool:
         """Take up the zones as they are now: origins have the SOA of zones of their name. For this view

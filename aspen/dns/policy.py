@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from aspen.dns.name import name_from_text
 from aspen.dns.networks import Networks
 from aspen.errors import ConfigError
-
-_TEXT_BYTES: Final = 255  # of one character string, RFC 1035 §3.3
+from aspen.limits import DNS_STRING_BYTES
 
 
 class Staleness(Enum):
@@ -22,6 +21,15 @@ class Staleness(Enum):
     """Out of touch: answers carry EDE 3 or 19 (RFC 8914 §4.4, §4.20)."""
     SILENT = 2
     """Out of touch: SERVFAIL with EDE 22 (RFC 8914 §4.23)."""
+
+
+class Touch:
+    """Whether this node is in touch with its cluster, for all who answer from one view."""
+
+    __slots__ = ("staleness",)
+
+    def __init__(self) -> None:
+        self.staleness = Staleness.FRESH
 
 
 class Policy(NamedTuple):
@@ -55,6 +63,6 @@ def compile_policy(
 
 def _octets(text: str) -> bytes:
     octets = text.encode()
-    if len(octets) > _TEXT_BYTES:
-        raise ConfigError(f"the text {text[:20]!r}… is longer than {_TEXT_BYTES} octets: DNS can't carry it")
+    if len(octets) > DNS_STRING_BYTES:
+        raise ConfigError(f"the text {text[:20]!r}… is longer than {DNS_STRING_BYTES} octets")
     return octets

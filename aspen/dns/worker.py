@@ -33,6 +33,7 @@ from aspen.dns.cookies import CookieMaker
 from aspen.dns.fast import ID_BYTES
 from aspen.dns.forward import needs_node, pass_on
 from aspen.dns.lookup import DnsSettings, View
+from aspen.dns.policy import Staleness
 from aspen.dns.respond import servfail
 from aspen.dns.sockets import ANCILLARY_BYTES, Ancillary, is_wildcard, reply_source
 from aspen.dns.udp_answers import COUNTERS, Counter, UdpAnswers
@@ -236,6 +237,7 @@ class Worker:
         words = self._page.words
         zones = LmdbZones(store, lambda: int(words[GENERATION]))
         self._view = View.build(LmdbRecords(store), options.settings, zones)
+        self._view.touch.staleness = Staleness(self._page.dns_staleness)
         if before is None:
             settings = options.settings
             self._answers = UdpAnswers(
@@ -271,6 +273,10 @@ class Worker:
         self._answers.cache.clear()
         self._answers.limiter.tick()
         self._publish()
+        staleness = Staleness(self._page.dns_staleness)
+        if staleness is not self._view.touch.staleness:
+            self._view.touch.staleness = staleness
+            self._answers.replace_view(self._view)
         if os.getppid() != self._options.parent_pid:
             raise SystemExit(0)
 

@@ -21,6 +21,9 @@ from aspen.state.store import allocate
 
 MAGIC: Final = int.from_bytes(b"aspen\x00\x00\x01", "big")
 
+STATUS_PAGE_FILE: Final = "status.page"
+"""Its name in a data directory."""
+
 # Word indexes; the node process writes these.
 WORD_MAGIC: Final = 0
 GENERATION: Final = 1
@@ -35,6 +38,8 @@ APPLIED_INDEX: Final = 6
 WORKER_COUNT: Final = 7
 CHANGES: Final = 8
 """Counts the marks ever written to the ring of changes."""
+DNS_STALENESS: Final = 9
+"""Whether the node is in touch with its cluster: the value of a `dns.policy.Staleness`."""
 
 _RING_START: Final = 64
 CHANGE_MARK_BYTES: Final = 8
@@ -77,6 +82,7 @@ class StatusPage:
     generation = _word(GENERATION, "Changes of what DNS can see.")
     epoch = _word(EPOCH, "Changes of the LMDB environment.")
     last_contact_ms = _word(LAST_CONTACT_MS, "Monotonic ms of the last leader contact; 0 = never.")
+    dns_staleness = _word(DNS_STALENESS, "Whether answers must say that they may be old.")
     role = _word(ROLE, "Raft role of this node.")
     commit_index = _word(COMMIT_INDEX, "Highest log index known committed.")
     applied_index = _word(APPLIED_INDEX, "Log index of the state on disk.")

@@ -1,0 +1,185 @@
+"""The DNS part of a node, put together: one view of the replica, and every listener that answers from it.
+
+UDP by workers or in this process, TCP beside it, DNS over TLS and the like if there is a certificate. What
+a look at the replica can't answer (transfers, updates, signed messages, zones behind a read barrier)
+goes to `Primary`, whichever way it came. `progressed` is called whenever the node's state moved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from aspen.config import ClusterBootstrapConfig
+from aspen.dns.cookie_secret import ClusterCookies, CookieSecretDuty
+from aspen.dns.lookup import View
+from aspen.dns.notify import Notifier
+from aspen.dns.origin import CookiePolicy, DnsSettings
+from aspen.dns.policy import Staleness
+from aspen.dns.primary import Primary
+from aspen.dns.rrl import RrlSettings
+from aspen.dns.sockets import is_wildcard
+from aspen.dns.stream import Answers, Padding, TcpServer
+from aspen.dns.tsig_keys import TsigKeys
+from aspen.dns.udp import InProcessUdp, UdpWorkers, bind_udp_and_tcp
+from aspen.errors import ConfigError
+from aspen.housekeeping import Housekeeper
+from aspen.limits import DNS_STALENESS_POLL_MS
+from aspen.node_tls import EncryptedDns
+from aspen.raft.cluster import Consensus
+from aspen.raft.ports import Clock
+from aspen.state.packets import LmdbRecords
+from aspen.state.ports import Proposer
+from aspen.state.settings import LmdbSettings
+from aspen.state.status_page import STATUS_PAGE_FILE, StatusPage
+from aspen.state.store import Store
+from aspen.state.zones import LmdbZones
+from aspen.tls.certificates import Certificates
+
+
+def dns_settings(config: ClusterBootstrapConfig) -> DnsSettings:
+    """What the configuration says of DNS, as the DNS packages want it."""
+    dns = config.dns_server
+    name = f"node-{config.node_id}"
+    return DnsSettings(
+        origins=dns.all_origins,
+        cookies=CookiePolicy(dns.cookies),
+        rrl=RrlSettings(rate=dns.rrl_rate, slip=dns.rrl_slip, exempt=tuple(dns.rrl_exempt)),
+        nsid=name if dns.nsid is None else dns.nsid,
+        identity=name if dns.identity is None else dns.identity,
+        version=dns.version,
+        minimal_responses=dns.minimal_responses,
+        query_acl=tuple(dns.query_acl),
+    )
+
+
+class NodeDns:
+    """DNS of a node: `start` it once, `close` it once."""
+
+    address: tuple[str, int]
+    """Of UDP and TCP."""
+
+    def __init__(
+        self,
+        config: ClusterBootstrapConfig,
+        store: Store,
+        zones: LmdbZones,
+        consensus: Consensus,
+        proposer: Proposer,
+        clock: Clock,
+        page: StatusPage,
+    ) -> None:
+        """Raises `ConfigError` for settings that can't be used."""
+        self.settings = dns_settings(config)
+        self.view = View.build(LmdbRecords(store), self.settings, zones)
+        self.answers = Answers(self.view, Padding.ASKED)
+        """For DNS over HTTPS."""
+        self.encrypted: EncryptedDns | None = None
+        self._config = config
+        self._store = store
+        self._zones = zones
+        self._consensus = consensus
+        self._proposer = proposer
+        self._clock = clock
+        self._page = page
+        self._generation = 0
+        self._in_process: InProcessUdp | None = None
+        self._notifier: Notifier | None = None
+        self._in_touch_ms = clock.monotonic_ms()
+        self._timer: asyncio.TimerHandle | None = None
+        self._stack = AsyncExitStack()
+
+    async def start(
+        self, keys: TsigKeys, certificates: Certificates | None, housekeeper: Housekeeper
+    ) -> None:
+        """Raises `ConfigError` for a port that can't be had."""
+        host, port = self._config.dns_host, self._config.dns_port
+        workers = self._config.dns_server.workers
+        try:
+            udp_sockets, tcp_socket = bind_udp_and_tcp(host, port, max(workers, 1))
+        except OSError as error:
+            raise ConfigError(f"DNS can't bind {host}:{port}: {error}") from None
+        settings = LmdbSettings(self._store)
+        primary = Primary(self._zones, keys, self._proposer, lambda: self.view, self._now_s)
+        self._notifier = notifier = Notifier(
+            self._zones,
+            keys,
+            self._leading_term,
+            self._now_s,
+            local_host=None if is_wildcard(tcp_socket) else host,
+        )
+        notifier.start()
+        self._stack.push_async_callback(notifier.close)
+        tcp = TcpServer(self.view, defer=primary.stream)
+        self._stack.push_async_callback(tcp.close)
+        self.address = await tcp.start_on(tcp_socket)
+        if workers:
+            udp: UdpWorkers | InProcessUdp = UdpWorkers(
+                self._config.data_path,
+                udp_sockets,
+                self.settings,
+                self._config.data_path / STATUS_PAGE_FILE,
+                answer=primary.datagram,
+                log_format=self._config.log_format,
+                log_level=self._config.log_level,
+            )
+        else:
+            cookies = ClusterCookies(settings, lambda: self._page.generation)
+            udp = self._in_process = InProcessUdp(
+                udp_sockets, self.view, primary.datagram, cookies=cookies, settings=self.settings
+            )
+        self._stack.push_async_callback(udp.close)
+        await udp.start()
+        housekeeper.add(CookieSecretDuty(self._proposer, settings))
+        https = self._config.dns_server.https_config
+        if https is not None and certificates is not None:
+            self.encrypted = EncryptedDns(self._config, https, certificates)
+            self._stack.push_async_callback(self.encrypted.close)
+            await self.encrypted.start(self.view, primary.stream)
+        self._watch_touch()
+
+    async def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._stack.aclose()
+
+    def progressed(self) -> None:
+        """The node's state moved: take up the zones as they are now, and tell secondaries."""
+        generation = self._page.generation
+        if generation != self._generation:
+            self._generation = generation
+            if self.view.renew():
+                self._renew_in_process()
+        if self._notifier is not None:
+            self._notifier.progressed()
+
+    # --- staleness ----------------------------------------------------------------------------
+
+    def _watch_touch(self) -> None:
+        """Look how long it is since this node led or heard a leader, now and then, and tell everybody
+        who answers."""
+        since_ms = self._consensus.since_contact_ms()
+        now_ms = self._clock.monotonic_ms()
+        if since_ms >= 0:
+            # A leader that lost its role was in touch while it led, whatever it heard before.
+            self._in_touch_ms = max(self._in_touch_ms, now_ms - since_ms)
+        dns = self._config.dns_server
+        staleness = Staleness.FRESH
+        if dns.max_stale_ms and now_ms - self._in_touch_ms > dns.max_stale_ms:
+            staleness = Staleness.SILENT if dns.stale_answers == "refuse" else Staleness.MARKED
+        if staleness is not self.view.touch.staleness:
+            self.view.touch.staleness = staleness
+            self._page.dns_staleness = staleness.value  # workers look at it every second
+            self._renew_in_process()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(DNS_STALENESS_POLL_MS / 1_000, self._watch_touch)
+
+    def _renew_in_process(self) -> None:
+        if self._in_process is not None:
+            self._in_process.replace_view(self.view)
+
+    def _leading_term(self) -> int | None:
+        return self._consensus.driver.raw.term if self._consensus.is_leader else None
+
+    def _now_s(self) -> float:
+        return self._clock.wall_ms() / 1_000
