@@ -299,9 +299,17 @@ ControlPlaneError.OutcomeUnknown = _ControlOutcomeUnknown
 
 
 class KeyValueStoreError(AspenError):
-    """What `KeyValueStore` raises. Catch it, or one of its kinds: `KeyValueStoreError.NotFound`."""
+    """What `KeyValueStore` raises. Catch it, or one of its kinds: `KeyValueStoreError.NotFound`.
+
+    `revision` is the store's where the refusal was decided, or the one that still can be asked for;
+    0 if there is none to tell.
+    """
 
     code: ClassVar[str] = "failed"
+
+    def __init__(self, reason: str, *, revision: int = 0) -> None:
+        super().__init__(reason)
+        self.revision = revision
 
     NotFound: ClassVar[type[KeyValueStoreError]]
     EmptyKey: ClassVar[type[KeyValueStoreError]]
@@ -309,6 +317,15 @@ class KeyValueStoreError(AspenError):
     ValueTooLarge: ClassVar[type[KeyValueStoreError]]
     BatchTooLarge: ClassVar[type[KeyValueStoreError]]
     ReservedKey: ClassVar[type[KeyValueStoreError]]
+    InvalidRequest: ClassVar[type[KeyValueStoreError]]
+    CompareFailed: ClassVar[type[KeyValueStoreError]]
+    LeaseNotFound: ClassVar[type[KeyValueStoreError]]
+    NotANumber: ClassVar[type[KeyValueStoreError]]
+    Compacted: ClassVar[type[KeyValueStoreError]]
+    FutureRevision: ClassVar[type[KeyValueStoreError]]
+    ResultTooLarge: ClassVar[type[KeyValueStoreError]]
+    RequestReused: ClassVar[type[KeyValueStoreError]]
+    TooMany: ClassVar[type[KeyValueStoreError]]
     NotLeader: ClassVar[type[KeyValueStoreError]]
     Timeout: ClassVar[type[KeyValueStoreError]]
     OutcomeUnknown: ClassVar[type[KeyValueStoreError]]
@@ -339,6 +356,56 @@ class _ReservedKey(KeyValueStoreError):
     code = "reserved_key"
 
 
+class _KeyValueInvalidRequest(KeyValueStoreError):
+    code = "invalid_request"
+
+
+class _CompareFailed(KeyValueStoreError):
+    """Nothing was changed: the key isn't as the caller thought."""
+
+    code = "compare_failed"
+
+
+class _LeaseNotFound(KeyValueStoreError):
+    """Never granted, expired or revoked."""
+
+    code = "lease_not_found"
+
+
+class _NotANumber(KeyValueStoreError):
+    """The value can't be counted up: no decimal integer, or beyond 64 bits."""
+
+    code = "not_a_number"
+
+
+class _Compacted(KeyValueStoreError):
+    """The revision asked for is no longer kept."""
+
+    code = "compacted"
+
+
+class _FutureRevision(KeyValueStoreError):
+    """The revision asked for does not exist yet, as far as this node knows."""
+
+    code = "future_revision"
+
+
+class _ResultTooLarge(KeyValueStoreError):
+    code = "result_too_large"
+
+
+class _RequestReused(KeyValueStoreError):
+    """The idempotency key stood for another request before."""
+
+    code = "request_reused"
+
+
+class _TooMany(KeyValueStoreError):
+    """A bounded table is full (leases, idempotency keys, watchers); nothing was changed."""
+
+    code = "too_many"
+
+
 class _KeyValueNotLeader(KeyValueStoreError):
     code = "not_leader"
 
@@ -361,7 +428,25 @@ KeyValueStoreError.KeyTooLarge = _KeyTooLarge
 KeyValueStoreError.ValueTooLarge = _ValueTooLarge
 KeyValueStoreError.BatchTooLarge = _BatchTooLarge
 KeyValueStoreError.ReservedKey = _ReservedKey
+KeyValueStoreError.InvalidRequest = _KeyValueInvalidRequest
+KeyValueStoreError.CompareFailed = _CompareFailed
+KeyValueStoreError.LeaseNotFound = _LeaseNotFound
+KeyValueStoreError.NotANumber = _NotANumber
+KeyValueStoreError.Compacted = _Compacted
+KeyValueStoreError.FutureRevision = _FutureRevision
+KeyValueStoreError.ResultTooLarge = _ResultTooLarge
+KeyValueStoreError.RequestReused = _RequestReused
+KeyValueStoreError.TooMany = _TooMany
 KeyValueStoreError.NotLeader = _KeyValueNotLeader
 KeyValueStoreError.Timeout = _KeyValueTimeout
 KeyValueStoreError.OutcomeUnknown = _KeyValueOutcomeUnknown
 KeyValueStoreError.Failed = _KeyValueFailed
+
+_KV_KINDS: Mapping[str, type[KeyValueStoreError]] = {
+    kind.code: kind for kind in KeyValueStoreError.__subclasses__()
+}
+
+
+def key_value_error(code: str, reason: str, revision: int = 0) -> KeyValueStoreError:
+    """The kind of error that a code stands for."""
+    return _KV_KINDS.get(code, KeyValueStoreError.Failed)(reason, revision=revision)

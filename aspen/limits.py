@@ -119,8 +119,38 @@ KV_VALUE_BYTES: Final = 1_048_576
 KV_BATCH_KEYS: Final = 100
 KV_SCAN_DEFAULT: Final = 1_000
 KV_SCAN_MAX: Final = 10_000
+KV_COUNT_MAX: Final = 100_000  # keys counted by one request
 KV_SCAN_BYTES: Final = 8 * 1_048_576  # of keys and values in one page of a scan
+KV_SLICE_KEYS: Final = 200  # looked at before others have their turn
+KV_SLICE_BYTES: Final = 262_144  # … or of keys and values (one larger value goes alone)
 KV_RESERVED_PREFIX: Final = b"_system:"
+KV_COMMAND_BYTES: Final = 2 * 1_048_576  # of all keys and values in one command
+KV_DELETE_RANGE_KEYS: Final = 1_000  # deleted by one command; the rest by the next
+KV_DELETE_RANGE_BYTES: Final = 8 * 1_048_576  # of values deleted by one command (one key always goes)
+KV_HISTORY_EVENTS: Final = 200_000  # changes kept, for watches and for reads of earlier revisions
+KV_HISTORY_BYTES: Final = 128 * 1_048_576  # … unless their keys and the values they replaced take more
+KV_HISTORY_COLLECT: Final = 64  # dropped by one command beyond twice as many as it adds
+KV_WATCHES: Final = 4_096  # on one node
+KV_WATCH_EVENTS: Final = 1_000  # changes looked at before others have their turn
+KV_WATCH_BYTES: Final = 262_144  # … or told (those of one revision are never parted)
+KV_WATCH_RECENT: Final = 1_024  # newest revisions kept ready for those who watch
+KV_WATCH_RECENT_BYTES: Final = 8 * 1_048_576
+KV_WATCH_PROGRESS_MS: Final = 5_000  # between two signs of life, if nothing changes
+KV_MIN_REVISION_MS: Final = 4_000  # a read waits so long for the revision that it must not fall behind
+KV_REQUEST_ID_BYTES: Final = 128  # of an idempotency key
+KV_REQUEST_MS: Final = 600_000  # for which its answer is remembered
+KV_REQUESTS: Final = 100_000  # remembered at one time
+KV_REQUEST_RESULT_BYTES: Final = 4_096  # of an answer; of a longer one only that there was one
+KV_REQUESTS_COLLECT: Final = 16  # forgotten by one command at most
+
+# --- leases ------------------------------------------------------------------------------------
+LEASE_TTL_MIN_MS: Final = 1_000
+LEASE_TTL_MAX_MS: Final = 365 * 86_400_000
+LEASES: Final = 100_000
+LEASE_BATCH: Final = 100  # renewed or ended by one command
+LEASE_CHECK_MS: Final = 200  # between two looks at what has expired
+LEASE_RETRY_MS: Final = 1_000  # before an expiry that did not come about is proposed again
+LEASE_READ: Final = 1_000  # renewals taken in before others have their turn
 
 # --- settings of the whole cluster -------------------------------------------------------------
 SETTING_NAME_BYTES: Final = 500
@@ -318,7 +348,7 @@ DEV_LINE_BYTES: Final = 1_048_576  # a longer line of a node's log is cut
 LMDB_MAP_BYTES: Final = 64 * 1024**3  # address space, not disk
 LMDB_READERS: Final = 512
 LMDB_READERS_BYTES: Final = (LMDB_READERS - 1) * 64 + 192  # of the file that LMDB keeps them in
-LMDB_TABLES: Final = 24
+LMDB_TABLES: Final = 48
 STORE_ROOM_BYTES: Final = 65_536  # a disk that can't give so much has no room
 
 SHUTDOWN_MS: Final = 5_000
@@ -334,6 +364,9 @@ assert PKARR_PAYLOAD_BYTES == 1_072 < DNS_TCP_MESSAGE_BYTES
 assert KV_KEY_BYTES < LMDB_KEY_BYTES
 assert TLS_HANDSHAKES_PER_CLIENT < TLS_HANDSHAKES
 assert SNAPSHOT_CHUNK_BYTES + KV_VALUE_BYTES + KV_KEY_BYTES < SNAPSHOT_FRAME_BYTES
+assert KV_VALUE_BYTES + KV_KEY_BYTES < KV_COMMAND_BYTES < RAFT_ENTRY_BYTES
+assert KV_KEY_BYTES + 8 < LMDB_KEY_BYTES  # a revision or a lease stands before the key in some tables
+assert 4 * LEASE_CHECK_MS < LEASE_TTL_MIN_MS
 assert KV_VALUE_BYTES < HTTP_BODY_BYTES < RAFT_ENTRY_BYTES < RAFT_FRAME_BYTES
 assert HTTP_HEADER_BYTES < HTTP_HEAD_BYTES
 assert HTTP_STREAMS < HTTP_CONNECTIONS

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final, Self
@@ -26,10 +27,10 @@ from aspen.housekeeping import Housekeeper
 from aspen.http.cluster import ClusterRoutes, DnsStatus
 from aspen.http.control import CheckReport, ControlRoutes
 from aspen.http.doh import DohRoutes
-from aspen.http.kv import KvRoutes
 from aspen.http.server import Https, HttpServer
 from aspen.http.tsig_keys import TsigKeyRoutes
 from aspen.identity import Cookie, Identity
+from aspen.kv_service import KvService
 from aspen.limits import RAFT_REMOVED_GRACE_MS
 from aspen.net.address_book import AddressBook
 from aspen.net.endpoint import Endpoint, Hello, Peer
@@ -45,7 +46,7 @@ from aspen.raft.ports import Clock, Listeners
 from aspen.raft.roster import Roster
 from aspen.raft.transport import RaftTransport
 from aspen.raft.writer import Retention
-from aspen.state.kv import LmdbKv
+from aspen.state.kv_reader import LmdbKv
 from aspen.state.machine import Machine
 from aspen.state.packets import LmdbPackets
 from aspen.state.ports import Proposer
@@ -92,6 +93,8 @@ class Node:
     control: MembershipControl
     proposer: Proposer
     kv: LmdbKv
+    kv_beyond: Callable[[int], Awaitable[None]]
+    """Returns once the local replica has a change of a key after a revision."""
     packets: LmdbPackets
     zones: LmdbZones
     http: HttpServer
@@ -110,6 +113,7 @@ class Node:
         self._ended = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
         self._known_roster: object = None
+        self._kv_service: KvService | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -137,6 +141,7 @@ class Node:
         member = DeterministicCluster([self.node_id])[self.node_id]
         self.identity, self.control, self.proposer = member.identity, member.control, member.proposer
         self.kv, self.packets, self.zones = member.kv, member.packets, member.zones
+        self.kv_beyond = member.kv_beyond
 
     # --- starting, bottom up ------------------------------------------------------------------
 
@@ -154,7 +159,10 @@ class Node:
         self._page = StatusPage.create(data_dir / STATUS_PAGE_FILE, workers)
         self._stack.callback(self._page.close)
         await self._start_consensus(store)
-        self.kv, self.packets = LmdbKv(store), LmdbPackets(store)
+        self._kv_service = KvService(store, self.proposer, self._clock.wall_ms)
+        self._stack.callback(self._kv_service.hub.close)
+        self.kv, self.kv_beyond = self._kv_service.reader, self._kv_service.hub.beyond
+        self.packets = LmdbPackets(store)
         self.zones = LmdbZones(store, lambda: self._page.generation)
         self.tsig_keys = TsigKeys(LmdbSettings(store))
         self.housekeeper = Housekeeper(
@@ -162,6 +170,7 @@ class Node:
             self._clock.wall_ms,
             self._clock.monotonic_ms,
         )
+        self.housekeeper.add(self._kv_service.expiry)
         self.housekeeper.add(ZoneCollection(self.proposer, self.zones))
         https = self.config.dns_server.https_config
         if https is not None:
@@ -271,7 +280,8 @@ class Node:
         if self.dns is not None:
             DohRoutes(self.dns.answers, self.proposer).add_routes(self.http.public)
         Relay(self.proposer, self.packets).add_routes(self.http.public)
-        KvRoutes(self.proposer, self.kv).add_routes(self.http.admin)
+        if self._kv_service is not None:
+            self._kv_service.add_routes(self.http.admin)
         ClusterRoutes(self.view).add_routes(self.http.public, self.http.admin)
         ControlRoutes(self.control, self, self.view).add_routes(self.http.admin)
         TsigKeyRoutes(self.proposer, self.tsig_keys).add_routes(self.http.admin)
@@ -330,6 +340,8 @@ class Node:
             self.dns.progressed()
         if driver.roster is not self._known_roster and self.quic_address[0]:
             self._members_changed(driver.roster)
+        if self._kv_service is not None:
+            self._kv_service.wake()
 
     def _failed(self, error: Exception) -> None:
         log.critical("node halts", error=str(error))

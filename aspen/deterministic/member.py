@@ -36,7 +36,7 @@ from aspen.raft.rawnode import RaftConfig, RawNode, Ready, Role
 from aspen.raft.roster import ChangeContext, Member, Roster, decode_context, encode_context
 from aspen.raft.standing import Standing
 from aspen.state.commands import Command, Result, encode_command, validate_command
-from aspen.state.kv import LmdbKv
+from aspen.state.kv_reader import LmdbKv
 from aspen.state.machine import Machine
 from aspen.state.memory_store import MemoryStore
 from aspen.state.packets import LmdbPackets
@@ -287,6 +287,15 @@ class DeterministicMember:
         self.settle()
         self.time.run_until(future.done)
         return await future
+
+    async def kv_beyond(self, revision: int) -> None:
+        """Let time pass until this member has applied a change of a key after `revision`, and others
+        have their turn meanwhile, one of whom will have to write."""
+        while self.kv.revision() <= revision:
+            if not self.is_up:
+                raise NoLeader("this node is down")
+            self.time.run_for(TICK_MS)
+            await asyncio.sleep(0)
 
     def ask_transfer(self, node_id: int) -> bool:
         if not may_take_over(self.raw.raft, node_id):

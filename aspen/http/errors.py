@@ -38,6 +38,14 @@ _KV_STATUS: Final[Mapping[type[KeyValueStoreError], int]] = {
     KeyValueStoreError.ValueTooLarge: 413,
     KeyValueStoreError.BatchTooLarge: 413,
     KeyValueStoreError.ReservedKey: 403,
+    KeyValueStoreError.InvalidRequest: 400,
+    KeyValueStoreError.CompareFailed: 409,
+    KeyValueStoreError.LeaseNotFound: 404,
+    KeyValueStoreError.NotANumber: 409,
+    KeyValueStoreError.Compacted: 410,
+    KeyValueStoreError.FutureRevision: 409,
+    KeyValueStoreError.ResultTooLarge: 413,
+    KeyValueStoreError.RequestReused: 409,
 }
 
 
@@ -94,7 +102,8 @@ def answer_to(error: AspenError) -> web.Response:
             return problem(status, error.code, str(error), _RETRY if status == 503 else None)
         case KeyValueStoreError():
             status = _KV_STATUS.get(type(error), 503)
-            return problem(status, error.code, str(error), _RETRY if status == 503 else None)
+            details = {"revision": error.revision} if error.revision else {}
+            return problem(status, error.code, str(error), _RETRY if status == 503 else None, **details)
         case StorageError():
             return problem(503, "storage", str(error), _RETRY)
         case InputError():

@@ -1,4 +1,4 @@
-"""The key-value store over HTTP: `/v1/kv/{key}` for one key, `/v1/kv` for scans and batches.
+"""The key-value store over HTTP: `/v1/kv/{key}` for one key, `/v1/kv` for ranges and batches, `/v1/txn`.
 
 Keys stand in the path and query as percent-escaped bytes, any bytes. Values travel as they are:
 a PUT's body is the value, and a GET that accepts `application/octet-stream` returns it; other
@@ -8,76 +8,102 @@ linearizable), then look at the local replica.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+import asyncio
+from typing import Any, Final, Protocol
 
 import msgspec
 from aiohttp import web
 
-from aspen.errors import HttpError, InvariantViolation, KeyValueStoreError
-from aspen.http.errors import json_response
-from aspen.http.freshness import freshness_headers
+from aspen.errors import HttpError
+from aspen.http.errors import json_response, problem
+from aspen.http.kv_access import REVISION, Beyond, KvAccess
+from aspen.http.kv_bodies import BatchBody, IncrementBody, TxnBody, entry_json, read_json, txn_json
+from aspen.http.kv_query import (
+    RANGE,
+    READ,
+    Cursor,
+    Query,
+    bad_query,
+    cursor_of,
+    flag_of,
+    number_of,
+    range_of,
+)
 from aspen.http.request import query_of, read_body, unquote
 from aspen.http.routing import Request, Router
-from aspen.limits import HTTP_BODY_BYTES, KV_SCAN_BYTES, KV_SCAN_DEFAULT, KV_SCAN_MAX, KV_VALUE_BYTES
-from aspen.state.commands import Rejected, validate_command
-from aspen.state.kv import KvEntry, KvPage
-from aspen.state.kv_commands import KvDelete, KvResult, KvSet, validate_key
-from aspen.state.ports import Consistency, Proposer
+from aspen.limits import (
+    HTTP_BODY_BYTES,
+    KV_COUNT_MAX,
+    KV_SCAN_BYTES,
+    KV_SCAN_DEFAULT,
+    KV_SCAN_MAX,
+    KV_SLICE_KEYS,
+    KV_VALUE_BYTES,
+    LEASE_TTL_MAX_MS,
+)
+from aspen.state.kv_checks import validate_key
+from aspen.state.kv_commands import (
+    KvDelete,
+    KvDeleteRange,
+    KvEntry,
+    KvIncrement,
+    KvIncrementResult,
+    KvPlainCommand,
+    KvResult,
+    KvSet,
+    KvTxn,
+    KvTxnResult,
+)
+from aspen.state.kv_reader import KvRange, KvSlice
+from aspen.state.kv_recipes import batch, compare_and_delete, compare_and_swap, is_as_expected
+from aspen.state.ports import Proposer
 
 PATH: Final = "/v1/kv"
+TXN_PATH: Final = "/v1/txn"
 OCTETS: Final = "application/octet-stream"
 
-_READ_PARAMETERS: Final = frozenset({"consistency"})
-_SCAN_PARAMETERS: Final = frozenset({"prefix", "after", "limit", "consistency"})
+_GET: Final = READ | {"revision"}
+_COMPARE: Final = frozenset({"if_value", "if_mod_revision"})
+_PUT: Final = _COMPARE | {"lease", "ttl_ms"}
+_SCAN: Final = _GET | RANGE | {"after", "limit", "cursor", "order", "keys_only", "count_only"}
 _NONE: Final[frozenset[str]] = frozenset()
 
 
 class KeyValueReader(Protocol):
     """The keys of the local replica."""
 
-    def get(self, key: bytes) -> KvEntry | None: ...
+    def look(self, key: bytes, revision: int | None = None) -> tuple[KvEntry | None, int]: ...
 
-    def scan(self, prefix: bytes, after: bytes | None, limit: int, max_bytes: int) -> KvPage: ...
-
-    def revision(self) -> int: ...
-
-
-class _Pair(msgspec.Struct, forbid_unknown_fields=True):
-    key: bytes
-    value: bytes
-
-
-class _SetMulti(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of `POST /v1/kv`."""
-
-    pairs: list[_Pair]
-
-
-_SET_MULTI: Final = msgspec.json.Decoder(_SetMulti)
+    def slice(
+        self, range_: KvRange, revision: int | None, limit: int, *, keys_only: bool = False
+    ) -> KvSlice: ...
 
 
 class KvRoutes:
     """The handlers, over a way to write and a way to read."""
 
-    def __init__(self, proposer: Proposer, reader: KeyValueReader) -> None:
-        self._proposer = proposer
+    def __init__(self, proposer: Proposer, reader: KeyValueReader, beyond: Beyond) -> None:
+        self._access = KvAccess(proposer, beyond)
         self._reader = reader
 
     def add_routes(self, router: Router) -> None:
-        router.add(PATH, {"GET": self.scan, "POST": self.set_multi}, public=False)
-        one_key = {"GET": self.get, "PUT": self.put, "DELETE": self.delete}
+        several = {"GET": self.scan, "POST": self.change_several, "DELETE": self.delete_range}
+        router.add(PATH, several, public=False)
+        one_key = {"GET": self.get, "PUT": self.put, "POST": self.increment, "DELETE": self.delete}
         router.add(PATH + "/", one_key, public=False)
+        router.add(TXN_PATH, {"POST": self.txn}, public=False)
 
     # --- one key ------------------------------------------------------------------------------
 
     async def get(self, request: Request, raw_key: str) -> web.StreamResponse:
         """The entry as JSON, or the bare value; 404 if there is none."""
-        consistency = _consistency(query_of(request, _READ_PARAMETERS))
+        query = query_of(request, _GET)
         key = unquote(raw_key)
         validate_key(key)
-        headers = await self._fresh(consistency)
-        entry = self._reader.get(key)
-        headers["Aspen-Revision"] = str(self._reader.revision())
+        revision = number_of(query, "revision")
+        headers = await self._access.fresh(query, revision)
+        entry, at = self._reader.look(key, revision)
+        headers[REVISION] = str(at)
         headers["Cache-Control"] = "no-store"
         headers["Vary"] = "Accept"
         if entry is None:
@@ -85,81 +111,170 @@ class KvRoutes:
         if OCTETS in request.headers.get("Accept", ""):
             headers["Content-Type"] = OCTETS
             headers["X-Content-Type-Options"] = "nosniff"
+            headers["Aspen-Create-Revision"] = str(entry.create_revision)
+            headers["Aspen-Mod-Revision"] = str(entry.mod_revision)
+            headers["Aspen-Version"] = str(entry.version)
+            headers["Aspen-Lease"] = str(entry.lease)
             return web.Response(body=entry.value, headers=headers)
-        return json_response(entry._asdict(), headers=headers)
+        return json_response(entry_json(entry), headers=headers)
 
     async def put(self, request: Request, raw_key: str) -> web.StreamResponse:
-        """Set the key to the body."""
+        """Set the key to the body; with `if_…`, only if it is as expected."""
+        query = query_of(request, _PUT)
+        key = unquote(raw_key)
+        validate_key(key)
+        lease, ttl_ms = number_of(query, "lease") or 0, number_of(query, "ttl_ms", LEASE_TTL_MAX_MS) or 0
+        compares = _COMPARE & query.keys()
+        if compares and ttl_ms:
+            raise bad_query("a comparison goes with a lease, not with ttl_ms: grant one first")
+        value = await read_body(request, KV_VALUE_BYTES, code="value_too_large")
+        if compares:
+            return await self._compared(request, compare_and_swap(_expected(key, query), value, lease))
+        return await self._write(request, KvSet(((key, value),), lease, ttl_ms))
+
+    async def increment(self, request: Request, raw_key: str) -> web.StreamResponse:
+        """Add to the number under the key: `{"delta": 1}`."""
         query_of(request, _NONE)
         key = unquote(raw_key)
         validate_key(key)
-        value = await read_body(request, KV_VALUE_BYTES, code=KeyValueStoreError.ValueTooLarge.code)
-        return await self._write(KvSet(((key, value),)))
+        body = read_json(await read_body(request, HTTP_BODY_BYTES), IncrementBody)
+        result, headers = await self._access.write(request, KvIncrement(key, body.delta), KvIncrementResult)
+        return json_response({"revision": result.revision, "value": result.value}, headers=headers)
 
     async def delete(self, request: Request, raw_key: str) -> web.StreamResponse:
         """Delete the key; `changed` is 0 if there was none."""
-        query_of(request, _NONE)
-        return await self._write(KvDelete((unquote(raw_key),)))
+        query = query_of(request, _COMPARE)
+        key = unquote(raw_key)
+        validate_key(key)
+        if _COMPARE & query.keys():
+            return await self._compared(request, compare_and_delete(_expected(key, query)))
+        return await self._write(request, KvDelete((key,)))
 
     # --- several ------------------------------------------------------------------------------
 
-    async def set_multi(self, request: Request, _rest: str) -> web.StreamResponse:
-        """Set several keys, all or none: `{"pairs": [{"key": base64, "value": base64}, …]}`."""
+    async def change_several(self, request: Request, _rest: str) -> web.StreamResponse:
+        """Set and delete several keys, all or none: `{"pairs": [{"key": …, "value": …}], "deletes": […]}`."""
         query_of(request, _NONE)
-        body = await read_body(request, HTTP_BODY_BYTES)
-        try:
-            pairs = _SET_MULTI.decode(body).pairs
-        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
-            raise HttpError(400, "bad_json", f"not a batch of pairs: {error}") from None
-        return await self._write(KvSet(tuple((pair.key, pair.value) for pair in pairs)))
+        body = read_json(await read_body(request, HTTP_BODY_BYTES), BatchBody)
+        pairs = tuple((pair.key, pair.value) for pair in body.pairs)
+        command: KvPlainCommand
+        if not body.deletes:
+            command = KvSet(pairs, body.lease, body.ttl_ms)
+        elif body.ttl_ms:
+            raise HttpError(400, "invalid_request", "deletes don't go with a ttl_ms")
+        elif not pairs:
+            command = KvDelete(tuple(body.deletes))
+        else:
+            txn = batch(pairs, body.deletes, body.lease)
+            result, headers = await self._access.write(request, txn, KvTxnResult)
+            return json_response({"revision": result.revision, "changed": result.changed}, headers=headers)
+        return await self._write(request, command)
+
+    async def delete_range(self, request: Request, _rest: str) -> web.StreamResponse:
+        """Delete the first keys of a range, as many as one command may; `more` if there are more."""
+        query = query_of(request, RANGE)
+        if not query:
+            raise bad_query("say which keys: prefix, or start and end (an empty prefix is all keys)")
+        range_ = range_of(query)
+        return await self._write(request, KvDeleteRange(range_.start, range_.end), with_more=True)
+
+    async def txn(self, request: Request, _rest: str) -> web.StreamResponse:
+        """Compare, then do one thing or the other."""
+        query_of(request, _NONE)
+        command = read_json(await read_body(request, HTTP_BODY_BYTES), TxnBody).read()
+        result, headers = await self._access.write(request, command, KvTxnResult)
+        return json_response(txn_json(command, result), headers=headers)
+
+    # --- scans --------------------------------------------------------------------------------
 
     async def scan(self, request: Request, _rest: str) -> web.StreamResponse:
-        """One page of the keys under `prefix`, in order; continue with `after` = the last key."""
-        query = query_of(request, _SCAN_PARAMETERS)
-        limit = _limit(query.get("limit"))
-        headers = await self._fresh(_consistency(query))
-        page = self._reader.scan(query.get("prefix", b""), query.get("after"), limit, KV_SCAN_BYTES)
-        headers["Aspen-Revision"] = str(page.revision)
+        """One page of a range, in order; continue with its `cursor`, at the same revision."""
+        query = query_of(request, _SCAN)
+        cursor = cursor_of(query)
+        if cursor is None:
+            keys_only, count_only = flag_of(query, "keys_only"), flag_of(query, "count_only")
+            range_, revision = range_of(query), number_of(query, "revision")
+        else:
+            keys_only, count_only = cursor.keys_only, cursor.count_only
+            range_, revision = KvRange(cursor.start, cursor.end, cursor.descending), cursor.revision
+        most, usual = (KV_COUNT_MAX, KV_COUNT_MAX) if count_only else (KV_SCAN_MAX, KV_SCAN_DEFAULT)
+        limit = number_of(query, "limit", most, 1) or usual
+        headers = await self._access.fresh(query, revision)
+        page = _Page(self._reader, limit, keys_only=keys_only, count_only=count_only)
+        rest, at = await page.fill(range_, revision)
+        headers[REVISION] = str(at)
         headers["Cache-Control"] = "no-store"
-        answer = {
-            "entries": [entry._asdict() for entry in page.entries],
-            "more": page.more,
-            "revision": page.revision,
-        }
-        return json_response(answer, headers=headers)
+        headers["Content-Type"] = "application/json"
+        following = None
+        if rest is not None:
+            following = Cursor(at, rest.start, rest.end, rest.descending, keys_only, count_only).encode()
+        return web.Response(body=page.encode(rest is not None, at, following), headers=headers)
 
     # --- the state ----------------------------------------------------------------------------
 
-    async def _fresh(self, consistency: Consistency) -> dict[str, str]:
-        if consistency is not Consistency.STALE:
-            await self._proposer.barrier(consistency)
-        return freshness_headers(self._proposer)
+    async def _write(
+        self, request: Request, command: KvPlainCommand, *, with_more: bool = False
+    ) -> web.StreamResponse:
+        result, headers = await self._access.write(request, command, KvResult)
+        answer: dict[str, Any] = {"revision": result.revision, "changed": result.changed}
+        if result.lease:
+            answer["lease"] = result.lease
+        if with_more:
+            answer["more"] = result.more
+        return json_response(answer, headers=headers)
 
-    async def _write(self, command: KvSet | KvDelete) -> web.StreamResponse:
-        validate_command(command)
-        result = await self._proposer.propose(command)
-        if isinstance(result, Rejected):
-            raise HttpError(400, "rejected", result.reason)
-        if not isinstance(result, KvResult):
-            raise InvariantViolation("a key-value command was answered as if it were another")
-        headers = {"Aspen-Revision": str(result.revision)}
-        return json_response({"revision": result.revision, "changed": result.changed}, headers=headers)
+    async def _compared(self, request: Request, command: KvTxn) -> web.StreamResponse:
+        result, headers = await self._access.write(request, command, KvTxnResult)
+        if result.succeeded:
+            return json_response({"revision": result.revision, "changed": result.changed}, headers=headers)
+        found = result.outcomes[0].entry
+        return problem(
+            409,
+            "compare_failed",
+            "the key is not as expected; current is what it is",
+            headers,
+            revision=result.revision,
+            current=None if found is None else entry_json(found),
+        )
 
 
-def _consistency(query: dict[str, bytes]) -> Consistency:
-    given = query.get("consistency")
-    if given is None:
-        return Consistency.CONSISTENT
-    try:
-        return Consistency(given.decode("ascii", "replace"))
-    except ValueError:
-        names = ", ".join(Consistency)
-        raise HttpError(400, "bad_query", f"consistency is one of {names}") from None
+def _expected(key: bytes, query: Query) -> Any:
+    return is_as_expected(key, value=query.get("if_value"), mod_revision=number_of(query, "if_mod_revision"))
 
 
-def _limit(given: bytes | None) -> int:
-    if given is None:
-        return KV_SCAN_DEFAULT
-    if not given.isdigit() or len(given) > 9 or not 1 <= int(given) <= KV_SCAN_MAX:
-        raise HttpError(400, "bad_query", f"limit is a number from 1 to {KV_SCAN_MAX}")
-    return int(given)
+class _Page:
+    """A page under way, made of slices: the event loop has other things to do between them."""
+
+    def __init__(self, reader: KeyValueReader, limit: int, *, keys_only: bool, count_only: bool) -> None:
+        self._reader = reader
+        self._limit = limit
+        self._keys_only = keys_only
+        self._count_only = count_only
+        self._parts: list[bytes] = []
+        self._count = 0
+        self._size = 0
+
+    async def fill(self, range_: KvRange, revision: int | None) -> tuple[KvRange | None, int]:
+        """What is left of the range, and the revision it was read at."""
+        rest: KvRange | None = range_
+        at = 0
+        while rest is not None and self._count < self._limit and self._size < KV_SCAN_BYTES:
+            if self._parts or revision is not None:
+                await asyncio.sleep(0)
+            wanted = min(self._limit - self._count, KV_SLICE_KEYS)
+            bare = self._keys_only or self._count_only
+            part = self._reader.slice(rest, revision, wanted, keys_only=bare)
+            at = revision = part.revision
+            self._count += len(part.entries)
+            if part.entries and not self._count_only:
+                shown = [entry_json(entry, with_value=not bare) for entry in part.entries]
+                self._parts.append(msgspec.json.encode(shown)[1:-1])
+                self._size += sum(len(entry.key) + len(entry.value) for entry in part.entries)
+            rest = part.rest
+        return rest, at
+
+    def encode(self, more: bool, revision: int, cursor: str | None) -> bytes:
+        tail: dict[str, Any] = {"more": more, "revision": revision, "cursor": cursor}
+        if self._count_only:
+            return msgspec.json.encode({"count": self._count, **tail})
+        return b'{"entries":[' + b",".join(self._parts) + b"]," + msgspec.json.encode(tail)[1:]

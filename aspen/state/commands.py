@@ -15,7 +15,8 @@ from typing import Any, Final, get_args
 import msgspec
 
 from aspen.errors import CommandError
-from aspen.state.kv_commands import KvCommand, KvResult, validate_kv_command
+from aspen.state.kv_checks import validate_kv_command
+from aspen.state.kv_commands import KvCommand, KvCommandResult
 from aspen.state.packet_commands import PacketCommand, PacketResult, validate_packet_command
 from aspen.state.settings import SettingCommand, SettingResult, validate_setting_command
 from aspen.state.zone_commands import ZoneCommand, ZoneResult, validate_zone_command
@@ -51,7 +52,7 @@ class Rejected(msgspec.Struct, frozen=True):
     reason: str
 
 
-Result = PacketResult | KvResult | SettingResult | ZoneResult | CheckpointResult | Rejected
+Result = PacketResult | KvCommandResult | SettingResult | ZoneResult | CheckpointResult | Rejected
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)

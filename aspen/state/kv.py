@@ -1,120 +1,218 @@
-"""The key-value store: what `KvSet` and `KvDelete` change, and the readers over the replica.
+"""The key-value store: what its commands change.
 
 etcd's model: one global revision, one step per applied write command; each entry knows the
-revision that created it, the one that last modified it, and its version since creation. Values
-are stored as three u64 (create revision, modification revision, version) ‖ the value's bytes.
+revision that created it, the one that last modified it, and its version since creation.
+`kv_revisions` has the tables, `leases` what ends by itself, `kv_reader` the way to read.
 """
 
 from __future__ import annotations
 
-import struct
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final
 
+from aspen.limits import KV_DELETE_RANGE_BYTES, KV_DELETE_RANGE_KEYS, KV_SCAN_BYTES, LEASES
+from aspen.state import leases
 from aspen.state.apply import ApplyContext
-from aspen.state.kv_commands import KvDelete, KvResult, KvSet
-from aspen.state.store import TableStore, Txn
+from aspen.state.kv_commands import (
+    Compare,
+    Comparison,
+    KvDelete,
+    KvDeleteRange,
+    KvIncrement,
+    KvIncrementResult,
+    KvOnce,
+    KvPlainCommand,
+    KvPlainResult,
+    KvRefused,
+    KvReplayed,
+    KvResult,
+    KvSet,
+    KvTxn,
+    KvTxnResult,
+    LeaseExpire,
+    LeaseGrant,
+    LeaseKeepAlive,
+    LeaseRevoke,
+    Target,
+    TxnDelete,
+    TxnGet,
+    TxnOp,
+    TxnOutcome,
+    TxnPut,
+)
+from aspen.state.kv_revisions import HEADER, KvWriter, decode_entry
+from aspen.state.requests import apply_once
 
-_HEADER: Final = struct.Struct(">QQQ")
-_U64: Final = struct.Struct(">Q")
-_REVISION: Final = b"kv_revision"
-"""In table `machine`."""
-
-
-class KvEntry(NamedTuple):
-    key: bytes
-    value: bytes
-    create_revision: int
-    mod_revision: int
-    version: int
-
-
-class KvPage(NamedTuple):
-    """One page of a scan, in key order; `more` says that the prefix goes on after it."""
-
-    entries: tuple[KvEntry, ...]
-    more: bool
-    revision: int
-
-
-def _decode(key: bytes, value: bytes) -> KvEntry:
-    create_revision, mod_revision, version = _HEADER.unpack_from(value)
-    return KvEntry(key, value[_HEADER.size :], create_revision, mod_revision, version)
-
-
-def read_revision(store: TableStore, txn: Txn) -> int:
-    value = txn.get(_REVISION, db=store.tables["machine"])
-    return 0 if value is None else int(_U64.unpack(value)[0])
-
-
-def _next_revision(store: TableStore, txn: Txn) -> int:
-    revision = read_revision(store, txn) + 1
-    txn.put(_REVISION, _U64.pack(revision), db=store.tables["machine"])
-    return revision
+_INT64: Final = range(-(2**63), 2**63)
+_NUMBER_BYTES: Final = 20
+"""Of the longest decimal 64-bit integer, sign included."""
 
 
-def apply_kv_set(context: ApplyContext, command: KvSet) -> KvResult:
-    store, txn = context.store, context.txn
-    table = store.tables["kv"]
-    revision = _next_revision(store, txn)
-    pairs = dict(command.pairs)  # the last pair of a key wins; insertion order is the command's
-    for key, value in pairs.items():
-        old = txn.get(key, db=table)
+class _Keys:
+    """The keys under one command: changes that leases hear of."""
+
+    def __init__(self, context: ApplyContext) -> None:
+        self._context = context
+        self.writer = KvWriter(context.store, context.txn)
+
+    def put(self, key: bytes, value: bytes, lease: int) -> None:
+        old = self.writer.stored(key)
+        self.writer.put(key, value, lease, old)
+        leases.move(self._context, key, _lease_of(old), lease)
+
+    def delete(self, key: bytes) -> int:
+        """Bytes deleted; 0 if there was no such key."""
+        old = self.writer.stored(key)
         if old is None:
-            create_revision, version = revision, 1
-        else:
-            create_revision, _, version = _HEADER.unpack_from(old)
-            version += 1
-        txn.put(key, _HEADER.pack(create_revision, revision, version) + value, db=table)
-    return KvResult(revision, len(pairs))
+            return 0
+        self.writer.delete(key, old)
+        leases.move(self._context, key, _lease_of(old), 0)
+        return len(old)
+
+    def refused(self, code: str, reason: str) -> KvRefused:
+        return KvRefused(code, reason, self.writer.before.revision)
+
+
+def _lease_of(stored: bytes | None) -> int:
+    return 0 if stored is None else int(HEADER.unpack_from(stored)[3])
+
+
+def apply_kv_set(context: ApplyContext, command: KvSet) -> KvResult | KvRefused:
+    keys, lease = _Keys(context), command.lease
+    if lease and not leases.takes_keys(context, lease):
+        return keys.refused("lease_not_found", f"there is no lease {lease}")
+    if command.ttl_ms:
+        own = leases.grant_own(context, command.ttl_ms)
+        if own is None:
+            return keys.refused("too_many", f"there are {LEASES} leases already")
+        lease = own
+    # The last pair of a key wins; insertion order is the command's.
+    for key, value in dict(command.pairs).items():
+        keys.put(key, value, lease)
+    return KvResult(keys.writer.end(), keys.writer.changed, lease=lease if command.ttl_ms else 0)
 
 
 def apply_kv_delete(context: ApplyContext, command: KvDelete) -> KvResult:
     """Delete the keys that exist. Deleting nothing leaves the revision where it was."""
-    store, txn = context.store, context.txn
-    table = store.tables["kv"]
-    changed = sum(1 for key in command.keys if txn.delete(key, db=table))
-    revision = _next_revision(store, txn) if changed else read_revision(store, txn)
-    return KvResult(revision, changed)
+    keys = _Keys(context)
+    for key in command.keys:
+        keys.delete(key)
+    return KvResult(keys.writer.end(), keys.writer.changed)
 
 
-class LmdbKv:
-    """Reads keys from the local replica."""
+def apply_kv_delete_range(context: ApplyContext, command: KvDeleteRange) -> KvResult:
+    keys, size = _Keys(context), 0
+    cursor = context.txn.cursor(db=context.store.tables["kv"])
+    start, end = command.start or b"\0", command.end
+    while cursor.set_range(start):
+        key = cursor.key()
+        if end is not None and key >= end:
+            break
+        if keys.writer.changed >= KV_DELETE_RANGE_KEYS or size >= KV_DELETE_RANGE_BYTES:
+            return KvResult(keys.writer.end(), keys.writer.changed, more=True)
+        size += keys.delete(key)
+        start = key
+    return KvResult(keys.writer.end(), keys.writer.changed)
 
-    __slots__ = ("_store", "_table")
 
-    def __init__(self, store: TableStore) -> None:
-        self._store = store
+def apply_kv_increment(context: ApplyContext, command: KvIncrement) -> KvIncrementResult | KvRefused:
+    keys = _Keys(context)
+    stored = keys.writer.stored(command.key)
+    value = command.delta
+    if stored is not None:
+        text = stored[HEADER.size :]
+        if len(text) > _NUMBER_BYTES or not text.removeprefix(b"-").isdigit():
+            return keys.refused("not_a_number", "the value is not a decimal integer")
+        value += int(text)
+    if value not in _INT64:
+        return keys.refused("not_a_number", "the sum is beyond a signed 64-bit integer")
+    keys.put(command.key, b"%d" % value, _lease_of(stored))
+    return KvIncrementResult(keys.writer.end(), value)
 
-    def get(self, key: bytes) -> KvEntry | None:
-        with self._store.read() as txn:
-            value = txn.get(key, db=self._store.tables["kv"])
-        return None if value is None else _decode(key, value)
 
-    def scan(self, prefix: bytes, after: bytes | None, limit: int, max_bytes: int) -> KvPage:
-        """Entries under `prefix`, after the key `after` if given, in key order.
+# --- transactions -------------------------------------------------------------------------------
 
-        Ends at `limit` entries or before the page exceeds `max_bytes` of keys and values, but
-        always holds at least one entry if there is one.
-        """
-        entries: list[KvEntry] = []
-        size, more = 0, False
-        with self._store.read() as txn:
-            revision = read_revision(self._store, txn)
-            cursor = txn.cursor(db=self._store.tables["kv"])
-            start = prefix if after is None else max(prefix, after + b"\0")
-            found = cursor.set_range(start) if start else cursor.first()
-            while found:
-                key, value = cursor.item()
-                if not key.startswith(prefix):
-                    break
-                size += len(key) + len(value) - _HEADER.size
-                if len(entries) == limit or (entries and size > max_bytes):
-                    more = True
-                    break
-                entries.append(_decode(key, value))
-                found = cursor.next()
-        return KvPage(tuple(entries), more, revision)
 
-    def revision(self) -> int:
-        with self._store.read() as txn:
-            return read_revision(self._store, txn)
+def apply_kv_txn(context: ApplyContext, command: KvTxn) -> KvTxnResult | KvRefused:
+    keys = _Keys(context)
+    succeeded = all(_holds(compare, keys.writer.stored(compare.key)) for compare in command.compares)
+    branch = command.success if succeeded else command.failure
+    for lease in sorted({op.lease for op in branch if isinstance(op, TxnPut) and op.lease}):
+        if not leases.takes_keys(context, lease):
+            return keys.refused("lease_not_found", f"there is no lease {lease}")
+    if _result_bytes(keys, branch) > KV_SCAN_BYTES:
+        return keys.refused("result_too_large", f"the transaction would get more than {KV_SCAN_BYTES} bytes")
+    outcomes = tuple(_carry_out(keys, op) for op in branch)
+    return KvTxnResult(keys.writer.end(), succeeded, outcomes, keys.writer.changed)
+
+
+def _result_bytes(keys: _Keys, branch: tuple[TxnOp, ...]) -> int:
+    """How much the gets will find at most: what is there, or what the transaction puts."""
+    gets = [op.key for op in branch if isinstance(op, TxnGet)]
+    put = sum(len(op.value) for op in branch if isinstance(op, TxnPut)) if gets else 0
+    return put + sum(len(keys.writer.stored(key) or b"") for key in gets)
+
+
+def _carry_out(keys: _Keys, op: TxnOp) -> TxnOutcome:
+    match op:
+        case TxnGet(key=key):
+            stored = keys.writer.stored(key)
+            return TxnOutcome(entry=None if stored is None else decode_entry(key, stored))
+        case TxnPut(key=key, value=value, lease=lease):
+            keys.put(key, value, lease)
+            return TxnOutcome(1)
+        case TxnDelete(key=key):
+            return TxnOutcome(1 if keys.delete(key) else 0)
+
+
+def _holds(compare: Compare, stored: bytes | None) -> bool:
+    left: Any
+    right: Any
+    if compare.target is Target.VALUE:
+        if stored is None:
+            return False
+        left, right = stored[HEADER.size :], compare.value
+    else:
+        create, modified, version, lease = (0, 0, 0, 0) if stored is None else HEADER.unpack_from(stored)
+        numbers = {
+            Target.VERSION: version,
+            Target.CREATE_REVISION: create,
+            Target.MOD_REVISION: modified,
+            Target.LEASE: lease,
+        }
+        left, right = numbers[compare.target], compare.number
+    match compare.comparison:
+        case Comparison.EQUAL:
+            return bool(left == right)
+        case Comparison.NOT_EQUAL:
+            return bool(left != right)
+        case Comparison.LESS:
+            return bool(left < right)
+        case Comparison.GREATER:
+            return bool(left > right)
+
+
+# --- all of them --------------------------------------------------------------------------------
+
+
+def _apply_kv_once(context: ApplyContext, command: KvOnce) -> KvPlainResult | KvReplayed:
+    return apply_once(context, command, _apply_plain)
+
+
+def _apply_plain(context: ApplyContext, command: KvPlainCommand) -> KvPlainResult:
+    result: KvPlainResult = KV_HANDLERS[type(command)](context, command)
+    return result
+
+
+KV_HANDLERS: Final[dict[type, Callable[[ApplyContext, Any], Any]]] = {
+    KvSet: apply_kv_set,
+    KvDelete: apply_kv_delete,
+    KvDeleteRange: apply_kv_delete_range,
+    KvTxn: apply_kv_txn,
+    KvIncrement: apply_kv_increment,
+    LeaseGrant: leases.apply_lease_grant,
+    LeaseKeepAlive: leases.apply_lease_keep_alive,
+    LeaseRevoke: leases.apply_lease_revoke,
+    LeaseExpire: leases.apply_lease_expire,
+    KvOnce: _apply_kv_once,
+}

@@ -27,8 +27,7 @@ from aspen.state.commands import (
     encode_command,
     validate_command,
 )
-from aspen.state.kv import apply_kv_delete, apply_kv_set
-from aspen.state.kv_commands import KvDelete, KvSet
+from aspen.state.kv import KV_HANDLERS
 from aspen.state.packet_commands import PacketPut
 from aspen.state.packets import apply_packet_put
 from aspen.state.settings import SettingDelete, SettingPut, apply_setting_delete, apply_setting_put
@@ -61,8 +60,7 @@ _TIME: Final = b"time_ms"
 
 _HANDLERS: Final[dict[type, Callable[[ApplyContext, Any], Result]]] = {
     PacketPut: apply_packet_put,
-    KvSet: apply_kv_set,
-    KvDelete: apply_kv_delete,
+    **KV_HANDLERS,
     SettingPut: apply_setting_put,
     SettingDelete: apply_setting_delete,
     ZoneCreate: apply_zone_create,

@@ -51,6 +51,11 @@ class MemoryCursor:
         self._at += 1
         return self._is_inside()
 
+    def prev(self) -> bool:
+        """Before the first pair is nowhere, as behind the last."""
+        self._at = self._at - 1 if self._at else len(self._table.keys)
+        return self._is_inside()
+
     def key(self) -> bytes:
         return self._table.keys[self._at] if self._is_inside() else b""
 
@@ -76,9 +81,11 @@ class MemoryTxn:
     def get(self, key: bytes, *, db: MemoryTable) -> bytes | None:
         return db.pairs.get(key)
 
-    def put(self, key: bytes, value: bytes, *, db: MemoryTable) -> bool:
+    def put(self, key: bytes, value: bytes, *, overwrite: bool = True, db: MemoryTable) -> bool:
         if key not in db.pairs:
             insort(db.keys, key)
+        elif not overwrite:
+            return False
         db.pairs[key] = value
         return True
 

@@ -60,13 +60,24 @@ class TableStore(Protocol):
     def read(self) -> AbstractContextManager[Txn]: ...
 
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+KV_TABLES: Final = (
+    "kv",
+    "kv_events",
+    "kv_history",
+    "kv_tombstones",
+    "leases",
+    "lease_keys",
+    "leases_by_renewal",
+    "requests",
+    "requests_by_time",
+)
 STATE_TABLES: Final = (
     "machine",
     "settings",
     "packets",
     "packets_by_age",
-    "kv",
+    *KV_TABLES,
     "zones",
     "rrsets",
     "zone_changes",

@@ -277,13 +277,13 @@ async def test_a_key_has_a_value_and_a_history(backend: Backend) -> None:
     await kv.write(WriteCommand.Set("other", ""))
     await kv.write(WriteCommand.Set(b"k", b"\x00\xfftwo"))
     entry = await kv.read("k")
-    assert entry == (b"k", b"\x00\xfftwo", 1, 3, 2)
+    assert entry == (b"k", b"\x00\xfftwo", 1, 3, 2, 0)
     assert (await kv.read("other")).value == b""
     assert (await kv.write(WriteCommand.Delete("k"))).changed == 1
     with pytest.raises(KeyValueStoreError.NotFound):
         await kv.read("k")
     await kv.write(WriteCommand.Set("k", "three"))
-    assert await kv.read("k") == (b"k", b"three", 5, 5, 1)
+    assert await kv.read("k") == (b"k", b"three", 5, 5, 1, 0)
 
 
 async def test_several_keys_change_together(backend: Backend) -> None:
@@ -292,7 +292,7 @@ async def test_several_keys_change_together(backend: Backend) -> None:
     assert (written.revision, written.changed) == (1, 2)
     written = await kv.write(WriteCommand.SetMulti((("a", "3"), ("c", "4"), ("a", "5"))))
     assert (written.revision, written.changed) == (2, 2)
-    assert (await kv.read("a")) == (b"a", b"5", 1, 2, 2)
+    assert (await kv.read("a")) == (b"a", b"5", 1, 2, 2, 0)
     assert (await kv.read("b")).mod_revision == 1
     assert (await kv.write(WriteCommand.DeleteMulti(("a", "c", "absent")))).changed == 2
     assert (await kv.write(WriteCommand.DeleteMulti(("a", "c")))) == (

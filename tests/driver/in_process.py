@@ -18,8 +18,8 @@ from aspen.raft.cluster import Consensus, Timing
 from aspen.raft.messages import Message, MessageType
 from aspen.raft.ports import Clock, Listeners
 from aspen.raft.writer import Retention
-from aspen.state.kv import LmdbKv
 from aspen.state.kv_commands import KvResult, KvSet
+from aspen.state.kv_reader import LmdbKv
 from aspen.state.machine import Machine
 from aspen.state.store import STATE_TABLES, Store
 

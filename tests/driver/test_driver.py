@@ -32,7 +32,8 @@ from aspen.raft.messages import Message, MessageType, Snapshot, SnapshotMetadata
 from aspen.raft.rawnode import Role
 from aspen.raft.writer import Retention
 from aspen.state import snapshot
-from aspen.state.kv import KvEntry
+from aspen.state.kv_commands import KvEntry
+from aspen.state.kv_reader import under
 from aspen.state.ports import Consistency
 
 EMPTY = KvEntry(b"", b"", 0, 0, 0)
@@ -91,7 +92,7 @@ async def test_a_member_that_was_away_catches_up(tmp_path: Path) -> None:
             await put(others[i % 2], b"k%d" % i, b"v")
         back = Member(away.node_id, tmp_path / str(away.node_id), network)
         await back.until(lambda: back.kv.get(b"k29") is not None)
-        assert len(back.kv.scan(b"k", None, 100, 1 << 20).entries) == 30
+        assert len(back.kv.scan(under(b"k"), 100, 1 << 20).entries) == 30
 
 
 async def test_writes_go_on_after_the_leader_is_cut_off_and_it_steps_down(tmp_path: Path) -> None:
@@ -350,7 +351,7 @@ async def test_a_transfer_that_is_cut_goes_on_where_it_was(tmp_path: Path) -> No
         await back.until(lambda: back.kv.get(b"k119") is not None)
         assert back.replaced == 1
         assert len(away.network.streams) == 4
-        assert len(back.kv.scan(b"k", None, 1_000, 1 << 20).entries) == 120
+        assert len(back.kv.scan(under(b"k"), 1_000, 1 << 20).entries) == 120
 
 
 @pytest.mark.usefixtures("short_log")

@@ -21,7 +21,6 @@ from http_fakes import NODE_MS, Client, FakeCluster, Line, Serve
 from aspen.http.cluster import ClusterRoutes
 from aspen.http.connection import HttpLimits
 from aspen.http.control import ControlRoutes
-from aspen.http.kv import KvRoutes
 from aspen.http.server import HttpServer
 from aspen.pkarr.relay import Relay
 
@@ -53,7 +52,7 @@ async def serve(cluster: FakeCluster) -> AsyncIterator[Serve]:
             )
             relay = Relay(cluster, cluster.packet_reader, wall_us=lambda: NODE_MS * 1_000)
             relay.add_routes(server.public)
-            KvRoutes(cluster, cluster.kv_reader).add_routes(server.admin)
+            cluster.kv.add_routes(server.admin)
             ClusterRoutes(cluster).add_routes(server.public, server.admin)
             ControlRoutes(cluster, cluster, cluster).add_routes(server.admin)
             await server.start()

@@ -13,9 +13,13 @@ from aspen.errors import AspenError
 from aspen.http.cluster import ClusterStatus, Health, HealthState, MemberStatus
 from aspen.http.control import CheckReport, Founder, MemberCheck
 from aspen.http.server import HttpServer
+from aspen.kv_service import KvService
+from aspen.state.apply import ApplyContext
 from aspen.state.commands import Command, Result
-from aspen.state.kv import KvEntry, KvPage
-from aspen.state.kv_commands import KvDelete, KvResult, KvSet
+from aspen.state.kv import KV_HANDLERS
+from aspen.state.kv_commands import KvEntry, KvSet
+from aspen.state.kv_reader import KvRange
+from aspen.state.memory_store import MemoryStore
 from aspen.state.packet_commands import PacketOutcome, PacketPut, PacketResult
 from aspen.state.packets import PacketRecord
 from aspen.state.ports import Consistency, Freshness
@@ -32,8 +36,10 @@ class FakeCluster:
     """Proposer, readers and cluster view in one; `commands` and `barriers` tell what was asked."""
 
     packets: dict[bytes, PacketRecord] = field(default_factory=dict)
-    entries: dict[bytes, KvEntry] = field(default_factory=dict)
-    revision_now: int = 0
+    kv_store: MemoryStore = field(default_factory=MemoryStore)
+    applied: int = 0
+    time_ms: int = NODE_MS
+    """The leader's clock."""
     commands: list[Command] = field(default_factory=list)
     barriers: list[Consistency] = field(default_factory=list)
     changes: list[tuple[Any, ...]] = field(default_factory=list)
@@ -46,6 +52,9 @@ class FakeCluster:
     """Given instead of what applying would say."""
     health_now: Health = field(default_factory=lambda: Health(HealthState.HEALTHY, True))
 
+    def __post_init__(self) -> None:
+        self.kv = KvService(self.kv_store, self, lambda: self.time_ms)
+
     async def propose(self, command: Command) -> Result:
         self.commands.append(command)
         if self.held is not None:
@@ -57,19 +66,25 @@ class FakeCluster:
         match command:
             case PacketPut():
                 return self._put(command)
-            case KvSet(pairs=pairs):
-                self.revision_now += 1
-                for key, value in pairs:
-                    old = self.entries.get(key)
-                    created, version = (
-                        (old.create_revision, old.version + 1) if old else (self.revision_now, 1)
-                    )
-                    self.entries[key] = KvEntry(key, value, created, self.revision_now, version)
-                return KvResult(self.revision_now, len(pairs))
-            case KvDelete(keys=keys):
-                changed = sum(self.entries.pop(key, None) is not None for key in keys)
-                self.revision_now += bool(changed)
-                return KvResult(self.revision_now, changed)
+            case _:
+                return self.apply(command)
+
+    def apply(self, command: Any) -> Any:
+        """Apply a key-value command, as a machine would."""
+        self.applied += 1
+        with self.kv_store.write() as txn:
+            context = ApplyContext(self.kv_store, txn, self.applied, self.time_ms)
+            result = KV_HANDLERS[type(command)](context, command)
+        self.kv.wake()
+        return result
+
+    def set(self, **pairs: bytes) -> None:
+        """Set keys behind the server's back."""
+        self.apply(KvSet(tuple((key.encode(), value) for key, value in pairs.items())))
+
+    @property
+    def entries(self) -> dict[bytes, KvEntry]:
+        return {entry.key: entry for entry in self.kv.reader.scan(KvRange(), 10**6, 10**9).entries}
 
     def _put(self, command: PacketPut) -> PacketResult:
         timestamp_us = int.from_bytes(command.payload[64:72], "big")
@@ -95,10 +110,6 @@ class FakeCluster:
     @property
     def packet_reader(self) -> PacketView:
         return PacketView(self.packets)
-
-    @property
-    def kv_reader(self) -> KvView:
-        return KvView(self)
 
     def status(self) -> ClusterStatus:
         member = MemberStatus(1, "y" * 52, "voter", ("127.0.0.1:7300",))
@@ -161,25 +172,6 @@ class FakeCluster:
 class PacketView:
     def __init__(self, packets: dict[bytes, PacketRecord]) -> None:
         self.get: Callable[[bytes], PacketRecord | None] = packets.get
-
-
-class KvView:
-    def __init__(self, cluster: FakeCluster) -> None:
-        self._cluster = cluster
-
-    def get(self, key: bytes) -> KvEntry | None:
-        return self._cluster.entries.get(key)
-
-    def scan(self, prefix: bytes, after: bytes | None, limit: int, max_bytes: int) -> KvPage:
-        found = [
-            entry
-            for key, entry in sorted(self._cluster.entries.items())
-            if key.startswith(prefix) and (after is None or key > after)
-        ]
-        return KvPage(tuple(found[:limit]), len(found) > limit, self._cluster.revision_now)
-
-    def revision(self) -> int:
-        return self._cluster.revision_now
 
 
 # --- a client ---------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from test_relay import PACKET, PATH
 from aspen.http import connection
 from aspen.http.connection import HttpLimits
 from aspen.http.server import HttpServer
-from aspen.state.kv import KvEntry
 
 BRIEF = HttpLimits(head_ms=150, body_ms=150, keepalive_ms=150, send_ms=300, discard_ms=150)
 PUT_HEAD = f"PUT {PATH} HTTP/1.1\r\nHost: localhost\r\n".encode()
@@ -293,7 +292,7 @@ async def test_a_second_request_on_a_connection_has_the_deadline_too(serve: Serv
 
 async def test_who_does_not_take_its_answers_is_cut_off(serve: Serve, cluster: FakeCluster) -> None:
     server = await serve(limits=BRIEF)
-    cluster.entries[b"large"] = KvEntry(b"large", bytes(2**20), 1, 1, 1)
+    cluster.set(large=bytes(2**20))
     line = await Line.open(server.address)
     line.writer.transport.pause_reading()  # type: ignore[attr-defined]  # every stream transport can
     for _ in range(30):  # more than the buffers on the way hold

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from aspen.state.checkpoint import hash_state
 from aspen.state.commands import Command, encode_command
-from aspen.state.kv import LmdbKv
 from aspen.state.kv_commands import KvDelete, KvSet
+from aspen.state.kv_reader import LmdbKv, under
 from aspen.state.machine import Machine
 from aspen.state.memory_store import MemoryStore
 from aspen.state.store import STATE_TABLES, Store, TableStore
@@ -49,14 +49,16 @@ def test_memory_and_lmdb_agree(
         disk, memory = Store.open(Path(folder), map_bytes=1 << 20), MemoryStore()
         try:
             assert apply(disk, commands) == apply(memory, commands)
-            for scan in scans:
-                assert LmdbKv(disk).scan(*scan) == LmdbKv(memory).scan(*scan)
-            with disk.read() as ours, memory.read() as theirs:
+            for prefix, after, limit, max_bytes in scans:
+                range_ = under(prefix, after=after)
+                ours, theirs = (LmdbKv(store).scan(range_, limit, max_bytes) for store in (disk, memory))
+                assert ours == theirs
+            with disk.read() as on_disk, memory.read() as in_memory:
                 for name in STATE_TABLES:
-                    assert list(ours.cursor(db=disk.tables[name])) == list(
-                        theirs.cursor(db=memory.tables[name])
+                    assert list(on_disk.cursor(db=disk.tables[name])) == list(
+                        in_memory.cursor(db=memory.tables[name])
                     )
-                assert hash_state(ours, disk.tables) == hash_state(theirs, memory.tables)
+                assert hash_state(on_disk, disk.tables) == hash_state(in_memory, memory.tables)
         finally:
             disk.close()
 

@@ -1,33 +1,14 @@
-"""The Python face of a cluster: what programs that embed Aspen import.
-
-`ClusterController` and `KeyValueStore` are Protocols; `RaftControlClient` and `KvClient`
-implement them over a node in this process: one started by `aspen.node.bootstrap_node`, or a
-member of an `aspen.deterministic.DeterministicCluster`, for tests without network, disk and
-clock. Every error is a kind of `ControlPlaneError` or `KeyValueStoreError`.
-"""
+"""Control of the membership: requests, the Protocol, and its implementation over a member in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
-from aspen.errors import (
-    CommandError,
-    ControlPlaneError,
-    IdentityError,
-    KeyValueStoreError,
-    NoLeader,
-    NotLeader,
-    OutcomeUnknown,
-    ProposalError,
-)
+from aspen.errors import ControlPlaneError, IdentityError
 from aspen.identity import parse_endpoint_id
-from aspen.limits import CONTROL_MS, KV_SCAN_BYTES, KV_SCAN_DEFAULT, KV_SCAN_MAX
+from aspen.limits import CONTROL_MS
 from aspen.raft.control import MembershipControl
-from aspen.state.kv import KvEntry, KvPage
-from aspen.state.kv_commands import KvDelete, KvResult, KvSet, validate_key
-from aspen.state.ports import Consistency, Proposer
 from aspen.z32 import encode_key
 
 # --- requests and answers ---------------------------------------------------------------------
@@ -77,31 +58,6 @@ class ClusterState:
     learners: tuple[int, ...] = ()
 
 
-class WriteCommand:
-    """What `KeyValueStore.write` takes: `WriteCommand.Set("k", "v")` and its siblings."""
-
-    @dataclass(frozen=True, slots=True)
-    class Set:
-        key: str | bytes
-        value: str | bytes
-
-    @dataclass(frozen=True, slots=True)
-    class SetMulti:
-        """Several keys, all or none."""
-
-        pairs: Mapping[str, str] | Mapping[bytes, bytes] | tuple[tuple[str | bytes, str | bytes], ...]
-
-    @dataclass(frozen=True, slots=True)
-    class Delete:
-        key: str | bytes
-
-    @dataclass(frozen=True, slots=True)
-    class DeleteMulti:
-        keys: tuple[str | bytes, ...]
-
-    Any: ClassVar = Set | SetMulti | Delete | DeleteMulti
-
-
 class ClusterController(Protocol):
     """Control of membership, through any member. Each returns the state once it is as asked.
 
@@ -136,46 +92,11 @@ class ClusterController(Protocol):
     async def current_state(self) -> ClusterState: ...
 
 
-class KeyValueStore(Protocol):
-    """Linearizable key-value operations."""
-
-    async def write(
-        self,
-        command: WriteCommand.Set | WriteCommand.SetMulti | WriteCommand.Delete | WriteCommand.DeleteMulti,
-    ) -> KvResult: ...
-
-    async def read(self, key: str | bytes, consistency: Consistency = Consistency.CONSISTENT) -> KvEntry: ...
-
-    async def scan(
-        self,
-        prefix: str | bytes = b"",
-        *,
-        after: str | bytes | None = None,
-        limit: int = KV_SCAN_DEFAULT,
-        consistency: Consistency = Consistency.CONSISTENT,
-    ) -> KvPage: ...
-
-
-# --- over a member in this process ---------------------------------------------------------------
-
-
-class KeyValueReader(Protocol):
-    def get(self, key: bytes) -> KvEntry | None: ...
-
-    def scan(self, prefix: bytes, after: bytes | None, limit: int, max_bytes: int) -> KvPage: ...
-
-
 class Handle(Protocol):
     """A member in this process: a `Node`, or one of a `DeterministicCluster`."""
 
     @property
     def control(self) -> MembershipControl: ...
-
-    @property
-    def proposer(self) -> Proposer: ...
-
-    @property
-    def kv(self) -> KeyValueReader: ...
 
 
 class RaftControlClient:
@@ -241,84 +162,6 @@ class RaftControlClient:
         else:
             raise ControlPlaneError.InvalidRequest(f"member {node.node_id} needs an endpoint id")
         return node.node_id, endpoint_id, tuple(map(_split_address, node.address.split(",")))
-
-
-class KvClient:
-    """`KeyValueStore` over a member in this process."""
-
-    def __init__(self, node: Handle) -> None:
-        self._node = node
-
-    async def write(
-        self,
-        command: WriteCommand.Set | WriteCommand.SetMulti | WriteCommand.Delete | WriteCommand.DeleteMulti,
-    ) -> KvResult:
-        """Raises a kind of `KeyValueStoreError`; `.OutcomeUnknown` means it may have happened."""
-        match command:
-            case WriteCommand.Set(key, value):
-                replicated: KvSet | KvDelete = KvSet(((_bytes(key), _bytes(value)),))
-            case WriteCommand.SetMulti(pairs):
-                items = pairs.items() if isinstance(pairs, Mapping) else pairs
-                replicated = KvSet(tuple((_bytes(key), _bytes(value)) for key, value in items))
-            case WriteCommand.Delete(key):
-                replicated = KvDelete((_bytes(key),))
-            case WriteCommand.DeleteMulti(keys):
-                replicated = KvDelete(tuple(_bytes(key) for key in keys))
-        try:
-            result = await self._node.proposer.propose(replicated)
-        except ProposalError as error:
-            raise _kv_error(error) from error
-        except CommandError as error:
-            raise KeyValueStoreError.Failed(str(error)) from error
-        if not isinstance(result, KvResult):
-            raise KeyValueStoreError.Failed(f"the write was refused: {result}")
-        return result
-
-    async def read(self, key: str | bytes, consistency: Consistency = Consistency.CONSISTENT) -> KvEntry:
-        """Raises `KeyValueStoreError.NotFound`, or another kind."""
-        validate_key(_bytes(key))
-        await self._barrier(consistency)
-        entry = self._node.kv.get(_bytes(key))
-        if entry is None:
-            raise KeyValueStoreError.NotFound(f"no such key: {key!r}")
-        return entry
-
-    async def scan(
-        self,
-        prefix: str | bytes = b"",
-        *,
-        after: str | bytes | None = None,
-        limit: int = KV_SCAN_DEFAULT,
-        consistency: Consistency = Consistency.CONSISTENT,
-    ) -> KvPage:
-        """One page of the keys under `prefix`; continue with `after` = the last key."""
-        if not 1 <= limit <= KV_SCAN_MAX:
-            raise KeyValueStoreError.Failed(f"a scan's limit is 1 to {KV_SCAN_MAX}, not {limit}")
-        await self._barrier(consistency)
-        start = None if after is None else _bytes(after)
-        return self._node.kv.scan(_bytes(prefix), start, limit, KV_SCAN_BYTES)
-
-    async def _barrier(self, consistency: Consistency) -> None:
-        try:
-            await self._node.proposer.barrier(consistency)
-        except ProposalError as error:
-            raise _kv_error(error) from error
-
-
-def _kv_error(error: ProposalError) -> KeyValueStoreError:
-    match error:
-        case OutcomeUnknown():
-            return KeyValueStoreError.OutcomeUnknown(str(error))
-        case NotLeader():
-            return KeyValueStoreError.NotLeader(str(error))
-        case NoLeader():
-            return KeyValueStoreError.Timeout(str(error))
-        case _:
-            return KeyValueStoreError.Failed(str(error))
-
-
-def _bytes(text: str | bytes) -> bytes:
-    return text.encode() if isinstance(text, str) else text
 
 
 def _join_address(address: tuple[str, int]) -> str:
