@@ -181,6 +181,19 @@ ZONE_DIFFERENCE_RECORDS: Final = 5_000  # an import of more has no difference wo
 MASTER_ENTRY_BYTES: Final = 262_144  # of one entry of a master file, parentheses and comments included
 ZONE_COLLECT_NAMES: Final = 2_000  # of contents out of use, removed in one command
 ZONE_COLLECT_MS: Final = 1_000  # between two looks for them
+# --- DNS over QUIC (RFC 9250) --------------------------------------------------------------------
+DOQ_CONNECTIONS: Final = 256
+DOQ_CONNECTIONS_PER_CLIENT: Final = 32
+DOQ_HANDSHAKES: Final = 64  # connections inside the handshake at one time
+DOQ_RETRY_ABOVE: Final = 16  # with more of them, a new one must first prove its address
+DOQ_STREAMS: Final = 64  # queries of one connection under way
+DOQ_STREAM_BYTES: Final = 2 + 65_535  # a length and a message
+DOQ_WINDOW_BYTES: Final = 262_144  # sent by a client and not yet taken, on one connection
+DOQ_SEND_BYTES: Final = 1_048_576  # of answers not acknowledged, on one connection; then it ends
+DOQ_IDLE_MS: Final = 10_000  # without a datagram
+DOQ_QUIET_MS: Final = 30_000  # without a query, whatever else comes
+DOQ_DATAGRAMS_PER_TURN: Final = 64  # read before anything else gets its turn
+
 # --- TLS (RFC 8446): HTTPS, DNS over TLS, DNS over QUIC --------------------------------------------
 TLS_HANDSHAKE_MS: Final = 5_000
 TLS_HANDSHAKES: Final = 256  # going on at one time, on one listener
@@ -362,6 +375,8 @@ assert DNS_CHANGES % 4 == 0
 assert DNS_COOKIE_RENEW_S < DNS_COOKIE_LIFE_S
 assert PKARR_PAYLOAD_BYTES == 1_072 < DNS_TCP_MESSAGE_BYTES
 assert KV_KEY_BYTES < LMDB_KEY_BYTES
+assert DOQ_STREAM_BYTES == 2 + DNS_TCP_MESSAGE_BYTES < DOQ_WINDOW_BYTES
+assert DOQ_RETRY_ABOVE < DOQ_HANDSHAKES < DOQ_CONNECTIONS
 assert TLS_HANDSHAKES_PER_CLIENT < TLS_HANDSHAKES
 assert SNAPSHOT_CHUNK_BYTES + KV_VALUE_BYTES + KV_KEY_BYTES < SNAPSHOT_FRAME_BYTES
 assert KV_VALUE_BYTES + KV_KEY_BYTES < KV_COMMAND_BYTES < RAFT_ENTRY_BYTES

@@ -262,7 +262,7 @@ class Node:
             self.config, store, self.zones, self.consensus, self.proposer, self._clock, self._page
         )
         self._stack.push_async_callback(dns.close)
-        await dns.start(self.tsig_keys, self.certificates, self.housekeeper)
+        await dns.start(self.tsig_keys, self.certificates, self.housekeeper, self.identity)
         self.dns_address = dns.address
         self.view.dns = DnsStatus(dns.settings.origins, dns.address[1])
 

@@ -24,6 +24,7 @@ from aspen.dns.tsig_keys import TsigKeys
 from aspen.dns.udp import InProcessUdp, UdpWorkers, bind_udp_and_tcp
 from aspen.errors import ConfigError
 from aspen.housekeeping import Housekeeper
+from aspen.identity import Identity
 from aspen.limits import DNS_STALENESS_POLL_MS
 from aspen.node_tls import EncryptedDns
 from aspen.raft.cluster import Consensus
@@ -90,7 +91,11 @@ class NodeDns:
         self._stack = AsyncExitStack()
 
     async def start(
-        self, keys: TsigKeys, certificates: Certificates | None, housekeeper: Housekeeper
+        self,
+        keys: TsigKeys,
+        certificates: Certificates | None,
+        housekeeper: Housekeeper,
+        identity: Identity,
     ) -> None:
         """Raises `ConfigError` for a port that can't be had."""
         host, port = self._config.dns_host, self._config.dns_port
@@ -133,7 +138,7 @@ class NodeDns:
         housekeeper.add(CookieSecretDuty(self._proposer, settings))
         https = self._config.dns_server.https_config
         if https is not None and certificates is not None:
-            self.encrypted = EncryptedDns(self._config, https, certificates)
+            self.encrypted = EncryptedDns(self._config, https, certificates, identity)
             self._stack.push_async_callback(self.encrypted.close)
             await self.encrypted.start(self.view, primary.stream)
         self._watch_touch()

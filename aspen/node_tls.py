@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+import blake3
+
 from aspen.config import CertMode, ClusterBootstrapConfig, HttpsConfig
 from aspen.dns.lookup import View
-from aspen.dns.sockets import bind_tcp
-from aspen.dns.stream import Defer, TcpServer
+from aspen.dns.sockets import bind_tcp, bind_udp
+from aspen.dns.stream import Answers, Defer, Padding, TcpServer
 from aspen.errors import ConfigError
+from aspen.identity import Identity
 from aspen.tls.certificates import Certificates
+from aspen.tls.doq import DoqServer
 from aspen.tls.listener import TlsListener
 from aspen.tls.sources import Files, SelfSigned
 
+_RESET_CONTEXT: Final = "aspen 2026 doq reset identity v1"
 _DOT: Final = "dot"  # RFC 7858's registered ALPN
 
 
@@ -36,8 +41,16 @@ class EncryptedDns:
     """DNS over TLS and DNS over QUIC."""
 
     def __init__(
-        self, config: ClusterBootstrapConfig, https: HttpsConfig, certificates: Certificates
+        self,
+        config: ClusterBootstrapConfig,
+        https: HttpsConfig,
+        certificates: Certificates,
+        identity: Identity,
     ) -> None:
+        # A key of its own: were it the endpoint's, this port could be asked for the tokens that end the
+        # connections between nodes (RFC 9000 §21.11).
+        seed = blake3.blake3(identity.seed, derive_key_context=_RESET_CONTEXT).digest()
+        self._reset_identity = Identity.from_seed(seed)
         self._host = config.encrypted_dns_host
         self._https = https
         self._certificates = certificates
@@ -45,11 +58,16 @@ class EncryptedDns:
         self._listener: TlsListener | None = None
         self.dot_address: tuple[str, int] | None = None
         """None if DoT is switched off."""
+        self._doq: DoqServer | None = None
+        self.doq_address: tuple[str, int] | None = None
+        """None if DoQ is switched off."""
 
     async def start(self, view: View, defer: Defer) -> None:
         """`defer` is TCP's. Raises `ConfigError` for a port that can't be had."""
         if self._https.enable_dot:
             self._start_dot(view, defer)
+        if self._https.enable_doq:
+            self._start_doq(view)
 
     def _start_dot(self, view: View, defer: Defer) -> None:
         try:
@@ -62,7 +80,18 @@ class EncryptedDns:
         self._listener = TlsListener(lambda: context(_DOT), lambda _alpn: dot.new_connection())
         self.dot_address = self._listener.start(sock)
 
+    def _start_doq(self, view: View) -> None:
+        try:
+            (sock,) = bind_udp(self._host, self._https.doq_port, 1)
+        except OSError as error:
+            raise ConfigError(f"DoQ can't bind {self._host}:{self._https.doq_port}: {error}") from None
+        answers = Answers(view, Padding.EDNS)
+        self._doq = DoqServer(answers.answer, self._certificates, self._reset_identity)
+        self.doq_address = self._doq.start(sock)
+
     async def close(self) -> None:
+        if self._doq is not None:
+            self._doq.close()
         if self._listener is not None:
             await self._listener.close()
         if self._dot is not None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from aioquic._buffer import Buffer  # aioquic.buffer re-exports it, but not in a typed way
 from aioquic.quic.packet import (
@@ -31,8 +31,7 @@ from aioquic.quic.packet import (
 from aioquic.quic.retry import QuicRetryTokenHandler
 
 from aspen.limits import NET_RESETS_PER_S
-from aspen.net.connection import Connection
-from aspen.net.quic_internals import CONNECTION_ID_BYTES, ResetTokens
+from aspen.net.quic_internals import CONNECTION_ID_BYTES, QuicPipe, ResetTokens
 from aspen.net.udp import SocketAddress
 
 VERSIONS: Final[list[int]] = [QuicProtocolVersion.VERSION_1]
@@ -43,18 +42,36 @@ _RESET_BYTES: Final = 5 + STATELESS_RESET_TOKEN_SIZE  # RFC 9000 §10.3
 _RESET_MAX_BYTES: Final = 43
 
 
-class Accept(Protocol):
+class Routed(Protocol):
+    """What is known of a connection here."""
+
+    quic: QuicPipe
+    connection_ids: set[bytes]
+    """What the peer may address it by."""
+    ids_retired: list[bytes]
+    """Ids that were in use and no longer are; taken from here."""
+
+    def reset(self) -> None:
+        """The peer has proven that it forgot this connection."""
+        ...
+
+
+Connection = TypeVar("Connection", bound=Routed)
+Made = TypeVar("Made", bound=Routed, covariant=True)
+
+
+class Accept(Protocol[Made]):
     def __call__(
         self, original_id: bytes, retry_source_id: bytes | None, address: SocketAddress, now: float
-    ) -> Connection: ...
+    ) -> Made: ...
 
 
-class Demultiplexer:
+class Demultiplexer(Generic[Connection]):
     """The table of connection ids, and the door for new connections."""
 
     def __init__(
         self,
-        accept: Accept,
+        accept: Accept[Connection],
         reply: Callable[[bytes, SocketAddress], None],
         is_full: Callable[[SocketAddress], bool],
         is_crowded: Callable[[], bool],

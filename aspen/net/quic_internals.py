@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Sequence
 from typing import Final
 
 import blake3
@@ -34,11 +35,17 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from aioquic.tls import CipherSuite, Epoch
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from aspen.identity import EndpointId, Identity
 from aspen.limits import (
+    DOQ_STREAM_BYTES,
+    DOQ_STREAMS,
+    DOQ_WINDOW_BYTES,
     NET_ACK_DELAY_MS,
     NET_ACK_EVERY,
+    NET_DATAGRAM_BYTES,
     NET_RECEIVE_WINDOW_BYTES,
     NET_STREAM_WINDOW_BYTES,
     NET_STREAMS,
@@ -62,6 +69,18 @@ def listener_configuration(
     certificate, private_key = make_certificate(identity)
     configuration = _configuration(alpn, idle_s, max_datagram_bytes, is_client=False)
     configuration.certificate = certificate
+    configuration.private_key = private_key
+    return configuration
+
+
+def query_configuration(
+    chain: Sequence[x509.Certificate], private_key: PrivateKeyTypes, alpn: str, idle_s: float
+) -> QuicConfiguration:
+    """For connections of strangers who ask, under a certificate that they can verify."""
+    configuration = _configuration([alpn], idle_s, NET_DATAGRAM_BYTES, is_client=False)
+    configuration.max_data = DOQ_WINDOW_BYTES
+    configuration.certificate = chain[0]
+    configuration.certificate_chain = list(chain[1:])
     configuration.private_key = private_key
     return configuration
 
@@ -294,3 +313,30 @@ class QuicPipe(QuicConnection):
         if space.ack_at is not None:
             space.ack_at = now
         self._unacknowledged_datagrams = 0
+
+
+class QueryPipe(QuicPipe):
+    """A connection on which a stranger asks: one small message a stream, a few streams at a time, and
+    windows that never grow (RFC 9250 §4.3, §7.3)."""
+
+    def __init__(
+        self,
+        configuration: QuicConfiguration,
+        *,
+        reset_tokens: ResetTokens,
+        original_destination_connection_id: bytes,
+        retry_source_connection_id: bytes | None,
+    ) -> None:
+        super().__init__(
+            configuration,
+            reset_tokens=reset_tokens,
+            original_destination_connection_id=original_destination_connection_id,
+            retry_source_connection_id=retry_source_connection_id,
+        )
+        self._receive_window = ReceiveWindow(DOQ_WINDOW_BYTES)
+        self._local_max_data = self._receive_window
+        self._local_max_stream_data_bidi_remote = DOQ_STREAM_BYTES
+        self._local_max_stream_data_uni = DOQ_STREAM_BYTES
+        self._local_max_streams_bidi = Limit(QuicFrameType.MAX_STREAMS_BIDI, "max_streams_bidi", DOQ_STREAMS)
+        # None may be opened: one is enough to see that it was.
+        self._local_max_streams_uni = Limit(QuicFrameType.MAX_STREAMS_UNI, "max_streams_uni", 1)
