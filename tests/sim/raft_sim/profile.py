@@ -7,6 +7,7 @@ another.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from enum import Enum
 from random import Random
@@ -137,7 +138,7 @@ def draw_profile(random: Random) -> Profile:
     if lease is not Lease.NONE:
         has.difference_update(_BREAKS_LEASES)
     lossy = chance() < 0.5
-    return Profile(
+    profile = Profile(
         size=pick((1, 3, 3, 3, 3, 3, 5, 5, 5)),
         # In parts those entries would be unsafe to replicate: a prefix of them names fewer founders.
         all_bootstrap=message_bytes < _BOOTSTRAP_BYTES or chance() < 0.5,
@@ -183,3 +184,8 @@ def draw_profile(random: Random) -> Profile:
         transfer_interval=pick((0, 10, 40)) * TICK,
         compaction_interval=pick((0, 5, 20)) * TICK,
     )
+    if not profile.check_quorum and not profile.pre_vote:
+        # A member that was away while others came may stand for ever then, in a higher term of its own:
+        # it asks members that are gone, and a leader of a lower term hears nothing from it. So in etcd.
+        profile = dataclasses.replace(profile, membership_interval=0)
+    return profile
