@@ -33,7 +33,7 @@ from aspen.identity import Cookie, Identity
 from aspen.kv_service import KvService
 from aspen.limits import RAFT_REMOVED_GRACE_MS
 from aspen.net.address_book import AddressBook
-from aspen.net.endpoint import Endpoint, Hello, Peer
+from aspen.net.endpoint import ALPN_RAFT, Endpoint, Hello, Peer, Service
 from aspen.net.handshake import INCARNATION_BYTES
 from aspen.node_dns import NodeDns
 from aspen.node_tls import open_certificates
@@ -204,20 +204,24 @@ class Node:
             retention=Retention(config.log_keep_entries, config.log_keep_mib * 1_048_576),
         )
         incarnation = os.urandom(INCARNATION_BYTES)
-        endpoint = Endpoint(
-            identity=self.identity,
-            cookie=Cookie(config.cookie),
+        raft = Service(
+            alpn=ALPN_RAFT,
             hello=lambda: Hello(PROTOCOL_VERSION, consensus.cluster_id, config.node_id, incarnation),
             admit=lambda peer: self._admit(peer),
-            address_book=self.address_book,
             on_frame=lambda peer, frame: transport.frame_received(peer, frame),
             on_unreachable=lambda endpoint_id: transport.peer_unreachable(endpoint_id),
             on_refused=consensus.refused_by,
             on_connected=lambda peer: transport.peer_connected(peer),
             on_stream=lambda peer, stream: consensus.driver.catch_up.offers.serve(peer.node_id, stream),
         )
+        endpoint = Endpoint(
+            identity=self.identity,
+            cookie=Cookie(config.cookie),
+            services=[raft],
+            address_book=self.address_book,
+        )
         transport = RaftTransport(
-            endpoint,
+            endpoint.channel(ALPN_RAFT),
             config.node_id,
             consensus.endpoint_of,
             on_message=lambda message: consensus.driver.receive(message),
@@ -315,9 +319,9 @@ class Node:
             for address in member.addresses:
                 self.address_book.add(member.endpoint_id, address, "membership")
         self._transport.greet([member.node_id for member in roster.members])
-        self._endpoint.recheck(self._still_admit)
+        self._endpoint.channel(ALPN_RAFT).recheck(self._still_admit)
         asyncio.get_running_loop().call_later(
-            RAFT_REMOVED_GRACE_MS / 1000, self._endpoint.recheck, self._admit
+            RAFT_REMOVED_GRACE_MS / 1000, self._endpoint.channel(ALPN_RAFT).recheck, self._admit
         )
 
     def _dns_changed(self) -> None:

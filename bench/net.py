@@ -23,7 +23,7 @@ import structlog
 import uvloop
 
 from aspen.identity import Cookie, Identity
-from aspen.net.endpoint import AddressBook, Endpoint, Hello
+from aspen.net.endpoint import ALPN_RAFT, AddressBook, Endpoint, Hello, Service
 from aspen.net.frames import FrameReader, encode_frames
 
 ALICE, BOB = Identity.from_seed(b"a" * 32), Identity.from_seed(b"b" * 32)
@@ -42,16 +42,20 @@ class Quic:
         self.endpoint = Endpoint(
             identity=mine,
             cookie=Cookie("a cookie for the bench"),
-            hello=lambda: Hello(1, bytes(16), 1, incarnation),
-            admit=lambda peer: None,
+            services=[
+                Service(
+                    alpn=ALPN_RAFT,
+                    hello=lambda: Hello(1, bytes(16), 1, incarnation),
+                    admit=lambda peer: None,
+                    on_frame=lambda peer, frame: self.on_frame(frame),
+                )
+            ],
             address_book=self.book,
-            on_frame=lambda peer, frame: self.on_frame(frame),
-            on_unreachable=lambda peer: None,
             max_datagram_bytes=datagram_bytes,
         )
 
     def send(self, frames: list[bytes]) -> bool:
-        return self.endpoint.send(self.other, frames)
+        return self.endpoint.channel(ALPN_RAFT).send(self.other, frames)
 
 
 class Tcp(asyncio.Protocol):

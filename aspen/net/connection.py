@@ -13,7 +13,7 @@ from the dialler to the listener; and both ways on further bidirectional streams
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Final
 
@@ -66,19 +66,22 @@ class Connection:
     def __init__(
         self,
         quic: QuicPipe,
-        credentials: Credentials,
+        credentials: Mapping[str, Credentials],
         *,
         address: SocketAddress,
         now: float,
+        alpn: str = "",
         listener_id: EndpointId | None = None,
         mark: Callable[[Connection], None] = lambda connection: None,
     ) -> None:
-        """`mark` is called when someone outside has queued something for `datagrams`."""
+        """`credentials` are by ALPN; `alpn` is what a dialler wants. `mark` is called when someone outside
+        has queued something for `datagrams`."""
         self.quic = quic
         self.address = address
         self.listener_id = listener_id
         self.state = State.TLS
-        self.alpn = ""
+        self.alpn = alpn
+        """The protocol spoken; empty on a connection that hasn't said."""
         self.opened_at = now
         self.heard_at = now
         self.refusal: tuple[str, str] | None = None
@@ -248,12 +251,15 @@ class Connection:
         self.alpn = alpn
         self.state = State.PROVING
         nonce = os.urandom(NONCE_BYTES)
+        credentials = self._credentials.get(alpn)
+        if credentials is None:
+            raise HandshakeError("version", "no application protocol in common")
         if self.listener_id is None:
-            self._handshake = ListenerHandshake(self._credentials, alpn, nonce)
+            self._handshake = ListenerHandshake(credentials, alpn, nonce)
             return
         if self.quic.certified_key != self.listener_id:
             raise HandshakeError("wrong_key", "another key answers at the address of the dialled peer")
-        handshake = DiallerHandshake(self._credentials, alpn, nonce, self.listener_id)
+        handshake = DiallerHandshake(credentials, alpn, nonce, self.listener_id)
         self._handshake = handshake
         self.quic.send_stream_data(HANDSHAKE_STREAM, handshake.start())
 

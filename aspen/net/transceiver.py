@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 from aspen.errors import ConfigError
@@ -67,11 +68,11 @@ class Transceiver:
         self,
         owner: Owner,
         identity: Identity,
-        credentials: Credentials,
-        alpn: str,
+        credentials: Mapping[str, Credentials],
         idle_ms: int,
         max_datagram_bytes: int | None,
     ) -> None:
+        """`credentials` are by ALPN: what each protocol is spoken with."""
         far = max_datagram_bytes or NET_DATAGRAM_BYTES
         near = max_datagram_bytes or NET_LOOPBACK_DATAGRAM_BYTES
         if not NET_DATAGRAM_BYTES <= far <= near <= NET_LOOPBACK_DATAGRAM_BYTES:
@@ -86,12 +87,13 @@ class Transceiver:
         self._ping_s = idle_ms / 1000 * _PING_PART
         silence_s = idle_ms / 1000 * _SILENCE_PART
         self._listening = {
-            True: listener_configuration(identity, [alpn], silence_s, near),
-            False: listener_configuration(identity, [alpn], silence_s, far),
+            True: listener_configuration(identity, list(credentials), silence_s, near),
+            False: listener_configuration(identity, list(credentials), silence_s, far),
         }
         self._dialling = {
-            True: dialler_configuration(alpn, silence_s, near),
-            False: dialler_configuration(alpn, silence_s, far),
+            (alpn, is_near): dialler_configuration(alpn, silence_s, near if is_near else far)
+            for alpn in credentials
+            for is_near in (True, False)
         }
         self._unproven: dict[Connection, None] = {}  # accepted, not proven; the oldest first
         self._dirty: dict[Connection, None] = {}
@@ -130,12 +132,18 @@ class Transceiver:
         # Not the loop's time, which some loops keep in whole milliseconds: QUIC paces by much less.
         return time.monotonic()
 
-    def dial(self, listener_id: EndpointId, address: SocketAddress) -> Connection:
+    def dial(self, listener_id: EndpointId, address: SocketAddress, alpn: str) -> Connection:
         """Start a connection to a peer. What becomes of it, the owner hears."""
         now = self.now()
-        quic = QuicPipe(self._dialling[is_loopback(address)], reset_tokens=self._reset_tokens)
+        quic = QuicPipe(self._dialling[alpn, is_loopback(address)], reset_tokens=self._reset_tokens)
         connection = Connection(
-            quic, self._credentials, address=address, now=now, listener_id=listener_id, mark=self.mark
+            quic,
+            self._credentials,
+            address=address,
+            now=now,
+            alpn=alpn,
+            listener_id=listener_id,
+            mark=self.mark,
         )
         self.connections.add(connection)
         self._demultiplexer.refresh(connection)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.quic.events import StreamReset
 
 from aspen.identity import Cookie, Identity
-from aspen.net.endpoint import AddressBook, Endpoint, FrameStream, Hello, Peer
+from aspen.net.endpoint import ALPN_RAFT, AddressBook, Endpoint, FrameStream, Hello, Peer, Service
 from aspen.net.handshake import Credentials, DiallerHandshake
 from aspen.net.refusals import Refusals
 
@@ -35,6 +35,7 @@ class Station:
         refusals: Refusals | None = None,
         on_stream: Callable[[Peer, FrameStream], Awaitable[None]] | None = None,
         on_refused: Callable[[bytes, str], None] | None = None,
+        services: Sequence[Service] = (),
     ) -> None:
         self.identity = identity or Identity.generate()
         self.id = self.identity.endpoint_id
@@ -48,17 +49,24 @@ class Station:
         self.endpoint = Endpoint(
             identity=self.identity,
             cookie=Cookie(cookie),
-            hello=lambda: self.hello,
-            admit=admit or self.same_cluster,
+            services=[
+                Service(
+                    alpn=ALPN_RAFT,
+                    hello=lambda: self.hello,
+                    admit=admit or self.same_cluster,
+                    on_frame=lambda peer, frame: self.heard.put_nowait((peer, frame)),
+                    on_unreachable=self.unreachable.put_nowait,
+                    on_stream=on_stream or self._hold,
+                    on_refused=on_refused or (lambda endpoint_id, code: None),
+                ),
+                *services,
+            ],
             address_book=self.book,
-            on_frame=lambda peer, frame: self.heard.put_nowait((peer, frame)),
-            on_unreachable=self.unreachable.put_nowait,
-            on_stream=on_stream or self._hold,
-            on_refused=on_refused,
             idle_ms=idle_ms,
             max_datagram_bytes=max_datagram_bytes,
             refusals=refusals,
         )
+        self.channel = self.endpoint.channel(ALPN_RAFT)
 
     def same_cluster(self, peer: Peer) -> str | None:
         return None if peer.cluster_id == self.hello.cluster_id else "foreign_cluster"
@@ -74,7 +82,7 @@ class Station:
     async def opens(self, other: Station, within_s: float = 10) -> tuple[FrameStream, FrameStream]:
         """A stream to `other`: this end and that."""
         async with asyncio.timeout(within_s):
-            ours = await self.endpoint.open_stream(other.id)
+            ours = await self.channel.open_stream(other.id)
             return ours, (await other.opened.get())[1]
 
     def streams(self) -> list[FrameStream]:
@@ -88,7 +96,7 @@ class Station:
         return self
 
     def send(self, other: Station, *frames: bytes) -> bool:
-        return self.endpoint.send(other.id, frames)
+        return self.channel.send(other.id, frames)
 
     async def hears(self, within_s: float = 10) -> bytes:
         """The next frame."""

@@ -107,7 +107,7 @@ async def test_a_killed_peer_is_found_again_as_soon_as_it_dials(station):
     assert a.send(b, b"into the void")  # nobody can know yet
     reborn = await station(2, identity=b.identity, port=b.address[1])
     started = time.monotonic()
-    reborn.knows(a).endpoint.dial(a.id)
+    reborn.knows(a).channel.dial(a.id)
     await a.loses(b)  # its new incarnation says that the old connection is dead
     await a.gets_through(b, b"after")
     assert await reborn.hears() == b"after"
@@ -198,13 +198,13 @@ async def test_keys_are_changed_before_they_wear_out(station, monkeypatch):
 
 
 async def test_links_to_peers_long_gone_make_room_for_others(station, monkeypatch):
-    monkeypatch.setattr("aspen.net.endpoint.NET_CONNECTIONS", 3)
+    monkeypatch.setattr("aspen.net.channel.NET_CONNECTIONS", 3)
     a, b = await station(1), await station(2)
     for number in range(5):
-        assert not a.endpoint.send(bytes([number]) * 32, [b"nobody"])
+        assert not a.channel.send(bytes([number]) * 32, [b"nobody"])
     assert a.knows(b).send(b, b"hello")
     assert await b.hears() == b"hello"
-    assert len(a.endpoint._links) == 3
+    assert len(a.channel._links) == 3
 
 
 async def test_closing_tells_the_peers(station):
@@ -248,12 +248,12 @@ async def test_a_receiver_that_fails_disturbs_nobody_else(station):
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
     a.knows(b).send(b, b"first")
     await b.hears()
-    b.endpoint._on_frame = lambda peer, frame: 1 / 0
+    b.channel._on_frame = lambda peer, frame: 1 / 0
     a.send(b, b"second")
     async with asyncio.timeout(5):
         while not problems:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
-    b.endpoint._on_frame = lambda peer, frame: b.heard.put_nowait((peer, frame))
+    b.channel._on_frame = lambda peer, frame: b.heard.put_nowait((peer, frame))
     a.send(b, b"third")
     assert await b.hears() == b"third"
     assert b.send(a, b"and back")

@@ -13,6 +13,8 @@ from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import QuicFrameType, QuicPacketType
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
+from aspen.net.endpoint import ALPN_RAFT
+
 VERSION = 1
 PER_TURN = 50
 
@@ -136,7 +138,7 @@ async def test_a_flood_of_half_handshakes_leaves_room_and_no_trace(station, monk
     monkeypatch.setattr(a.endpoint._transceiver, "_put_on_wire", lambda data, address: captured.append(data))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gun:
         for _ in range(100):
-            a.knows(b).endpoint._transceiver.dial(b.id, b.address)
+            a.knows(b).endpoint._transceiver.dial(b.id, b.address, ALPN_RAFT)
             await asyncio.sleep(0)
             while captured:
                 gun.sendto(captured.pop(), b.address)

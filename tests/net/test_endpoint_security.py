@@ -69,7 +69,7 @@ async def test_a_dialler_does_not_speak_to_another_key_than_it_dialled(station):
     a, impostor = await station(1), await station(2)
     dialled = Identity.generate().endpoint_id
     a.book.add(dialled, impostor.address, "gossip")
-    assert a.endpoint.send(dialled, [b"for your eyes only"])
+    assert a.channel.send(dialled, [b"for your eyes only"])
     await a.refuses("wrong_key")
     assert impostor.heard.empty()
     assert a.endpoint.connections() == []
@@ -247,9 +247,9 @@ async def test_a_peer_let_in_before_can_be_turned_out(station):
     await b.knows(a).gets_through(a, b"hello yourself")
     assert await b.hears() == b"hello"
     assert await a.hears() == b"hello yourself"
-    b.endpoint.recheck(lambda peer: None)
+    b.channel.recheck(lambda peer: None)
     assert len(b.endpoint.connections()) == 2
-    b.endpoint.recheck(lambda peer: "removed" if peer.node_id == 1 else None)
+    b.channel.recheck(lambda peer: "removed" if peer.node_id == 1 else None)
     await a.refuses("removed", times=2)
     assert set(heard) == {(b.id, "removed")}
     assert b.endpoint.connections() == []
@@ -261,6 +261,6 @@ async def test_whoever_has_not_proven_its_key_refuses_nobody(station):
     impostor = await station(2)
     victim = Identity.generate()
     a.book.add(victim.endpoint_id, impostor.address, "manual")
-    assert a.endpoint.send(victim.endpoint_id, [b"let me in"])
+    assert a.channel.send(victim.endpoint_id, [b"let me in"])
     await a.refuses("wrong_key")
     assert heard == []

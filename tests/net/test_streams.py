@@ -86,7 +86,7 @@ async def test_the_largest_frames_arrive(station):
 async def test_who_opened_a_stream_is_known(station):
     a, b = await station(1), await station(2)
     a.knows(b)
-    await a.endpoint.open_stream(b.id)
+    await a.channel.open_stream(b.id)
     peer, _ = await b.opened.get()
     assert (peer.node_id, peer.endpoint_id) == (1, a.id)
 
@@ -192,7 +192,7 @@ async def test_a_new_incarnation_of_the_peer_cuts_at_once(station):
     b.kill()
     reborn = await station(2, identity=b.identity, port=b.address[1])
     started = time.monotonic()
-    reborn.knows(a).endpoint.dial(a.id)
+    reborn.knows(a).channel.dial(a.id)
     await raises_soon(near.receive())
     assert time.monotonic() - started < 1
     await a.gets_through(reborn, b"found")  # or a stateless reset was first, and the next dial waits
@@ -274,12 +274,12 @@ async def test_a_receiver_that_returns_closes_its_stream_and_one_that_fails_cuts
 
     a, b = await station(1), await station(2, on_stream=serve)
     a.knows(b)
-    good = await a.endpoint.open_stream(b.id)
+    good = await a.channel.open_stream(b.id)
     await good.send(b"work")
     assert await good.receive() == b"answer"
     assert await good.receive() is None
     good.close()
-    bad = await a.endpoint.open_stream(b.id)
+    bad = await a.channel.open_stream(b.id)
     await bad.send(b"fail")
 
     async def read_on():
@@ -293,8 +293,8 @@ async def test_a_receiver_that_returns_closes_its_stream_and_one_that_fails_cuts
 
 async def test_a_node_that_expects_no_streams_cuts_them(station):
     a, b = await station(1), await station(2)
-    b.endpoint._on_stream = None
-    stream = await a.knows(b).endpoint.open_stream(b.id)
+    b.channel._on_stream = None
+    stream = await a.knows(b).channel.open_stream(b.id)
     await raises_soon(stream.receive())
 
 
@@ -302,7 +302,7 @@ async def test_few_streams_are_open_at_one_time_and_many_after_each_other(statio
     a, b = await station(1), await station(2)
     a.knows(b)
     pairs = [await a.opens(b) for _ in range(NET_STREAMS)]
-    assert "open already" in await raises_soon(a.endpoint.open_stream(b.id))
+    assert "open already" in await raises_soon(a.channel.open_stream(b.id))
     for _ in range(5 * NET_STREAMS):
         for stream in pairs.pop(0):
             stream.close()
@@ -365,20 +365,20 @@ async def test_whoever_is_not_proven_opens_no_stream(station, stranger):
     assert await rude.closed_by_peer() == "malformed"
     assert b.opened.empty()
     wrong = await station(1, cookie="a cookie of another cluster")
-    await raises_soon(wrong.knows(b).endpoint.open_stream(b.id))
+    await raises_soon(wrong.knows(b).channel.open_stream(b.id))
     assert b.opened.empty()
 
 
 async def test_a_stream_to_a_peer_that_cannot_be_reached_fails_in_time(station, monkeypatch):
     monkeypatch.setattr("aspen.net.connection.NET_DIAL_MS", 200)
     a, b = await station(1), await station(2)
-    assert "no way" in await raises_soon(a.endpoint.open_stream(b.id))  # no address
+    assert "no way" in await raises_soon(a.channel.open_stream(b.id))  # no address
     b.kill()
     started = time.monotonic()
-    await raises_soon(a.knows(b).endpoint.open_stream(b.id))
+    await raises_soon(a.knows(b).channel.open_stream(b.id))
     assert time.monotonic() - started < 2
-    await raises_soon(a.endpoint.open_stream(a.id))
-    waiting = asyncio.ensure_future(a.endpoint.open_stream(b.id))
+    await raises_soon(a.channel.open_stream(a.id))
+    waiting = asyncio.ensure_future(a.channel.open_stream(b.id))
     await asyncio.sleep(0)
     await a.endpoint.close()
     await raises_soon(waiting)
