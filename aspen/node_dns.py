@@ -115,6 +115,7 @@ class NodeDns:
         )
         notifier.start()
         self._stack.push_async_callback(notifier.close)
+        self.answers.defer = primary.stream
         tcp = TcpServer(self.view, defer=primary.stream)
         self._stack.push_async_callback(tcp.close)
         self.address = await tcp.start_on(tcp_socket)

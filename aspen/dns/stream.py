@@ -24,7 +24,7 @@ import structlog
 from aspen.dns.forward import needs_time
 from aspen.dns.networks import UNKNOWN, packed_address
 from aspen.dns.padding import PADDING, option_codes, padded
-from aspen.dns.respond import Transport, View, respond, servfail
+from aspen.dns.respond import Transport, View, answer, servfail
 from aspen.limits import (
     DNS_FAILURE_LOG_MS,
     DNS_TCP_CONNECTIONS,
@@ -63,16 +63,29 @@ class Answers:
     """Answers whole messages that came by anything but a datagram, from `view` (assign another to
     exchange it)."""
 
-    def __init__(self, view: View, padding: Padding = Padding.NONE) -> None:
+    def __init__(self, view: View, padding: Padding = Padding.NONE, *, defer: Defer | None = None) -> None:
+        """`defer` answers what can't be answered at once: what must wait for a read barrier, and on
+        connections transfers, updates, … (`needs_time`)."""
         self.view = view
         self.padding = padding
+        self.defer = defer
+        self.must_wait = False
+        """Whether the last query has no answer yet because its zone asks for a barrier first."""
         self.answered = 0
         self._failure_logged_at = -float("inf")
 
     def answer(self, query_untrusted: bytes, client: bytes = UNKNOWN) -> bytes | None:
-        """The reply; None for what must not be answered. `client` is a packed address."""
+        """The reply; None for what must not be answered, unless `must_wait`. `client` is a packed
+        address."""
+        self.must_wait = False
         try:
-            reply = respond(query_untrusted, self.view, Transport.TCP, client)
+            conditional = answer(query_untrusted, self.view, Transport.TCP, client)
+            if conditional is None:
+                return None
+            if conditional.consistency != "stale" and self.defer is not None:
+                self.must_wait = True
+                return None
+            reply: bytes | None = conditional.message
         except Exception as error:
             # Not the query's fault (respond is total): the replica can't be read just now.
             now = asyncio.get_running_loop().time()
@@ -83,6 +96,24 @@ class Answers:
         if reply is None:
             return None
         self.answered += 1
+        return self.pad(query_untrusted, reply)
+
+    async def answer_in_time(self, query_untrusted: bytes, client: bytes, peer: Any) -> bytes | None:
+        """As `answer`, with the barrier waited for. `peer` is the client as the socket spells it."""
+        reply = self.answer(query_untrusted, client)
+        if reply is not None or not self.must_wait or self.defer is None:
+            return reply
+
+        async def send(message: bytes) -> None:
+            nonlocal reply
+            reply = message
+
+        await self.defer(query_untrusted, peer, send)
+        self.answered += reply is not None
+        return None if reply is None else self.pad(query_untrusted, reply)
+
+    def pad(self, query_untrusted: bytes, reply: bytes) -> bytes:
+        """The reply, padded if that is due."""
         if self.padding is not Padding.NONE:
             codes = option_codes(query_untrusted)
             if codes is not None and (self.padding is Padding.EDNS or PADDING in codes):
@@ -109,8 +140,7 @@ class TcpServer(Answers):
 
         `encrypted`: connections come by TLS, so that padding makes sense, and EOF ends them.
         """
-        super().__init__(view, Padding.ASKED if encrypted else Padding.NONE)
-        self.defer = defer
+        super().__init__(view, Padding.ASKED if encrypted else Padding.NONE, defer=defer)
         self.encrypted = encrypted
         self.idle_s = idle_ms / 1_000
         self.read_s = read_ms / 1_000
@@ -305,8 +335,14 @@ class _Connection(asyncio.Protocol):
                 offset = end
                 self._answer_later(self._server.defer, message)
                 continue
-            offset = end
             reply = self._server.answer(message, self._address)
+            if self._server.must_wait and self._server.defer is not None:
+                if len(self._deferred) >= DNS_TCP_DEFERRED:
+                    break
+                offset = end
+                self._answer_later(self._server.defer, message)
+                continue
+            offset = end
             if reply is None:
                 return replies, offset, False
             replies.append(len(reply).to_bytes(_LENGTH_BYTES, "big") + reply)

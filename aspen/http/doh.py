@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 
@@ -54,8 +54,9 @@ _QUERY_FLAGS_CD: Final = 0x10
 class Answers(Protocol):
     """Where answers come from."""
 
-    def answer(self, query_untrusted: bytes, client: bytes) -> bytes | None:
-        """The reply to a message of a client (a packed address); None for what must not be answered."""
+    async def answer_in_time(self, query_untrusted: bytes, client: bytes, peer: Any) -> bytes | None:
+        """The reply to a message of a client (its packed address, and its address as the socket spells
+        it); None for what must not be answered."""
         ...
 
 
@@ -74,11 +75,11 @@ class DohRoutes:
         """A message in `dns`, or a question in words."""
         parameters = query_of(request, _WIRE_QUERY | _WORDS)
         if "dns" not in parameters:
-            return self._in_words(request, parameters)
+            return await self._in_words(request, parameters)
         if "name" in parameters:
             raise HttpError(400, "bad_query", "give dns or name, not both")
         message = _from_base64url(parameters["dns"])
-        return self._answer(request, message, (DNS_MESSAGE, DNS_JSON, JSON))
+        return await self._answer(request, message, (DNS_MESSAGE, DNS_JSON, JSON))
 
     async def post(self, request: Request, _rest: str) -> web.StreamResponse:
         """A message as the body."""
@@ -89,30 +90,30 @@ class DohRoutes:
                 415, "content_type", f"the body must be {DNS_MESSAGE}", headers={"Accept-Post": DNS_MESSAGE}
             )
         message = await read_body(request, DNS_TCP_MESSAGE_BYTES)
-        return self._answer(request, message, (DNS_MESSAGE, DNS_JSON, JSON))
+        return await self._answer(request, message, (DNS_MESSAGE, DNS_JSON, JSON))
 
     async def resolve(self, request: Request, _rest: str) -> web.StreamResponse:
         """A question in words."""
-        return self._in_words(request, query_of(request, _WORDS))
+        return await self._in_words(request, query_of(request, _WORDS))
 
-    def _in_words(self, request: Request, parameters: dict[str, bytes]) -> web.StreamResponse:
+    async def _in_words(self, request: Request, parameters: dict[str, bytes]) -> web.StreamResponse:
         given = _text(parameters, "ct")
         content_type = _CONTENT_TYPES.get(given) if given else None
         if given and content_type is None:
             raise HttpError(400, "bad_query", f"ct is one of {', '.join(_CONTENT_TYPES)}")
         message = query_in_words(parameters)
-        return self._answer(
+        return await self._answer(
             request, message, (content_type,) if content_type else (JSON, DNS_JSON, DNS_MESSAGE)
         )
 
-    def _answer(self, request: Request, message: bytes, offers: tuple[str, ...]) -> web.StreamResponse:
+    async def _answer(self, request: Request, message: bytes, offers: tuple[str, ...]) -> web.StreamResponse:
         """Answer in the first of the media types in `offers`, unless `Accept` prefers another of them."""
         media_type = offers[0] if len(offers) == 1 else preferred(request.headers.get("Accept"), offers)
         if media_type is None:
             raise HttpError(406, "not_acceptable", f"the answer can be {', '.join(offers)}")
         headers = freshness_headers(self._proposer)
         peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-        reply = self._answers.answer(message, packed_address(peer))
+        reply = await self._answers.answer_in_time(message, packed_address(peer), peer)
         if reply is None:
             raise HttpError(400, "bad_message", "the message is not a DNS query")
         headers["Cache-Control"] = _cache_control(reply)
