@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -23,7 +23,7 @@ import structlog
 from aspen.dns.name import HEADER_BYTES, name_to_text
 from aspen.dns.networks import networks, packed_address
 from aspen.dns.respond import Transport, View, answer, size_limit
-from aspen.dns.transfer import TransferZone, ixfr_serial, transfer_messages, transfer_records
+from aspen.dns.transfer import Form, TransferZone, ixfr_serial, plan_transfer, transfer_messages
 from aspen.dns.tsig import Keys, Refusal, Signer, read_tsig, unsigned_form, verify_request
 from aspen.dns.update import parse_update, parse_update_zone
 from aspen.dns.wire import (
@@ -138,11 +138,11 @@ class Primary:
         self._proposer = proposer
         self._view = view
         self._now_s = now_s
-        self._transfers = asyncio.Semaphore(transfers_max)
+        self._slots = asyncio.Semaphore(transfers_max)
         self._transfer_s = transfer_ms / 1_000
         self._updates: OrderedDict[bytes, tuple[float, asyncio.Task[Failure]]] = OrderedDict()
-        self.transferred = 0
-        """Transfers completed."""
+        self.transfers: Counter[Form] = Counter()
+        """Completed, by what went out."""
 
     async def datagram(self, message_untrusted: bytes, client: Any) -> bytes | None:
         """The reply to a datagram (`forward.Answer`)."""
@@ -264,14 +264,14 @@ class Primary:
             raise DnsWireError("an AXFR by datagram (RFC 5936 §4.2)")
         try:
             async with asyncio.timeout(DNS_TRANSFER_WAIT_MS / 1_000):
-                await self._transfers.acquire()
+                await self._slots.acquire()
         except TimeoutError:
             await send(_bare(asked.message, query.question_end, query.edns, _BUSY))
             return
         try:
             await self._transfer_now(asked, query, send)
         finally:
-            self._transfers.release()
+            self._slots.release()
 
     async def _transfer_now(self, asked: _Asked, query: Query, send: Send) -> None:
         """The reader of the zone, and so a moment of the store, lives until this returns."""
@@ -281,19 +281,19 @@ class Primary:
         if zone is None or failure is not None:
             await send(_bare(asked.message, query.question_end, query.edns, failure or _NOT_OURS))
             return
-        records = transfer_records(zone, query, serial, asked.transport)
+        transfer = plan_transfer(zone, query, serial, asked.transport)
         room = 0 if asked.signer is None else asked.signer.room
         async with asyncio.timeout(self._transfer_s):
-            for message in transfer_messages(asked.message, query, records, room):
+            for message in transfer_messages(asked.message, query, transfer.records, room):
                 await send(message)
                 await asyncio.sleep(0)  # others have their turn between two messages
-        if asked.transport is Transport.TCP:
-            self.transferred += 1
+        self.transfers[transfer.form] += 1
+        if transfer.form is not Form.SOA:
             log.info(
                 "zone_transferred",
                 zone=name_to_text(zone.apex),
                 serial=zone.serial,
-                kind="AXFR" if serial is None else "IXFR",
+                form=transfer.form.value,
                 client=_client_text(asked.client),
             )
 

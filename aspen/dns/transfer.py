@@ -13,6 +13,7 @@ leave the event loop room between messages.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
 from typing import Final, NamedTuple, Protocol
 
 from aspen.dns.message import read_record, section_counts
@@ -96,18 +97,32 @@ def is_newer(serial: int, than: int) -> bool:
     return 0 < (serial - than) & _SERIAL_MASK <= _SERIAL_HALF
 
 
-def transfer_records(
-    zone: TransferZone, query: Query, serial: int | None, transport: Transport
-) -> Iterator[RecordLike]:
-    """The records of the answer to an AXFR or IXFR query; `serial` is what an IXFR's sender has."""
+class Form(Enum):
+    """What an answer to a transfer query holds."""
+
+    SOA = "SOA"
+    """The SOA alone."""
+    AXFR = "AXFR"
+    """The whole zone."""
+    IXFR = "IXFR"
+    """Steps from one serial to another."""
+
+
+class Transfer(NamedTuple):
+    form: Form
+    records: Iterator[RecordLike]
+
+
+def plan_transfer(zone: TransferZone, query: Query, serial: int | None, transport: Transport) -> Transfer:
+    """The answer to an AXFR or IXFR query; `serial` is what an IXFR's sender has."""
     soa = soa_of(zone)
     if query.qtype == IXFR and serial is not None:
         if transport is Transport.UDP or not is_newer(zone.serial, serial):
-            return iter((soa,))
+            return Transfer(Form.SOA, iter((soa,)))
         steps = zone.differences(serial)
         if steps is not None:
-            return _incremental(soa, steps)
-    return _whole(zone, soa)
+            return Transfer(Form.IXFR, _incremental(soa, steps))
+    return Transfer(Form.AXFR, _whole(zone, soa))
 
 
 def soa_of(zone: ZoneReader) -> Record:

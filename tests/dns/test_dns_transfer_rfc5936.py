@@ -25,7 +25,7 @@ from aspen.dns.lookup import DnsSettings, View
 from aspen.dns.primary import Primary
 from aspen.dns.respond import Transport
 from aspen.dns.stream import TcpServer
-from aspen.dns.transfer import Record, is_newer, ixfr_serial, transfer_messages, transfer_records
+from aspen.dns.transfer import Record, is_newer, ixfr_serial, plan_transfer, transfer_messages
 from aspen.dns.wire import parse_query
 from aspen.dns.zone import MemoryZone, ZoneSettings
 from aspen.errors import DnsWireError
@@ -272,8 +272,8 @@ async def test_a_secondary_that_takes_nothing_is_cut_off_and_holds_no_memory(ser
     await eventually(lambda: server.connection_count)
     await eventually(lambda: not server.connection_count)
     assert 0 < taken < 39_000, "it went only as far as the buffers"
-    assert primary.transferred == 0
-    assert primary._transfers._value > 0
+    assert not primary.transfers
+    assert primary._slots._value > 0
     writer.close()
     del reader
 
@@ -284,11 +284,11 @@ async def test_too_many_transfers_wait_and_then_hear_servfail(
     monkeypatch.setattr("aspen.dns.primary.DNS_TRANSFER_WAIT_MS", 50)
     primary = make_primary(RememberingZone(""), transfers_max=1)
     _, address = await serve(primary=primary)
-    await primary._transfers.acquire()
+    await primary._slots.acquire()
     query = dns.message.make_query("zone.example.", "AXFR").to_wire()
     (message,) = await raw(address, query)
     assert dns.message.from_wire(message).rcode() == dns.rcode.SERVFAIL
-    primary._transfers.release()
+    primary._slots.release()
     (message,) = await raw(address, query)
     assert dns.message.from_wire(message, xfr=True).rcode() == dns.rcode.NOERROR
 
@@ -466,7 +466,7 @@ def test_any_zone_survives_the_codec(names: list[str], seed: int, room: int) -> 
     query = dns.message.make_query("zone.example.", "AXFR", use_edns=rng.choice([False, 0])).to_wire()
     parsed = parse_query(query)
     messages = list(
-        transfer_messages(query, parsed, transfer_records(zone, parsed, None, Transport.TCP), room)
+        transfer_messages(query, parsed, plan_transfer(zone, parsed, None, Transport.TCP).records, room)
     )
     found: list[tuple[bytes, int, int, bytes]] = []
     for wire in messages:
