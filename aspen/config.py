@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
 
+from aspen.config_pkarr import PkarrConfig
 from aspen.errors import ConfigError, IdentityError
 from aspen.identity import EndpointId, parse_endpoint_id
 from aspen.limits import DNS_MAX_STALE_MS, DNS_WORKERS, RAFT_LOG_KEEP_BYTES, RAFT_LOG_KEEP_ENTRIES
@@ -270,6 +271,8 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
     """A listener of their own for the admin routes (kv, cluster)."""
     admin_token: str | None = None
     """Bearer token of the admin routes; required to serve them on an address that isn't loopback."""
+    trusted_proxies: list[str] = []
+    """Networks (CIDR) whose `Forwarded` and `X-Forwarded-For` headers are believed."""
     quic_port: Port = DEFAULT_QUIC_PORT
     ractor_port: Port | None = None
     peers: list[str] = []
@@ -293,6 +296,7 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
     log_level: LogLevel = LogLevel.INFO
     iroh: IrohConfig = msgspec.field(default_factory=IrohConfig)
     dns_server: DnsServerConfig = msgspec.field(default_factory=DnsServerConfig)
+    pkarr: PkarrConfig = msgspec.field(default_factory=PkarrConfig)
 
     def __post_init__(self) -> None:
         self.profile = Profile(self.profile)  # in Python, plain strings will do

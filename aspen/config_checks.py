@@ -32,6 +32,7 @@ from aspen.config import (
 from aspen.errors import ConfigError, IdentityError
 from aspen.identity import Cookie, EndpointId, Identity
 from aspen.limits import DNS_STRING_BYTES
+from aspen.z32 import decode_key
 
 DISK_WARNING_PERCENT: Final = 80
 TOKEN_SHORT_CHARS: Final = 16
@@ -99,6 +100,7 @@ def _value_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
             yield f"dns_server.{setting}: longer than {DNS_STRING_BYTES} octets, which DNS can't carry"
     if config.dns_server.https_config is not None:
         yield from _https_errors(config.dns_server.https_config)
+    yield from _pkarr_errors(config)
     if config.iroh.relay_mode is RelayMode.CUSTOM and not (config.iroh.relay_urls or config.iroh.relay_url):
         yield 'iroh.relay_mode is "custom" but iroh.relay_urls is empty'
 
@@ -152,6 +154,20 @@ def _https_errors(https: HttpsConfig) -> Iterator[str]:
             yield f"{section}: cert_mode lets_encrypt needs the extra: pip install 'aspen-dns[acme]'"
         if not https.directory_url.startswith("https://"):
             yield f"{section}.acme_directory must be an https:// URL"
+
+
+def _pkarr_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
+    for name in ("denied_keys", "allowed_keys"):
+        for text in getattr(config.pkarr, name):
+            try:
+                decode_key(text)
+            except IdentityError as error:
+                yield f"pkarr.{name}: {text!r}: {error}"
+    for text in config.trusted_proxies:
+        try:
+            ip_network(text)
+        except ValueError as error:
+            yield f"trusted_proxies: {error}"
 
 
 def _warnings(config: ClusterBootstrapConfig) -> Iterator[str]:

@@ -28,6 +28,7 @@ from aspen.config import (
     setting_types,
 )
 from aspen.config_checks import check
+from aspen.config_pkarr import PkarrConfig
 from aspen.errors import ConfigError
 
 PREFIX: Final = "ASPEN_"
@@ -192,6 +193,7 @@ def _build(values: dict[str, Any]) -> ClusterBootstrapConfig:
         **sections.get("", {}),
         iroh=IrohConfig(**sections.get("iroh", {})),
         dns_server=DnsServerConfig(**dns_server),
+        pkarr=PkarrConfig(**sections.get("pkarr", {})),
     )
 
 

@@ -36,8 +36,8 @@ from aspen.net.address_book import AddressBook
 from aspen.net.endpoint import ALPN_RAFT, Endpoint, Hello, Peer, Service
 from aspen.net.handshake import INCARNATION_BYTES
 from aspen.node_dns import NodeDns
+from aspen.node_pkarr import PkarrParts, assemble_pkarr
 from aspen.node_tls import open_certificates
-from aspen.pkarr.relay import Relay
 from aspen.proposer import ClusterProposer
 from aspen.raft.cluster import Consensus, Timing
 from aspen.raft.control import MembershipControl
@@ -114,6 +114,7 @@ class Node:
         self._closing: asyncio.Task[None] | None = None
         self._known_roster: object = None
         self._kv_service: KvService | None = None
+        self._pkarr: PkarrParts | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -163,6 +164,9 @@ class Node:
         self._stack.callback(self._kv_service.hub.close)
         self.kv, self.kv_beyond = self._kv_service.reader, self._kv_service.hub.beyond
         self.packets = LmdbPackets(store)
+        self._pkarr = assemble_pkarr(
+            self.config, store, self.proposer, self.packets, lambda: self.consensus.driver.applied_index
+        )
         self.zones = LmdbZones(store, lambda: self._page.generation)
         self.tsig_keys = TsigKeys(LmdbSettings(store))
         self.housekeeper = Housekeeper(
@@ -171,6 +175,7 @@ class Node:
             self._clock.monotonic_ms,
         )
         self.housekeeper.add(self._kv_service.expiry)
+        self.housekeeper.add(self._pkarr.expiry)
         self.housekeeper.add(ZoneCollection(self.proposer, self.zones))
         https = self.config.dns_server.https_config
         if https is not None:
@@ -283,7 +288,8 @@ class Node:
         )
         if self.dns is not None:
             DohRoutes(self.dns.answers, self.proposer).add_routes(self.http.public)
-        Relay(self.proposer, self.packets).add_routes(self.http.public)
+        if self._pkarr is not None:
+            self._pkarr.add_routes(self.http)
         if self._kv_service is not None:
             self._kv_service.add_routes(self.http.admin)
         ClusterRoutes(self.view).add_routes(self.http.public, self.http.admin)
@@ -346,6 +352,8 @@ class Node:
             self._members_changed(driver.roster)
         if self._kv_service is not None:
             self._kv_service.wake()
+        if self._pkarr is not None:
+            self._pkarr.watch.progressed()
 
     def _failed(self, error: Exception) -> None:
         log.critical("node halts", error=str(error))

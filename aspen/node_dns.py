@@ -26,6 +26,7 @@ from aspen.errors import ConfigError
 from aspen.housekeeping import Housekeeper
 from aspen.identity import Identity
 from aspen.limits import DNS_STALENESS_POLL_MS
+from aspen.node_pkarr import packet_life
 from aspen.node_tls import EncryptedDns
 from aspen.raft.cluster import Consensus
 from aspen.raft.ports import Clock
@@ -51,6 +52,8 @@ def dns_settings(config: ClusterBootstrapConfig) -> DnsSettings:
         version=dns.version,
         minimal_responses=dns.minimal_responses,
         query_acl=tuple(dns.query_acl),
+        packet_retention_ms=config.pkarr.retention_secs * 1_000,
+        packet_ttl_strict=config.pkarr.strict_ttl,
     )
 
 
@@ -72,7 +75,7 @@ class NodeDns:
     ) -> None:
         """Raises `ConfigError` for settings that can't be used."""
         self.settings = dns_settings(config)
-        self.view = View.build(LmdbRecords(store), self.settings, zones)
+        self.view = View.build(LmdbRecords(store, packet_life(config.pkarr)), self.settings, zones)
         self.answers = Answers(self.view, Padding.ASKED)
         """For DNS over HTTPS."""
         self.encrypted: EncryptedDns | None = None

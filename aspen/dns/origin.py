@@ -20,7 +20,7 @@ from aspen.dns.rrl import RrlSettings
 from aspen.dns.wire import AAAA, CLASS_IN, NS, SOA, A
 from aspen.dns.zone import MemoryZone, RRset, ZoneReader, Zones, negative_ttl
 from aspen.errors import ConfigError, DnsWireError
-from aspen.limits import DNS_ORIGIN_BYTES
+from aspen.limits import DNS_ORIGIN_BYTES, PKARR_RETENTION_MS
 
 _SOA_NUMBERS: Final = struct.Struct(">IIIII")
 _RR_FIXED: Final = struct.Struct(">HHIH")
@@ -66,6 +66,10 @@ class DnsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Networks that may ask; empty: everybody."""
     cookies: CookiePolicy = CookiePolicy.ON
     rrl: RrlSettings = RrlSettings()
+    packet_retention_ms: int = PKARR_RETENTION_MS
+    """A packet last seen longer ago is not answered from."""
+    packet_ttl_strict: bool = False
+    """A packet's record is not answered for longer than its TTL."""
 
 
 class Origin:

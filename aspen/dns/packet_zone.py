@@ -30,18 +30,19 @@ _TTL_SIGN: Final = 1 << 31
 _SIGNED_TYPES: Final = frozenset({24, 30, 46, 47})  # SIG, NXT, RRSIG, NSEC: their names stand as signed
 
 
-def build_ready_answers(message: bytes, zone_label: bytes) -> bytes:
+def build_ready_answers(message: bytes, zone_label: bytes, *, expired_ms: int = 0) -> bytes:
     """The answers in a packet's DNS message; total for any message that `validate_message` passed.
 
     `zone_label` is the key's z-base-32 label, folded. Taken are records of class IN in the answer
     section under names that end in that label; deterministic, for it runs in the state machine.
-    A packet that can't be told in advance is kept as a zone.
+    A packet that can't be told in advance is kept as a zone. Records whose TTL is shorter than
+    `expired_ms` are left out.
     """
-    names, moved = _read_names(message, bytes((len(zone_label),)) + zone_label + b"\x00")
+    names, moved = _read_names(message, bytes((len(zone_label),)) + zone_label + b"\x00", expired_ms)
     return pack_zone(names) if moved or _has_patterns(names) else pack_answers(names)
 
 
-def _read_names(message: bytes, zone: bytes) -> tuple[Names, bool]:
+def _read_names(message: bytes, zone: bytes, expired_ms: int) -> tuple[Names, bool]:
     """A packet's records; and whether RDATA was cut at a name that must not be compressed."""
     names: dict[bytes, dict[int, CutRRset]] = {}
     moved = False
@@ -54,13 +55,15 @@ def _read_names(message: bytes, zone: bytes) -> tuple[Names, bool]:
         rrtype = record.rrtype
         if owner is None or record.rrclass != CLASS_IN or not is_data_type(rrtype):
             continue
+        ttl = 0 if record.ttl & _TTL_SIGN else record.ttl  # RFC 2181 §8
+        if ttl * 1_000 < expired_ms:
+            continue
         fields = read_rdata(message, rrtype, record.rdata_start, offset)
         rdata = cut_rdata(fields, zone)
         if rrtype not in _SIGNED_TYPES:
             whole = cut_rdata(fields, zone, kinds=(NAME, PLAIN_NAME))
             moved |= whole != rdata
             rdata = whole
-        ttl = 0 if record.ttl & _TTL_SIGN else record.ttl  # RFC 2181 §8
         add_record(names, owner, rrtype, ttl, rdata)
     return names, moved
 

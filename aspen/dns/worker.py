@@ -41,7 +41,7 @@ from aspen.dns.wire import Rcode
 from aspen.errors import AspenError, StorageError
 from aspen.limits import DNS_CACHE_LIFE_MS, DNS_FAILURE_LOG_MS, DNS_QUERY_BYTES
 from aspen.logs import configure
-from aspen.state.packets import LmdbRecords
+from aspen.state.packets import LmdbRecords, PacketLife
 from aspen.state.settings import LmdbSettings
 from aspen.state.status_page import EPOCH, GENERATION, StatusPage
 from aspen.state.store import Store
@@ -236,10 +236,11 @@ class Worker:
             return
         words = self._page.words
         zones = LmdbZones(store, lambda: int(words[GENERATION]))
-        self._view = View.build(LmdbRecords(store), options.settings, zones)
+        settings = options.settings
+        life = PacketLife(settings.packet_retention_ms, settings.packet_ttl_strict)
+        self._view = View.build(LmdbRecords(store, life), settings, zones)
         self._view.touch.staleness = Staleness(self._page.dns_staleness)
         if before is None:
-            settings = options.settings
             self._answers = UdpAnswers(
                 self._view, policy=settings.cookies, rrl=settings.rrl, processes=self._page.worker_count
             )

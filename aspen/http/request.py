@@ -47,7 +47,7 @@ def unquote(text_untrusted: str) -> bytes:
     return unquote_to_bytes(raw)
 
 
-def query_of(request: Request, allowed: frozenset[str]) -> dict[str, bytes]:
+def query_of(request: Request, allowed: frozenset[str], *, ignore_others: bool = False) -> dict[str, bytes]:
     """The query's parameters. One that isn't `allowed` is an error: it was meant to do something."""
     query = target_of(request)[1]
     parameters: dict[str, bytes] = {}
@@ -62,6 +62,8 @@ def query_of(request: Request, allowed: frozenset[str]) -> dict[str, bytes]:
         raw_name, _, raw_value = part.partition("=")
         name = unquote(raw_name).decode("utf-8", "replace")
         if name not in allowed:
+            if ignore_others:
+                continue
             known = ", ".join(sorted(allowed)) or "none"
             raise HttpError(400, "bad_query", f"unknown parameter {name[:40]!r} (known: {known})")
         if name in parameters:

@@ -43,6 +43,7 @@ _EXPOSED: Final = ", ".join(
         "Aspen-Known-Leader",
         "Aspen-Last-Contact-Ms",
         "Aspen-Revision",
+        "Aspen-Source",
     )
 )
 _PREFLIGHT_SECONDS: Final = "86400"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from aspen.http.openapi import BINARY, Answer, Body, Operation, Parameter
-from aspen.limits import PKARR_FUTURE_MS, PKARR_PACKET_BYTES
+import msgspec
+
+from aspen.http.openapi import BINARY, JSON, Answer, Body, Operation, Parameter
+from aspen.http.sse import EVENT_STREAM
+from aspen.limits import PKARR_PACKET_BYTES
 
 SIGNED_PACKET: Final = "application/x-pkarr-signed-packet"
 RELAY_PAYLOAD: Final = "application/pkarr.org/relays#payload"
@@ -36,12 +39,15 @@ PUT: Final = Operation(
     "Publish a packet",
     {204: Answer("The packet is replicated, or was already.")},
     {
-        400: "The key, size, signature, timestamp or DNS message won't do; `error` says which. A timestamp "
-        f"may be {PKARR_FUTURE_MS // 1_000} seconds ahead of the node's clock.",
-        409: "A more recent packet is stored under this key.",
+        400: "The key, size, signature, timestamp or DNS message won't do; `error` says which.",
+        403: "The relay's lists don't let this key publish.",
+        409: "A more recent packet is stored under this key, or was deleted.",
+        429: "Too many packets from this address, under this key, or in all.",
+        507: "The relay has no room for more keys.",
     },
     body=Body({RELAY_PAYLOAD: _PAYLOAD, SIGNED_PACKET: _PAYLOAD, "*/*": BINARY}),
-    description="The packet is durable on a majority of the cluster when this is answered.",
+    description="The packet is durable on a majority of the cluster when this is answered. A packet without "
+    "answers unpublishes the key.",
     tag="pkarr",
 )
 GET: Final = Operation(
@@ -54,6 +60,99 @@ GET: Final = Operation(
         ),
         304: Answer("The client has it already (`If-None-Match`, `If-Modified-Since`).", headers=_CACHING),
     },
-    {404: "No packet is stored under this key."},
+    {404: "There is no packet under this key.", 429: "Too many lookups from this address."},
+    (
+        Parameter(
+            "policy",
+            "Where to look: in the replica only, there first, or in the network (DHT).",
+            {"type": "string", "enum": ["CacheOnly", "CacheFirst", "NetworkOnly"], "default": "CacheFirst"},
+        ),
+    ),
     tag="pkarr",
 )
+
+_EVENTS: Final = {
+    200: Answer(
+        "Server-sent events `stored`, `unpublished`, `deleted`, `expired`: JSON with `index`, `keys` and, "
+        "unless they expired, `timestamp_us`. `progress` says up to which index everything is told; `end` is "
+        "the last event, and says why as an error does.",
+        {EVENT_STREAM: {"type": "string"}},
+    )
+}
+_GONE: Final = {410: "Changes since `from` may be forgotten: look at the packets, then watch from now."}
+_FROM: Final = (
+    Parameter(
+        "from",
+        "The first log index to be told of; from now on if it isn't given.",
+        {"type": "integer", "minimum": 0, "maximum": 2**62},
+    ),
+    Parameter(
+        "Last-Event-ID",
+        "The last event that was seen: goes on after it, whatever `from` says.",
+        {"type": "string", "pattern": "^[0-9]{1,18}$"},
+        where="header",
+    ),
+)
+WATCH_KEY: Final = Operation(
+    "Watch a key",
+    _EVENTS,
+    {**_GONE, 429: "Too many streams to this address."},
+    (Parameter("key", KEY.description, KEY.schema, required=True), *_FROM),
+    tag="pkarr",
+)
+WATCH_ALL: Final = Operation("Watch all keys", _EVENTS, _GONE, _FROM, tag="packets")
+
+
+class PacketInfo(msgspec.Struct, frozen=True):
+    """What is stored under a key."""
+
+    key: str
+    timestamp_us: int
+    """The signer's."""
+    last_seen_ms: int
+    """When it was last published, by the leader's clock then."""
+    state: str
+    """`live`, `expired` (and about to be removed), `unpublished` by its owner or `deleted`."""
+    payload: bytes
+    """Empty if it was deleted."""
+
+
+class ListedKeys(msgspec.Struct, frozen=True):
+    """Keys on a list, each with the reason given for it."""
+
+    keys: dict[str, str]
+
+
+SHOW: Final = Operation(
+    "What is stored under a key",
+    {200: Answer("Tombstones included.", {JSON: PacketInfo})},
+    {404: "Nothing is stored."},
+    tag="packets",
+)
+DELETE: Final = Operation(
+    "Delete a packet",
+    {204: Answer("It is gone from all members. Neither it nor an older one can be published again.")},
+    {404: "There is no packet under this key."},
+    tag="packets",
+)
+
+
+def list_operations(name: str, effect: str) -> tuple[Operation, dict[str, Operation]]:
+    """Of a list of keys: GET of the whole, PUT and DELETE of one key."""
+    whole = Operation(f"The keys that are {name}", {200: Answer(effect, {JSON: ListedKeys})}, tag="packets")
+    text = {"type": "string", "description": "A reason, in UTF-8; may be empty."}
+    one = {
+        "PUT": Operation(
+            f"Put a key on the list of those {name}",
+            {204: Answer(effect)},
+            body=Body({"text/plain": text, "*/*": BINARY}, required=False),
+            tag="packets",
+        ),
+        "DELETE": Operation(
+            f"Take a key off the list of those {name}",
+            {204: Answer("It is off the list.")},
+            {404: "It was not on the list."},
+            tag="packets",
+        ),
+    }
+    return whole, one

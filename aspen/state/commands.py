@@ -17,7 +17,7 @@ import msgspec
 from aspen.errors import CommandError
 from aspen.state.kv_checks import validate_kv_command
 from aspen.state.kv_commands import KvCommand, KvCommandResult
-from aspen.state.packet_commands import PacketCommand, PacketResult, validate_packet_command
+from aspen.state.packet_commands import ExpireResult, PacketCommand, PacketResult, validate_packet_command
 from aspen.state.settings import SettingCommand, SettingResult, validate_setting_command
 from aspen.state.zone_commands import ZoneCommand, ZoneResult, validate_zone_command
 
@@ -52,7 +52,9 @@ class Rejected(msgspec.Struct, frozen=True):
     reason: str
 
 
-Result = PacketResult | KvCommandResult | SettingResult | ZoneResult | CheckpointResult | Rejected
+Result = (
+    PacketResult | ExpireResult | KvCommandResult | SettingResult | ZoneResult | CheckpointResult | Rejected
+)
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)

@@ -28,8 +28,8 @@ from aspen.state.commands import (
     validate_command,
 )
 from aspen.state.kv import KV_HANDLERS
-from aspen.state.packet_commands import PacketPut
-from aspen.state.packets import apply_packet_put
+from aspen.state.packet_commands import PacketDelete, PacketPut, PacketsExpire
+from aspen.state.packets import apply_packet_delete, apply_packet_put, apply_packets_expire
 from aspen.state.settings import SettingDelete, SettingPut, apply_setting_delete, apply_setting_put
 from aspen.state.store import TableStore, Txn
 from aspen.state.zone_apply import (
@@ -60,6 +60,8 @@ _TIME: Final = b"time_ms"
 
 _HANDLERS: Final[dict[type, Callable[[ApplyContext, Any], Result]]] = {
     PacketPut: apply_packet_put,
+    PacketDelete: apply_packet_delete,
+    PacketsExpire: apply_packets_expire,
     **KV_HANDLERS,
     SettingPut: apply_setting_put,
     SettingDelete: apply_setting_delete,

@@ -99,7 +99,8 @@ class MemoryTxn:
         return MemoryCursor(db)
 
     def stat(self, table: MemoryTable) -> dict[str, int]:
-        return {"entries": len(table.keys)}
+        pages = {"branch_pages": 0, "leaf_pages": 0, "overflow_pages": 0, "psize": 0}  # there is no disk
+        return {"entries": len(table.keys), **pages}
 
     def abort(self) -> None:
         pass

@@ -81,3 +81,10 @@ class LmdbSettings:
                 found[cursor.key().decode()] = cursor.value()
                 there = cursor.next()
         return found
+
+    def any_under(self, prefix: str) -> bool:
+        """Whether there is a setting whose name begins with `prefix`."""
+        start = prefix.encode()
+        with self._store.read() as txn:
+            cursor = txn.cursor(db=self._store.tables["settings"])
+            return bool(cursor.set_range(start)) and bytes(cursor.key()).startswith(start)

@@ -77,6 +77,7 @@ STATE_TABLES: Final = (
     "settings",
     "packets",
     "packets_by_age",
+    "packet_events",
     *KV_TABLES,
     "zones",
     "rrsets",

@@ -20,9 +20,10 @@ from aspen.state.kv import KV_HANDLERS
 from aspen.state.kv_commands import KvEntry, KvSet
 from aspen.state.kv_reader import KvRange
 from aspen.state.memory_store import MemoryStore
-from aspen.state.packet_commands import PacketOutcome, PacketPut, PacketResult
-from aspen.state.packets import PacketRecord
+from aspen.state.packet_commands import PacketDelete, PacketOutcome, PacketPut, PacketResult
+from aspen.state.packets import PacketRecord, PacketUsage
 from aspen.state.ports import Consistency, Freshness
+from aspen.state.settings import SettingDelete, SettingPut, SettingResult
 
 Serve = Callable[..., Awaitable[HttpServer]]
 """The fixture that starts a server."""
@@ -36,6 +37,7 @@ class FakeCluster:
     """Proposer, readers and cluster view in one; `commands` and `barriers` tell what was asked."""
 
     packets: dict[bytes, PacketRecord] = field(default_factory=dict)
+    settings: dict[str, bytes] = field(default_factory=dict)
     kv_store: MemoryStore = field(default_factory=MemoryStore)
     applied: int = 0
     time_ms: int = NODE_MS
@@ -66,6 +68,17 @@ class FakeCluster:
         match command:
             case PacketPut():
                 return self._put(command)
+            case PacketDelete(public_key=key):
+                packet = self.packets.get(key)
+                if packet is None or not packet.payload:
+                    return PacketResult(PacketOutcome.ABSENT, 0)
+                self.packets[key] = packet._replace(tombstone=True, payload=b"")
+                return PacketResult(PacketOutcome.DELETED, packet.timestamp_us)
+            case SettingPut(name=name, value=value):
+                self.settings[name] = value
+                return SettingResult(True)
+            case SettingDelete(name=name):
+                return SettingResult(self.settings.pop(name, None) is not None)
             case _:
                 return self.apply(command)
 
@@ -172,6 +185,26 @@ class FakeCluster:
 class PacketView:
     def __init__(self, packets: dict[bytes, PacketRecord]) -> None:
         self.get: Callable[[bytes], PacketRecord | None] = packets.get
+        self._packets = packets
+
+    def usage(self) -> PacketUsage:
+        return PacketUsage(len(self._packets), len(self._packets) * 4_096)
+
+
+class SettingView:
+    """The cluster's settings, in a dict."""
+
+    def __init__(self, settings: dict[str, bytes]) -> None:
+        self._settings = settings
+
+    def get(self, name: str) -> bytes | None:
+        return self._settings.get(name)
+
+    def any_under(self, prefix: str) -> bool:
+        return bool(self.under(prefix))
+
+    def under(self, prefix: str) -> dict[str, bytes]:
+        return {name: value for name, value in sorted(self._settings.items()) if name.startswith(prefix)}
 
 
 # --- a client ---------------------------------------------------------------------------------

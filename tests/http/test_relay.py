@@ -10,7 +10,7 @@ from nacl.bindings import crypto_sign
 
 from aspen.errors import NoLeader, OutcomeUnknown, Overloaded, StorageError
 from aspen.identity import Identity
-from aspen.limits import PKARR_FUTURE_MS, PKARR_RENEW_MS
+from aspen.limits import PKARR_FUTURE_MS, PKARR_RENEW_PART, PKARR_RETENTION_MS
 from aspen.pkarr.packet import SignedPacket, signable
 from aspen.pkarr.records import build_message
 from aspen.state.commands import Rejected
@@ -52,7 +52,9 @@ async def test_an_identical_packet_that_is_fresh_costs_no_log_entry(
 async def test_an_identical_packet_not_seen_for_long_renews_it(client: Client, cluster: FakeCluster) -> None:
     await client.put(PATH, PACKET.payload)
     record = cluster.packets[ALICE.endpoint_id]
-    cluster.packets[ALICE.endpoint_id] = record._replace(received_at_ms=NODE_MS - PKARR_RENEW_MS)
+    cluster.packets[ALICE.endpoint_id] = record._replace(
+        received_at_ms=NODE_MS - PKARR_RETENTION_MS // PKARR_RENEW_PART
+    )
     assert (await client.put(PATH, PACKET.payload)).status == 204
     assert len(cluster.commands) == 2
 

@@ -1,0 +1,266 @@
+"""Packets in the state: unpublishing, deleting, expiring, how long they are served, and what is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dns_answers import answer_of
+
+from aspen.errors import CommandError
+from aspen.identity import Identity
+from aspen.limits import PKARR_EXPIRE_BATCH
+from aspen.pkarr.records import build_message
+from aspen.state import packet_events
+from aspen.state.commands import Command, Result, encode_command, validate_command
+from aspen.state.machine import Machine
+from aspen.state.memory_store import MemoryStore
+from aspen.state.packet_commands import (
+    ExpireResult,
+    PacketDelete,
+    PacketOutcome,
+    PacketPut,
+    PacketResult,
+    PacketsExpire,
+)
+from aspen.state.packet_events import EventPage, LmdbPacketEvents, PacketEvent, PacketEventKind
+from aspen.state.packets import LmdbPackets, LmdbRecords, PacketLife
+from aspen.state.store import Store, TableStore
+
+ALICE, BOB, CAROL = (Identity.from_seed(bytes([n]) * 32) for n in range(3))
+ALL = 2**62
+
+
+def put(timestamp_us: int, *records: str, identity: Identity = ALICE) -> PacketPut:
+    """As the relay proposes it; the machine trusts its signature was verified."""
+    message = build_message(identity.endpoint_id, list(records))
+    return PacketPut(identity.endpoint_id, bytes(64) + timestamp_us.to_bytes(8, "big") + message)
+
+
+A = "@ A 192.0.2.1"
+
+
+class State:
+    """A store, and a machine that applies one command at a time."""
+
+    def __init__(self, store: TableStore) -> None:
+        self.store = store
+        self.machine = Machine(store)
+        self.index = 0
+        self.now_ms = 0
+        self.dns_changed: object = False
+        self.packets = LmdbPackets(store)
+        self.records = LmdbRecords(store, wall_ms=lambda: self.now_ms)
+        self.events = LmdbPacketEvents(store)
+
+    def apply(self, command: Command, time_ms: int = 0) -> Result:
+        self.index += 1
+        with self.store.write() as txn:  # type: ignore[attr-defined]  # both stores have it
+            self.machine.begin(txn)
+            result = self.machine.apply(txn, self.index, time_ms, encode_command(command))
+            self.dns_changed = self.machine.end(txn)
+        return result
+
+    def outcome(self, command: Command, time_ms: int = 0) -> PacketOutcome:
+        result = self.apply(command, time_ms)
+        assert isinstance(result, PacketResult)
+        return result.outcome
+
+    def told(self, from_index: int = 0) -> list[tuple[int, PacketEventKind, tuple[bytes, ...]]]:
+        page = self.events.page(from_index, 1_000)
+        assert page is not None
+        return [(event.log_index, event.kind, event.keys) for event in page.events]
+
+    @property
+    def ages(self) -> int:
+        with self.store.read() as txn:
+            return int(txn.stat(self.store.tables["packets_by_age"])["entries"])
+
+
+@pytest.fixture(params=["lmdb", "memory"])
+def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:
+    if request.param == "memory":
+        yield State(MemoryStore())
+        return
+    store = Store.open(tmp_path, map_bytes=64 * 1024**2)
+    yield State(store)
+    store.close()
+
+
+# --- unpublishing and deleting ----------------------------------------------------------------
+
+
+def test_a_packet_without_answers_is_a_tombstone_that_keeps_older_ones_off(state: State) -> None:
+    assert state.outcome(put(5, A)) is PacketOutcome.STORED
+    assert state.records.packet_answers(ALICE.endpoint_id)
+    assert state.outcome(put(6)) is PacketOutcome.STORED
+    assert state.dns_changed
+    stored = state.packets.get(ALICE.endpoint_id)
+    assert stored is not None
+    assert (stored.tombstone, stored.timestamp_us) == (True, 6)
+    assert state.records.packet_answers(ALICE.endpoint_id) is None
+    assert state.outcome(put(5, A)) is PacketOutcome.OLDER
+    assert state.outcome(put(6)) is PacketOutcome.IDENTICAL
+    assert not state.dns_changed
+    assert state.outcome(put(7, A)) is PacketOutcome.STORED
+    assert state.records.packet_answers(ALICE.endpoint_id)
+    assert state.ages == 1
+
+
+def test_a_deleted_packet_is_gone_and_neither_it_nor_an_older_one_returns(state: State) -> None:
+    assert state.outcome(put(5, A)) is PacketOutcome.STORED
+    assert state.apply(PacketDelete(ALICE.endpoint_id)) == PacketResult(PacketOutcome.DELETED, 5)
+    assert state.dns_changed
+    stored = state.packets.get(ALICE.endpoint_id)
+    assert stored is not None
+    assert (stored.tombstone, stored.timestamp_us, stored.payload, stored.answers) == (True, 5, b"", b"")
+    assert state.records.packet_answers(ALICE.endpoint_id) is None
+    for again in (put(4, A), put(5, A), put(5, "@ A 255.255.255.255", "zz A 192.0.2.1"), put(5)):
+        assert state.outcome(again) is PacketOutcome.OLDER
+    assert state.apply(PacketDelete(ALICE.endpoint_id)) == PacketResult(PacketOutcome.ABSENT, 5)
+    assert state.outcome(put(6, A)) is PacketOutcome.STORED
+    assert state.ages == 1
+
+
+def test_there_is_nothing_to_delete(state: State) -> None:
+    assert state.apply(PacketDelete(ALICE.endpoint_id)) == PacketResult(PacketOutcome.ABSENT, 0)
+    assert state.packets.count() == state.ages == 0
+    assert state.told() == []
+
+
+def test_deleting_takes_away_what_was_unpublished_too(state: State) -> None:
+    state.apply(put(5))
+    assert state.outcome(PacketDelete(ALICE.endpoint_id)) is PacketOutcome.DELETED
+    assert not state.dns_changed  # there was nothing to see already
+
+
+# --- expiring ---------------------------------------------------------------------------------
+
+
+def test_what_was_not_seen_for_long_expires_the_oldest_first(state: State) -> None:
+    state.apply(put(1, A), 100)
+    state.apply(put(1, A, identity=BOB), 200)
+    state.apply(put(1, A, identity=CAROL), 300)
+    assert state.apply(PacketsExpire(300, 0, limit=1), 400) == ExpireResult(1, True)
+    assert state.packets.get(ALICE.endpoint_id) is None
+    assert state.dns_changed
+    assert state.apply(PacketsExpire(300, 0, limit=9), 400) == ExpireResult(1, False)
+    assert state.apply(PacketsExpire(300, 0, limit=9), 400) == ExpireResult(0, False)
+    assert not state.dns_changed
+    assert state.packets.get(CAROL.endpoint_id) is not None  # seen at the very moment: it stays
+    assert state.packets.count() == state.ages == 1
+
+
+def test_a_packet_seen_again_meanwhile_does_not_expire(state: State) -> None:
+    state.apply(put(1, A), 100)
+    state.apply(put(1, A), 200)  # the leader looked before this was applied
+    assert state.apply(PacketsExpire(150, 0), 300) == ExpireResult(0, False)
+
+
+def test_a_tombstone_has_an_age_of_its_own_and_outlives_its_timestamp(state: State) -> None:
+    state.apply(put(900_000, A), 100)  # signed at 900 ms, by a clock that is ahead
+    state.apply(PacketDelete(ALICE.endpoint_id), 200)
+    state.apply(put(1_000, identity=BOB), 200)
+    assert state.apply(PacketsExpire(ALL, 200), 300) == ExpireResult(0, False)
+    assert state.apply(PacketsExpire(0, 900), 300) == ExpireResult(
+        1, False
+    )  # Bob's: signed before it was seen
+    assert state.outcome(put(800_000, A), 300) is PacketOutcome.OLDER
+    assert state.apply(PacketsExpire(0, 901), 300) == ExpireResult(1, False)
+    assert not state.dns_changed
+    assert state.packets.count() == state.ages == 0
+    assert [kind for _, kind, _ in state.told()][-1] is not PacketEventKind.EXPIRED  # nobody saw it go
+
+
+def test_expiring_is_bounded(state: State) -> None:
+    for limit in (0, PKARR_EXPIRE_BATCH + 1):
+        with pytest.raises(CommandError):
+            validate_command(PacketsExpire(1, 1, limit))
+    with pytest.raises(CommandError):
+        validate_command(PacketDelete(b"short"))
+    assert state.packets.due(ALL, ALL) is False
+    state.apply(put(1, A), 100)
+    assert (state.packets.due(100, ALL), state.packets.due(101, 0)) == (False, True)
+    state.apply(put(2), 100)
+    assert (state.packets.due(ALL, 100), state.packets.due(0, 101)) == (False, True)
+
+
+# --- how long a packet is served --------------------------------------------------------------
+
+
+def test_dns_hides_what_is_over_by_its_own_clock(state: State) -> None:
+    records = LmdbRecords(state.store, PacketLife(retention_ms=1_000), lambda: state.now_ms)
+    state.apply(put(1, A), 5_000)
+    for state.now_ms, there in ((4_000, True), (6_000, True), (6_001, False)):
+        assert (records.packet_answers(ALICE.endpoint_id) is not None) is there
+
+
+def test_strict_each_record_is_served_for_its_own_ttl(state: State) -> None:
+    life = PacketLife(retention_ms=1_000_000, strict_ttl=True)
+    records = LmdbRecords(state.store, life, lambda: state.now_ms)
+    state.apply(put(1, "@ 10 A 192.0.2.1", "long 20 A 192.0.2.2", "never 0 A 192.0.2.3"), 0)
+    record = state.packets.get(ALICE.endpoint_id)
+    assert record is not None
+    seen = []
+    for state.now_ms in (0, 1, 10_000, 10_001, 20_000, 20_001):
+        answers = records.packet_answers(ALICE.endpoint_id)
+        seen.append(
+            None if answers is None else [bool(answer_of(answers, name)) for name in ("", "long", "never")]
+        )
+        assert life.is_over(record, state.now_ms) is (answers is None)
+    assert seen == [
+        [True, True, True],
+        [True, True, False],
+        [True, True, False],
+        [False, True, False],
+        [False, True, False],
+        None,
+    ]
+    assert life.renew_ms(record) == 0
+    assert PacketLife(retention_ms=1_000).renew_ms(record) == 100
+
+
+# --- what is told -----------------------------------------------------------------------------
+
+
+def test_every_change_is_told_once_and_what_is_no_change_is_not(state: State) -> None:
+    state.apply(put(5, A))
+    state.apply(put(5, A))  # seen again
+    state.apply(put(4, A))  # refused
+    state.apply(put(6, A))
+    state.apply(put(7))
+    state.apply(put(8, A))
+    state.apply(PacketDelete(ALICE.endpoint_id))
+    state.apply(put(1, A, identity=BOB), 10)
+    state.apply(put(1, A, identity=CAROL), 10)
+    state.apply(PacketsExpire(ALL, 0), 20)
+    alice, bob, carol = (each.endpoint_id for each in (ALICE, BOB, CAROL))
+    kinds = PacketEventKind
+    assert state.told() == [
+        (1, kinds.STORED, (alice,)),
+        (4, kinds.STORED, (alice,)),
+        (5, kinds.UNPUBLISHED, (alice,)),
+        (6, kinds.STORED, (alice,)),
+        (7, kinds.DELETED, (alice,)),
+        (8, kinds.STORED, (bob,)),
+        (9, kinds.STORED, (carol,)),
+        (10, kinds.EXPIRED, tuple(sorted((bob, carol)))),
+    ]
+    assert state.told(8) == state.told()[5:]
+    assert state.events.page(4, 2) == EventPage(
+        (PacketEvent(4, kinds.STORED, 6, (alice,)), PacketEvent(5, kinds.UNPUBLISHED, 7, (alice,))), True
+    )
+    assert state.events.page(99, 2) == EventPage((), False)
+
+
+def test_what_is_forgotten_is_not_passed_over_in_silence(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packet_events, "PKARR_EVENTS", 3)
+    for timestamp_us in range(1, 4):
+        state.apply(put(timestamp_us, A))
+    assert len(state.told(1)) == 3
+    state.apply(put(4, A))
+    assert state.events.page(1, 10) is None
+    assert [index for index, _, _ in state.told(2)] == [2, 3, 4]
