@@ -31,6 +31,7 @@
     │   ├── ClientNotFound          no such key or packet
     │   ├── ClientUnavailable       nobody answers, or no leader is known: nothing was changed
     │   └── ClientOutcomeUnknown    a write was sent; whether it happened can't be known from here
+    ├── ZoneError                   what authors of zones hear (rule, record, line; nested names below)
     ├── ControlPlaneError           what ClusterController raises (nested names below)
     └── KeyValueStoreError          what KeyValueStore raises (nested names below)
 
@@ -247,6 +248,68 @@ class ClientUnavailable(ClientError):
 
 class ClientOutcomeUnknown(ClientError):
     """A write was sent, but no answer says whether it happened."""
+
+
+def _printable(text: str) -> str:
+    """Octets that were no text, kept in a text, as escapes: every encoder takes it then."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+class ZoneError(AspenError):
+    """A zone was not changed as asked: nothing was. Catch it, or one of its kinds: `ZoneError.NotFound`.
+
+    `rule` is the short name of the rule that was broken, `record` the record as its author wrote it,
+    `line` where it stands in a master file (0: in none).
+    """
+
+    code: ClassVar[str] = "failed"
+
+    NotFound: ClassVar[type[ZoneError]]
+    Exists: ClassVar[type[ZoneError]]
+    RuleBroken: ClassVar[type[ZoneError]]
+    PrerequisiteFailed: ClassVar[type[ZoneError]]
+    ImportLost: ClassVar[type[ZoneError]]
+    Limit: ClassVar[type[ZoneError]]
+
+    def __init__(self, reason: str, *, rule: str = "", record: str = "", line: int = 0) -> None:
+        where = f"line {line}: " if line else ""
+        what = f"in the record `{record}`: " if record else ""
+        super().__init__(_printable(where + what + reason))
+        self.rule = rule
+        self.record = _printable(record)
+        self.line = line
+
+
+class _ZoneNotFound(ZoneError):
+    code = "no_such_zone"
+
+
+class _ZoneExists(ZoneError):
+    code = "zone_exists"
+
+
+class _ZoneRuleBroken(ZoneError):
+    code = "rule_broken"
+
+
+class _ZonePrerequisiteFailed(ZoneError):
+    code = "prerequisite_failed"
+
+
+class _ZoneImportLost(ZoneError):
+    code = "import_lost"
+
+
+class _ZoneLimit(ZoneError):
+    code = "limit"
+
+
+ZoneError.NotFound = _ZoneNotFound
+ZoneError.Exists = _ZoneExists
+ZoneError.RuleBroken = _ZoneRuleBroken
+ZoneError.PrerequisiteFailed = _ZonePrerequisiteFailed
+ZoneError.ImportLost = _ZoneImportLost
+ZoneError.Limit = _ZoneLimit
 
 
 class ControlPlaneError(AspenError):

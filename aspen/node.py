@@ -29,6 +29,8 @@ from aspen.http.control import CheckReport, ControlRoutes
 from aspen.http.doh import DohRoutes
 from aspen.http.server import Https, HttpServer
 from aspen.http.tsig_keys import TsigKeyRoutes
+from aspen.http.server import HttpServer
+from aspen.http.zones import ZoneRoutes
 from aspen.identity import Cookie, Identity
 from aspen.kv_service import KvService
 from aspen.limits import RAFT_REMOVED_GRACE_MS
@@ -292,6 +294,8 @@ class Node:
             self._pkarr.add_routes(self.http)
         if self._kv_service is not None:
             self._kv_service.add_routes(self.http.admin)
+        KvRoutes(self.proposer, self.kv).add_routes(self.http.admin)
+        ZoneRoutes(self.proposer, self.zones).add_routes(self.http.admin)
         ClusterRoutes(self.view).add_routes(self.http.public, self.http.admin)
         ControlRoutes(self.control, self, self.view).add_routes(self.http.admin)
         TsigKeyRoutes(self.proposer, self.tsig_keys).add_routes(self.http.admin)

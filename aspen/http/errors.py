@@ -25,6 +25,7 @@ from aspen.errors import (
     PacketError,
     ProposalError,
     StorageError,
+    ZoneError,
 )
 
 JSON: Final = "application/json"
@@ -48,6 +49,15 @@ _KV_STATUS: Final[Mapping[type[KeyValueStoreError], int]] = {
     KeyValueStoreError.RequestReused: 409,
 }
 
+
+_ZONE_STATUS: Final[Mapping[type[ZoneError], int]] = {
+    ZoneError.NotFound: 404,
+    ZoneError.Exists: 409,
+    ZoneError.RuleBroken: 422,
+    ZoneError.PrerequisiteFailed: 409,
+    ZoneError.ImportLost: 409,
+    ZoneError.Limit: 413,
+}
 
 _CONTROL_STATUS: Final[Mapping[type[ControlPlaneError], int]] = {
     ControlPlaneError.InvalidRequest: 400,
@@ -104,6 +114,11 @@ def answer_to(error: AspenError) -> web.Response:
             status = _KV_STATUS.get(type(error), 503)
             details = {"revision": error.revision} if error.revision else {}
             return problem(status, error.code, str(error), _RETRY if status == 503 else None, **details)
+            return problem(status, error.code, str(error), _RETRY if status == 503 else None)
+        case ZoneError():
+            details = {"rule": error.rule, "record": error.record, "line": error.line}
+            told = {name: value for name, value in details.items() if value}
+            return problem(_ZONE_STATUS.get(type(error), 503), error.code, str(error), None, **told)
         case StorageError():
             return problem(503, "storage", str(error), _RETRY)
         case InputError():

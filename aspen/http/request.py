@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import unquote_to_bytes
 
@@ -77,11 +78,7 @@ async def read_body(request: Request, max_bytes: int, *, code: str = "too_large"
     length = request.content_length
     if length is not None and length > max_bytes:
         raise _too_large(max_bytes, code)
-    coding = request.headers.get("Content-Encoding")
-    if coding is not None and coding.strip().lower() != "identity":
-        raise HttpError(
-            415, "content_encoding", "bodies are taken as they are, without a Content-Encoding", close=True
-        )
+    _refuse_coding(request)
     connection = cast("Connection", request.protocol)
     payload = request.content
     if payload.is_eof():  # it came along with the headers, as small bodies do
@@ -95,6 +92,44 @@ async def read_body(request: Request, max_bytes: int, *, code: str = "too_large"
     if flaw is not None:
         raise HttpError(400, "bad_body", flaw, close=True)
     return body
+
+
+async def body_pieces(request: Request, max_bytes: int, piece_ms: int) -> AsyncIterator[bytes]:
+    """The body as it comes, a client being held up while a piece is worked on. Errors as `read_body`;
+    408 if no piece comes for `piece_ms`."""
+    length = request.content_length
+    if length is not None and length > max_bytes:
+        raise _too_large(max_bytes, "too_large")
+    _refuse_coding(request)
+    connection = cast("Connection", request.protocol)
+    payload = request.content
+    if not payload.is_eof():
+        await _expect(request)
+    size = 0
+    while True:
+        try:
+            async with asyncio.timeout(piece_ms / 1_000):
+                piece = await payload.readany()
+        except TimeoutError:
+            reason = f"nothing of the body came for {piece_ms / 1_000:g} seconds"
+            raise HttpError(408, "timeout", reason, close=True) from None
+        size += len(piece)
+        if size > max_bytes:
+            raise _too_large(max_bytes, "too_large")
+        if not piece:
+            break
+        yield piece
+    flaw = connection.cut_short(payload)
+    if flaw is not None:
+        raise HttpError(400, "bad_body", flaw, close=True)
+
+
+def _refuse_coding(request: Request) -> None:
+    coding = request.headers.get("Content-Encoding")
+    if coding is not None and coding.strip().lower() != "identity":
+        raise HttpError(
+            415, "content_encoding", "bodies are taken as they are, without a Content-Encoding", close=True
+        )
 
 
 async def _read_slowly(request: Request, connection: Connection, max_bytes: int, code: str) -> bytes:

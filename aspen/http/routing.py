@@ -71,6 +71,12 @@ class Router:
         else:
             self._exact[path] = route
 
+    def describe(
+        self, path: str, operations: Mapping[str, Operation], parameter: Parameter, *, public: bool
+    ) -> None:
+        """Show a path that the handlers of a prefix tell apart by themselves."""
+        self.described.append(Described(path, operations, public, parameter))
+
     def find(self, path: str) -> tuple[Route, str] | None:
         """The route of a path, and the rest of the path."""
         route = self._exact.get(path)
