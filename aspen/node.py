@@ -29,7 +29,6 @@ from aspen.http.control import CheckReport, ControlRoutes
 from aspen.http.doh import DohRoutes
 from aspen.http.server import Https, HttpServer
 from aspen.http.tsig_keys import TsigKeyRoutes
-from aspen.http.server import HttpServer
 from aspen.http.zones import ZoneRoutes
 from aspen.identity import Cookie, Identity
 from aspen.kv_service import KvService

@@ -260,7 +260,8 @@ def _check_apex(apex: bytes) -> None:
 
 def add_records(content: Content, records: Iterable[ZoneRecord], *, complete: bool) -> int:
     """Add the records of a new content; how many weren't there. Raises `RecordRefused`."""
-    first: dict[bytes, int] = {}
+    last: dict[bytes, int] = {}
+    """Where the last record of an owner stands: what its name comes to is blamed on that."""
     gathered: dict[bytes, dict[int, tuple[int, list[bytes]]]] = {}
     for at, record in enumerate(records):
         owner, rrtype, ttl, rdata = record
@@ -268,9 +269,9 @@ def add_records(content: Content, records: Iterable[ZoneRecord], *, complete: bo
             check_record(record, content.apex)
         except ZoneRuleError as error:
             raise RecordRefused(at, error) from None
+        last[owner] = at
         rrsets = gathered.get(owner)
         if rrsets is None:
-            first[owner] = at
             rrsets = gathered[owner] = {
                 kind: (rrset.ttl, list(rrset.rdatas)) for kind, rrset in content.get(owner).items()
             }
@@ -284,9 +285,9 @@ def add_records(content: Content, records: Iterable[ZoneRecord], *, complete: bo
     before = count_records(content.get(owner) for owner in gathered)
     for owner, rrsets in gathered.items():
         content.put(owner, {kind: make_rrset(kind, ttl, rdatas) for kind, (ttl, rdatas) in rrsets.items()})
-    for owner, at in first.items():
+    for owner, at in last.items():
         _check(content, owner, at, complete=complete)
-    if complete and content.apex not in first:
+    if complete and content.apex not in last:
         _check(content, content.apex, -1, complete=True)
     return count_records(content.get(owner) for owner in gathered) - before
 

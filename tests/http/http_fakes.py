@@ -262,7 +262,20 @@ class Line:
         body = b""
         if method != "HEAD" and status not in (204, 304) and status >= 200 and "content-length" in headers:
             body = await self.reader.readexactly(int(headers["content-length"]))
+        elif (
+            method != "HEAD" and "dns" in headers.get("content-type", "") and "content-length" not in headers
+        ):
+            body = await self._chunks()
         return Answer(status, headers, body)
+
+    async def _chunks(self) -> bytes:
+        """The rest of an answer of unknown length (RFC 9112 §7.1)."""
+        body = b""
+        while size := int(await self.reader.readline(), 16):
+            body += await self.reader.readexactly(size)
+            await self.reader.readline()
+        await self.reader.readline()
+        return body
 
     async def ended(self) -> bool:
         """Wait until the server closes; whether it sent nothing more."""
