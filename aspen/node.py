@@ -293,7 +293,6 @@ class Node:
             self._pkarr.add_routes(self.http)
         if self._kv_service is not None:
             self._kv_service.add_routes(self.http.admin)
-        KvRoutes(self.proposer, self.kv).add_routes(self.http.admin)
         ZoneRoutes(self.proposer, self.zones).add_routes(self.http.admin)
         ClusterRoutes(self.view).add_routes(self.http.public, self.http.admin)
         ControlRoutes(self.control, self, self.view).add_routes(self.http.admin)

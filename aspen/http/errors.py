@@ -114,10 +114,9 @@ def answer_to(error: AspenError) -> web.Response:
             status = _KV_STATUS.get(type(error), 503)
             details = {"revision": error.revision} if error.revision else {}
             return problem(status, error.code, str(error), _RETRY if status == 503 else None, **details)
-            return problem(status, error.code, str(error), _RETRY if status == 503 else None)
         case ZoneError():
-            details = {"rule": error.rule, "record": error.record, "line": error.line}
-            told = {name: value for name, value in details.items() if value}
+            blame = {"rule": error.rule, "record": error.record, "line": error.line}
+            told = {name: value for name, value in blame.items() if value}
             return problem(_ZONE_STATUS.get(type(error), 503), error.code, str(error), None, **told)
         case StorageError():
             return problem(503, "storage", str(error), _RETRY)
