@@ -42,7 +42,7 @@ One rule per branch: `InputError` is the sender's fault and maps to 400 or an RC
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 
 class AspenError(Exception):
@@ -250,6 +250,15 @@ class ClientOutcomeUnknown(ClientError):
     """A write was sent, but no answer says whether it happened."""
 
 
+_E = TypeVar("_E", bound=AspenError)
+
+
+def _kind(base: type[_E], name: str, code: str, meaning: str = "") -> type[_E]:
+    """A kind of error that stands inside the one it is a kind of: `KeyValueStoreError.NotFound`."""
+    body = {"code": code, "__doc__": meaning or None, "__module__": __name__}
+    return type(f"{base.__name__}.{name}", (base,), body)
+
+
 def _printable(text: str) -> str:
     """Octets that were no text, kept in a text, as escapes: every encoder takes it then."""
     return text.encode("utf-8", "backslashreplace").decode()
@@ -280,36 +289,12 @@ class ZoneError(AspenError):
         self.line = line
 
 
-class _ZoneNotFound(ZoneError):
-    code = "no_such_zone"
-
-
-class _ZoneExists(ZoneError):
-    code = "zone_exists"
-
-
-class _ZoneRuleBroken(ZoneError):
-    code = "rule_broken"
-
-
-class _ZonePrerequisiteFailed(ZoneError):
-    code = "prerequisite_failed"
-
-
-class _ZoneImportLost(ZoneError):
-    code = "import_lost"
-
-
-class _ZoneLimit(ZoneError):
-    code = "limit"
-
-
-ZoneError.NotFound = _ZoneNotFound
-ZoneError.Exists = _ZoneExists
-ZoneError.RuleBroken = _ZoneRuleBroken
-ZoneError.PrerequisiteFailed = _ZonePrerequisiteFailed
-ZoneError.ImportLost = _ZoneImportLost
-ZoneError.Limit = _ZoneLimit
+ZoneError.NotFound = _kind(ZoneError, "NotFound", "no_such_zone")
+ZoneError.Exists = _kind(ZoneError, "Exists", "zone_exists")
+ZoneError.RuleBroken = _kind(ZoneError, "RuleBroken", "rule_broken")
+ZoneError.PrerequisiteFailed = _kind(ZoneError, "PrerequisiteFailed", "prerequisite_failed")
+ZoneError.ImportLost = _kind(ZoneError, "ImportLost", "import_lost")
+ZoneError.Limit = _kind(ZoneError, "Limit", "limit")
 
 
 class ControlPlaneError(AspenError):
@@ -329,36 +314,12 @@ class ControlPlaneError(AspenError):
     OutcomeUnknown: ClassVar[type[ControlPlaneError]]
 
 
-class _ControlInvalidRequest(ControlPlaneError):
-    code = "invalid_request"
-
-
-class _ControlNotInitialized(ControlPlaneError):
-    code = "not_initialized"
-
-
-class _ControlFailed(ControlPlaneError):
-    code = "failed"
-
-
-class _ControlTimeout(ControlPlaneError):
-    code = "timeout"
-
-
-class _ControlNotLeader(ControlPlaneError):
-    code = "not_leader"
-
-
-class _ControlOutcomeUnknown(ControlPlaneError):
-    code = "outcome_unknown"
-
-
-ControlPlaneError.InvalidRequest = _ControlInvalidRequest
-ControlPlaneError.NotInitialized = _ControlNotInitialized
-ControlPlaneError.Failed = _ControlFailed
-ControlPlaneError.Timeout = _ControlTimeout
-ControlPlaneError.NotLeader = _ControlNotLeader
-ControlPlaneError.OutcomeUnknown = _ControlOutcomeUnknown
+ControlPlaneError.InvalidRequest = _kind(ControlPlaneError, "InvalidRequest", "invalid_request")
+ControlPlaneError.NotInitialized = _kind(ControlPlaneError, "NotInitialized", "not_initialized")
+ControlPlaneError.Failed = _kind(ControlPlaneError, "Failed", "failed")
+ControlPlaneError.Timeout = _kind(ControlPlaneError, "Timeout", "timeout")
+ControlPlaneError.NotLeader = _kind(ControlPlaneError, "NotLeader", "not_leader")
+ControlPlaneError.OutcomeUnknown = _kind(ControlPlaneError, "OutcomeUnknown", "outcome_unknown")
 
 
 class KeyValueStoreError(AspenError):
@@ -395,115 +356,54 @@ class KeyValueStoreError(AspenError):
     Failed: ClassVar[type[KeyValueStoreError]]
 
 
-class _KeyNotFound(KeyValueStoreError):
-    code = "not_found"
-
-
-class _EmptyKey(KeyValueStoreError):
-    code = "empty_key"
-
-
-class _KeyTooLarge(KeyValueStoreError):
-    code = "key_too_large"
-
-
-class _ValueTooLarge(KeyValueStoreError):
-    code = "value_too_large"
-
-
-class _BatchTooLarge(KeyValueStoreError):
-    code = "batch_too_large"
-
-
-class _ReservedKey(KeyValueStoreError):
-    code = "reserved_key"
-
-
-class _KeyValueInvalidRequest(KeyValueStoreError):
-    code = "invalid_request"
-
-
-class _CompareFailed(KeyValueStoreError):
-    """Nothing was changed: the key isn't as the caller thought."""
-
-    code = "compare_failed"
-
-
-class _LeaseNotFound(KeyValueStoreError):
-    """Never granted, expired or revoked."""
-
-    code = "lease_not_found"
-
-
-class _NotANumber(KeyValueStoreError):
-    """The value can't be counted up: no decimal integer, or beyond 64 bits."""
-
-    code = "not_a_number"
-
-
-class _Compacted(KeyValueStoreError):
-    """The revision asked for is no longer kept."""
-
-    code = "compacted"
-
-
-class _FutureRevision(KeyValueStoreError):
-    """The revision asked for does not exist yet, as far as this node knows."""
-
-    code = "future_revision"
-
-
-class _ResultTooLarge(KeyValueStoreError):
-    code = "result_too_large"
-
-
-class _RequestReused(KeyValueStoreError):
-    """The idempotency key stood for another request before."""
-
-    code = "request_reused"
-
-
-class _TooMany(KeyValueStoreError):
-    """A bounded table is full (leases, idempotency keys, watchers); nothing was changed."""
-
-    code = "too_many"
-
-
-class _KeyValueNotLeader(KeyValueStoreError):
-    code = "not_leader"
-
-
-class _KeyValueTimeout(KeyValueStoreError):
-    code = "timeout"
-
-
-class _KeyValueOutcomeUnknown(KeyValueStoreError):
-    code = "outcome_unknown"
-
-
-class _KeyValueFailed(KeyValueStoreError):
-    code = "failed"
-
-
-KeyValueStoreError.NotFound = _KeyNotFound
-KeyValueStoreError.EmptyKey = _EmptyKey
-KeyValueStoreError.KeyTooLarge = _KeyTooLarge
-KeyValueStoreError.ValueTooLarge = _ValueTooLarge
-KeyValueStoreError.BatchTooLarge = _BatchTooLarge
-KeyValueStoreError.ReservedKey = _ReservedKey
-KeyValueStoreError.InvalidRequest = _KeyValueInvalidRequest
-KeyValueStoreError.CompareFailed = _CompareFailed
-KeyValueStoreError.LeaseNotFound = _LeaseNotFound
-KeyValueStoreError.NotANumber = _NotANumber
-KeyValueStoreError.Compacted = _Compacted
-KeyValueStoreError.FutureRevision = _FutureRevision
-KeyValueStoreError.ResultTooLarge = _ResultTooLarge
-KeyValueStoreError.RequestReused = _RequestReused
-KeyValueStoreError.TooMany = _TooMany
-KeyValueStoreError.NotLeader = _KeyValueNotLeader
-KeyValueStoreError.Timeout = _KeyValueTimeout
-KeyValueStoreError.OutcomeUnknown = _KeyValueOutcomeUnknown
-KeyValueStoreError.Failed = _KeyValueFailed
+KeyValueStoreError.NotFound = _kind(KeyValueStoreError, "NotFound", "not_found")
+KeyValueStoreError.EmptyKey = _kind(KeyValueStoreError, "EmptyKey", "empty_key")
+KeyValueStoreError.KeyTooLarge = _kind(KeyValueStoreError, "KeyTooLarge", "key_too_large")
+KeyValueStoreError.ValueTooLarge = _kind(KeyValueStoreError, "ValueTooLarge", "value_too_large")
+KeyValueStoreError.BatchTooLarge = _kind(KeyValueStoreError, "BatchTooLarge", "batch_too_large")
+KeyValueStoreError.ReservedKey = _kind(KeyValueStoreError, "ReservedKey", "reserved_key")
+KeyValueStoreError.InvalidRequest = _kind(KeyValueStoreError, "InvalidRequest", "invalid_request")
+KeyValueStoreError.CompareFailed = _kind(
+    KeyValueStoreError,
+    "CompareFailed",
+    "compare_failed",
+    "Nothing was changed: the key isn't as the caller thought.",
+)
+KeyValueStoreError.LeaseNotFound = _kind(
+    KeyValueStoreError, "LeaseNotFound", "lease_not_found", "Never granted, expired or revoked."
+)
+KeyValueStoreError.NotANumber = _kind(
+    KeyValueStoreError,
+    "NotANumber",
+    "not_a_number",
+    "The value can't be counted up: no decimal integer, or beyond 64 bits.",
+)
+KeyValueStoreError.Compacted = _kind(
+    KeyValueStoreError, "Compacted", "compacted", "The revision asked for is no longer kept."
+)
+KeyValueStoreError.FutureRevision = _kind(
+    KeyValueStoreError,
+    "FutureRevision",
+    "future_revision",
+    "The revision asked for does not exist yet, as far as this node knows.",
+)
+KeyValueStoreError.ResultTooLarge = _kind(KeyValueStoreError, "ResultTooLarge", "result_too_large")
+KeyValueStoreError.RequestReused = _kind(
+    KeyValueStoreError,
+    "RequestReused",
+    "request_reused",
+    "The idempotency key stood for another request before.",
+)
+KeyValueStoreError.TooMany = _kind(
+    KeyValueStoreError,
+    "TooMany",
+    "too_many",
+    "A bounded table is full (leases, idempotency keys, watchers); nothing was changed.",
+)
+KeyValueStoreError.NotLeader = _kind(KeyValueStoreError, "NotLeader", "not_leader")
+KeyValueStoreError.Timeout = _kind(KeyValueStoreError, "Timeout", "timeout")
+KeyValueStoreError.OutcomeUnknown = _kind(KeyValueStoreError, "OutcomeUnknown", "outcome_unknown")
+KeyValueStoreError.Failed = _kind(KeyValueStoreError, "Failed", "failed")
 
 _KV_KINDS: Mapping[str, type[KeyValueStoreError]] = {
     kind.code: kind for kind in KeyValueStoreError.__subclasses__()
