@@ -67,6 +67,7 @@ TSIG_FUDGE_S: Final = 300  # RFC 8945 §10
 DNS_BIND_MS: Final = 500  # for the sockets of an earlier run to go away
 DNS_STALENESS_POLL_MS: Final = 500  # between two looks whether this node is in touch with its cluster
 DNS_MAX_STALE_MS: Final = 60_000  # out of touch for longer, answers say so
+DNS_MEMBERS_TTL_S: Final = 30  # of what a node tells of its cluster's nodes; as iroh's own records
 DNS_FAILURE_LOG_MS: Final = 60_000  # a failure to read the replica is logged once in this time
 DNS_CNAME_CHAIN: Final = 8
 DNS_NAME_POINTERS: Final = 127  # compression pointers followed in one name

@@ -269,7 +269,14 @@ class Node:
 
     async def _start_dns(self, store: Store) -> None:
         self.dns = dns = NodeDns(
-            self.config, store, self.zones, self.consensus, self.proposer, self._clock, self._page
+            self.config,
+            store,
+            self.zones,
+            self.consensus,
+            self.proposer,
+            self._clock,
+            self._page,
+            self.address_book,
         )
         self._stack.push_async_callback(dns.close)
         await dns.start(self.tsig_keys, self.certificates, self.housekeeper, self.identity)

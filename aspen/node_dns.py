@@ -10,9 +10,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
+import structlog
+
 from aspen.config import ClusterBootstrapConfig
 from aspen.dns.cookie_secret import ClusterCookies, CookieSecretDuty
 from aspen.dns.lookup import View
+from aspen.dns.members import ClusterNode, LiveNodes
+from aspen.dns.members_file import write_nodes
 from aspen.dns.notify import Notifier
 from aspen.dns.origin import CookiePolicy, DnsSettings
 from aspen.dns.policy import Staleness
@@ -26,6 +30,7 @@ from aspen.errors import ConfigError
 from aspen.housekeeping import Housekeeper
 from aspen.identity import Identity
 from aspen.limits import DNS_STALENESS_POLL_MS
+from aspen.net.address_book import AddressBook
 from aspen.node_pkarr import packet_life
 from aspen.node_tls import EncryptedDns
 from aspen.raft.cluster import Consensus
@@ -37,6 +42,8 @@ from aspen.state.status_page import STATUS_PAGE_FILE, StatusPage
 from aspen.state.store import Store
 from aspen.state.zones import LmdbZones
 from aspen.tls.certificates import Certificates
+
+log = structlog.get_logger("aspen.dns")
 
 
 def dns_settings(config: ClusterBootstrapConfig) -> DnsSettings:
@@ -72,10 +79,13 @@ class NodeDns:
         proposer: Proposer,
         clock: Clock,
         page: StatusPage,
+        address_book: AddressBook,
     ) -> None:
         """Raises `ConfigError` for settings that can't be used."""
         self.settings = dns_settings(config)
-        self.view = View.build(LmdbRecords(store, packet_life(config.pkarr)), self.settings, zones)
+        self._live = LiveNodes()
+        records = LmdbRecords(store, packet_life(config.pkarr))
+        self.view = View.build(records, self.settings, zones, self._live)
         self.answers = Answers(self.view, Padding.ASKED)
         """For DNS over HTTPS."""
         self.encrypted: EncryptedDns | None = None
@@ -86,6 +96,7 @@ class NodeDns:
         self._proposer = proposer
         self._clock = clock
         self._page = page
+        self._address_book = address_book
         self._generation = 0
         self._in_process: InProcessUdp | None = None
         self._notifier: Notifier | None = None
@@ -165,8 +176,9 @@ class NodeDns:
     # --- staleness ----------------------------------------------------------------------------
 
     def _watch_touch(self) -> None:
-        """Look how long it is since this node led or heard a leader, now and then, and tell everybody
-        who answers."""
+        """Look, now and then, how long it is since this node led or heard a leader, and what is known of
+        the others; tell everybody who answers."""
+        self._look_at_nodes()
         since_ms = self._consensus.since_contact_ms()
         now_ms = self._clock.monotonic_ms()
         if since_ms >= 0:
@@ -182,6 +194,26 @@ class NodeDns:
             self._renew_in_process()
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(DNS_STALENESS_POLL_MS / 1_000, self._watch_touch)
+
+    def _look_at_nodes(self) -> None:
+        book = self._address_book
+        nodes = [
+            ClusterNode(
+                member.node_id,
+                member.endpoint_id,
+                tuple(known.address for known in book.known(member.endpoint_id) if known.source != "inbound"),
+            )
+            for member in self._consensus.roster.members
+        ]
+        if not self._live.replace(nodes):
+            return
+        self._renew_in_process()
+        try:
+            write_nodes(self._config.data_path, self._live.nodes)
+        except OSError as error:  # no room: workers go on with what they know
+            log.warning("nodes_not_written", error=str(error))
+        else:
+            self._page.members += 1
 
     def _renew_in_process(self) -> None:
         if self._in_process is not None:

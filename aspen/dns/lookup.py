@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Protocol
 
+from aspen.dns.members import LiveNodes, Overlay, ServedZone, WithNodes
 from aspen.dns.origin import DnsSettings, Origin, Origins, compile_origins, with_zones
 from aspen.dns.packet_zone import ZONE_VERSION
 from aspen.dns.policy import Policy, Staleness, Touch, compile_policy
 from aspen.dns.ready import NO_SUCH_NAME, Outcome, ReadyAnswer, find_answer, find_any
 from aspen.dns.search import parent_of
 from aspen.dns.wire import ANY, DS
-from aspen.dns.zone import NoZones, ZoneReader, Zones
+from aspen.dns.zone import NoZones, Zones
 from aspen.errors import IdentityError
 from aspen.z32 import KEY_CHARS, decode_key
 
@@ -46,10 +47,16 @@ class View(NamedTuple):
     """Shared by all copies of a view."""
     configured: Origins | None = None
     """The origins without authored zones."""
+    live: LiveNodes | None = None
+    """The cluster's own nodes. Shared by all copies of a view."""
 
     @classmethod
-    def build(cls, records: Records, settings: DnsSettings, zones: Zones = NO_ZONES) -> View:
+    def build(
+        cls, records: Records, settings: DnsSettings, zones: Zones = NO_ZONES, live: LiveNodes | None = None
+    ) -> View:
         """Raises `ConfigError`."""
+        if live is not None:
+            records = WithNodes(records, live)
         origins = compile_origins(settings)
         policy = compile_policy(
             nsid=settings.nsid,
@@ -58,7 +65,7 @@ class View(NamedTuple):
             minimal_responses=settings.minimal_responses,
             query_acl=settings.query_acl,
         )
-        return cls(records, with_zones(origins, zones), zones, policy, Touch(), origins)
+        return cls(records, with_zones(origins, zones), zones, policy, Touch(), origins, live)
 
     @property
     def staleness(self) -> Staleness:
@@ -94,7 +101,7 @@ class KeySource(NamedTuple):
     origin_offset: int
 
 
-def locate(view: View, name: bytes, qtype: int) -> KeySource | ZoneReader | None:
+def locate(view: View, name: bytes, qtype: int) -> KeySource | ServedZone | None:
     """The source that answers for a folded wire name; None if it is in nothing of ours."""
     origins = view.origins
     offset = key_offset = 0
@@ -114,10 +121,14 @@ def locate(view: View, name: bytes, qtype: int) -> KeySource | ZoneReader | None
     return _zone_of(view, name, qtype, origin)
 
 
-def _zone_of(view: View, name: bytes, qtype: int, origin: Origin | None) -> ZoneReader | None:
+def _zone_of(view: View, name: bytes, qtype: int, origin: Origin | None) -> ServedZone | None:
     """The authored zone of a name, or its origin's own zone, whichever is longer."""
     zone = view.zones.find(name)
-    found = zone if origin is None or (zone and len(zone.apex) >= len(origin.name)) else origin.zone
+    found: ServedZone | None = zone
+    if origin is not None and (zone is None or len(zone.apex) <= len(origin.name)):
+        found = zone if zone is not None and len(zone.apex) == len(origin.name) else origin.zone
+        if view.live is not None:
+            found = Overlay(found, view.live.names(origin.name))
     if qtype == DS and found is not None and found.apex == name and len(name) > 1:
         # DS belongs to the parent's side of a cut (RFC 4035 §3.1.4.1); if we hold it, it answers.
         parent = locate(view, parent_of(name), 0)

@@ -14,6 +14,7 @@ from typing import Final
 
 from aspen.dns.additional import addresses, glue
 from aspen.dns.lookup import Found, KeySource, View, find_in_packet, locate
+from aspen.dns.members import ServedZone
 from aspen.dns.message import read_record
 from aspen.dns.name import HEADER_BYTES
 from aspen.dns.networks import networks
@@ -24,7 +25,7 @@ from aspen.dns.ready import Outcome
 from aspen.dns.search import Finding, SearchedZone, Verdict, search
 from aspen.dns.wire import CNAME, SOA, Rcode
 from aspen.dns.writer import Records, records_of
-from aspen.dns.zone import Consistency, RRset, ZoneReader, negative_ttl
+from aspen.dns.zone import Consistency, RRset, negative_ttl
 from aspen.limits import DNS_CNAME_CHAIN, DNS_NAME_BYTES
 
 _QUESTION: Final = struct.Struct(">HH")
@@ -99,7 +100,7 @@ class _Resolver:
             else:
                 return
 
-    def _may_read(self, zone: ZoneReader) -> bool:
+    def _may_read(self, zone: ServedZone) -> bool:
         """Note what the zone's settings ask of an answer; False if it is closed to the client."""
         resolution, settings = self.resolution, zone.settings
         if _STRICTNESS[settings.consistency] > _STRICTNESS[resolution.consistency]:

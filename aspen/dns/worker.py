@@ -33,6 +33,8 @@ from aspen.dns.cookies import CookieMaker
 from aspen.dns.fast import ID_BYTES
 from aspen.dns.forward import needs_node, pass_on
 from aspen.dns.lookup import DnsSettings, View
+from aspen.dns.members import LiveNodes
+from aspen.dns.members_file import read_nodes
 from aspen.dns.policy import Staleness
 from aspen.dns.respond import servfail
 from aspen.dns.sockets import ANCILLARY_BYTES, Ancillary, is_wildcard, reply_source
@@ -88,6 +90,8 @@ class Worker:
         self._changes = 0
         self._store: Store | None = None
         self._view: View
+        self._live = LiveNodes()
+        self._members = -1
         self._answers: UdpAnswers
         self._refresh()
         self._socket = socket.socket(fileno=options.descriptor)
@@ -238,7 +242,7 @@ class Worker:
         zones = LmdbZones(store, lambda: int(words[GENERATION]))
         settings = options.settings
         life = PacketLife(settings.packet_retention_ms, settings.packet_ttl_strict)
-        self._view = View.build(LmdbRecords(store, life), settings, zones)
+        self._view = View.build(LmdbRecords(store, life), settings, zones, self._live)
         self._view.touch.staleness = Staleness(self._page.dns_staleness)
         if before is None:
             self._answers = UdpAnswers(
@@ -274,12 +278,21 @@ class Worker:
         self._answers.cache.clear()
         self._answers.limiter.tick()
         self._publish()
+        self._hear_of_nodes()
         staleness = Staleness(self._page.dns_staleness)
         if staleness is not self._view.touch.staleness:
             self._view.touch.staleness = staleness
             self._answers.replace_view(self._view)
         if os.getppid() != self._options.parent_pid:
             raise SystemExit(0)
+
+    def _hear_of_nodes(self) -> None:
+        """Take up what the node process knows of the cluster's nodes."""
+        members = self._page.members
+        if members != self._members:
+            self._members = members
+            if self._live.replace(read_nodes(Path(self._options.data_dir))):
+                self._answers.replace_view(self._view)
 
     def _publish(self) -> None:
         # Those the loop itself answered, which are all NOERROR. A batch under way shows in `_slow` only.

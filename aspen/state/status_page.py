@@ -40,6 +40,8 @@ CHANGES: Final = 8
 """Counts the marks ever written to the ring of changes."""
 DNS_STALENESS: Final = 9
 """Whether the node is in touch with its cluster: the value of a `dns.policy.Staleness`."""
+MEMBERS: Final = 10
+"""Counts changes of the file that tells workers of the cluster's nodes."""
 
 _RING_START: Final = 64
 CHANGE_MARK_BYTES: Final = 8
@@ -83,6 +85,7 @@ class StatusPage:
     epoch = _word(EPOCH, "Changes of the LMDB environment.")
     last_contact_ms = _word(LAST_CONTACT_MS, "Monotonic ms of the last leader contact; 0 = never.")
     dns_staleness = _word(DNS_STALENESS, "Whether answers must say that they may be old.")
+    members = _word(MEMBERS, "Changes of what is known of the cluster's nodes.")
     role = _word(ROLE, "Raft role of this node.")
     commit_index = _word(COMMIT_INDEX, "Highest log index known committed.")
     applied_index = _word(APPLIED_INDEX, "Log index of the state on disk.")
