@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import os
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,12 +15,14 @@ import dns.exception
 import dns.message
 import dns.query
 import dns.rcode
+import dns.tsig
 from cluster import free_port
 from processes import end_with_parent, wait_until
 from zone_primary import KEY_NAME, SECRET, ZONE
 
 HOST = "127.0.0.1"
 _SECRET = base64.b64encode(SECRET).decode()
+KEYRING = dns.tsig.Key(KEY_NAME, SECRET, "hmac-sha256.")
 KEY_ARGUMENT = f"hmac-sha256:{KEY_NAME}:{_SECRET}"
 
 
@@ -54,6 +59,51 @@ def contents_at(port: int, *, signed: bool = False) -> set[str]:
         command, capture_output=True, text=True, timeout=30, check=True
     ).stdout.splitlines()
     return {" ".join(line.lower().split()) for line in lines if line and not line.startswith(";")}
+
+
+class ZonePrimary:
+    """A node that holds the zone, as a process (`zone_primary`)."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.port, self._http, self._quic = free_port(), free_port(), free_port()
+        self._folder = folder
+        self._log = folder.with_suffix(".log")
+        self._count = count
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *notify: str, clock_shift_s: int = 0) -> None:
+        script = Path(__file__).with_name("zone_primary.py")
+        ports = (self.port, self._count, self._http, self._quic)
+        with open(self._log, "wb") as log_file:
+            self.process = subprocess.Popen(
+                [sys.executable, str(script), str(self._folder), *map(str, ports), *notify],
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=log_file,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "CLOCK_SHIFT_S": str(clock_shift_s)},
+                preexec_fn=end_with_parent,
+            )
+        process = self.process
+        wait_until(lambda: "ready\n" in self.log() or process.poll() is not None, "the primary is ready", 30)
+        assert process.poll() is None, self.log()[-3_000:]
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+            self.process.wait(10)
+
+
+def nsupdate(
+    port: int, commands: str, *options: str, key: str | None = KEY_ARGUMENT
+) -> subprocess.CompletedProcess[str]:
+    """Run nsupdate with these commands, signed unless `key` is None."""
+    signing = () if key is None else ("-y", key)
+    text = f"server {HOST} {port}\nzone {ZONE}\nttl 300\n{commands}\nsend\nanswer\n"
+    command = ["nsupdate", *signing, *options]
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=20, check=False)
 
 
 class Secondary:

@@ -7,7 +7,9 @@ which need a primary that can be killed.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import time
 from pathlib import Path
 
 import dns.zone
@@ -127,6 +129,13 @@ async def main(
         await node.wait_closed()
 
 
+def shift_clock(seconds: int) -> None:
+    """Have this process's wall clock differ from everybody else's."""
+    right = time.time_ns
+    time.time_ns = lambda: right() + seconds * 1_000_000_000
+
+
 if __name__ == "__main__":
+    shift_clock(int(os.environ.get("CLOCK_SHIFT_S", "0")))
     directory, dns_port, count, http, quic, *targets = sys.argv[1:]
     asyncio.run(main(directory, int(dns_port), int(count), int(http), int(quic), targets))
