@@ -264,6 +264,15 @@ TICKET_LIFE_S: Final = 86_400
 TICKET_SKEW_S: Final = 300  # machines' clocks may differ by so much
 TICKET_CHARS: Final = 8_192
 
+# --- ACME (RFC 8555) ---------------------------------------------------------------------------
+ACME_CHECK_MS: Final = 5_000  # between two looks whether a certificate is due
+ACME_RENEW_PART: Final = 1 / 3  # of its life left
+ACME_ORDER_MS: Final = 120_000  # from asking for a certificate to having it
+ACME_REQUEST_MS: Final = 10_000  # for one request to the authority
+ACME_POLL_MS: Final = 1_000
+ACME_RETRY_MIN_MS: Final = 300_000  # after a failure; doubles. Authorities allow few failures an hour
+ACME_RETRY_MAX_MS: Final = 21_600_000
+
 # --- HTTP --------------------------------------------------------------------------------------
 HTTP_BODY_BYTES: Final = 2 * 1_048_576
 HTTP_HEADER_BYTES: Final = 8_190

@@ -24,6 +24,7 @@ from aspen.deterministic import DeterministicCluster
 from aspen.dns.tsig_keys import TsigKeys
 from aspen.errors import ConfigError
 from aspen.housekeeping import Housekeeper
+from aspen.http.acme_challenge import AcmeChallengeRoutes
 from aspen.http.cluster import ClusterRoutes, DnsStatus
 from aspen.http.control import CheckReport, ControlRoutes
 from aspen.http.doh import DohRoutes
@@ -38,7 +39,7 @@ from aspen.net.endpoint import ALPN_RAFT, Endpoint, Hello, Peer, Service
 from aspen.net.handshake import INCARNATION_BYTES
 from aspen.node_dns import NodeDns
 from aspen.node_pkarr import PkarrParts, assemble_pkarr
-from aspen.node_tls import open_certificates
+from aspen.node_tls import acme_duty, open_certificates
 from aspen.proposer import ClusterProposer
 from aspen.raft.cluster import Consensus, Timing
 from aspen.raft.control import MembershipControl
@@ -178,9 +179,13 @@ class Node:
         self.housekeeper.add(self._kv_service.expiry)
         self.housekeeper.add(self._pkarr.expiry)
         self.housekeeper.add(ZoneCollection(self.proposer, self.zones))
+        acme = acme_duty(self.config, self.proposer, LmdbSettings(store))
+        if acme is not None:
+            self.housekeeper.add(acme)
+        self.acme_challenges = AcmeChallengeRoutes(LmdbSettings(store), self.proposer)
         https = self.config.dns_server.https_config
         if https is not None:
-            self.certificates = open_certificates(self.config, https, data_dir)
+            self.certificates = open_certificates(self.config, https, data_dir, LmdbSettings(store))
             self.certificates.start()
             self._stack.push_async_callback(self.certificates.stop)
         if self.config.dns_server.enable:
@@ -298,6 +303,7 @@ class Node:
             DohRoutes(self.dns.answers, self.proposer).add_routes(self.http.public)
         if self._pkarr is not None:
             self._pkarr.add_routes(self.http)
+        self.acme_challenges.add_routes(self.http.public)
         if self._kv_service is not None:
             self._kv_service.add_routes(self.http.admin)
         ZoneRoutes(self.proposer, self.zones).add_routes(self.http.admin)

@@ -12,23 +12,41 @@ from aspen.dns.lookup import View
 from aspen.dns.sockets import bind_tcp, bind_udp
 from aspen.dns.stream import Answers, Defer, Padding, TcpServer
 from aspen.errors import ConfigError
-from aspen.identity import Identity
+from aspen.identity import Cookie, Identity
+from aspen.state.ports import Proposer
+from aspen.state.settings import LmdbSettings
+from aspen.tls.acme import AcmeDuty
 from aspen.tls.certificates import Certificates
 from aspen.tls.doq import DoqServer
 from aspen.tls.listener import TlsListener
+from aspen.tls.sealed import Box
+from aspen.tls.shared import Shared
 from aspen.tls.sources import Files, SelfSigned
 
 _RESET_CONTEXT: Final = "aspen 2026 doq reset identity v1"
 _DOT: Final = "dot"  # RFC 7858's registered ALPN
 
 
-def open_certificates(config: ClusterBootstrapConfig, https: HttpsConfig, data_dir: Path) -> Certificates:
+def open_certificates(
+    config: ClusterBootstrapConfig, https: HttpsConfig, data_dir: Path, settings: LmdbSettings
+) -> Certificates:
     """The certificate that the configuration asks for. Raises `ConfigError`."""
     if https.mode is CertMode.MANUAL:
         assert https.cert_file is not None  # `validate` has seen to it
         assert https.key_file is not None
         return Certificates(Files(Path(https.cert_file), Path(https.key_file)))
-    return Certificates(SelfSigned(data_dir / "tls", https.domains or _own_names(config)))
+    self_signed = SelfSigned(data_dir / "tls", https.domains or _own_names(config))
+    if https.mode is CertMode.LETS_ENCRYPT:
+        return Certificates(Shared(settings, Box(Cookie(config.cookie)), self_signed))
+    return Certificates(self_signed)
+
+
+def acme_duty(config: ClusterBootstrapConfig, proposer: Proposer, settings: LmdbSettings) -> AcmeDuty | None:
+    """What the leader does for the cluster's certificate, if an ACME authority is to issue it."""
+    https = config.dns_server.https_config
+    if https is None or https.mode is not CertMode.LETS_ENCRYPT:
+        return None
+    return AcmeDuty(https, proposer, settings, Box(Cookie(config.cookie)))
 
 
 def _own_names(config: ClusterBootstrapConfig) -> list[str]:

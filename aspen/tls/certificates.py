@@ -66,12 +66,7 @@ class Bundle(NamedTuple):
 
     @property
     def key_pem(self) -> bytes:
-        """PKCS #8, not encrypted: for sealing, or for a file of mode 0600."""
-        return self.private_key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
+        return key_pem(self.private_key)
 
     @property
     def not_before_s(self) -> float:
@@ -91,6 +86,13 @@ class Bundle(NamedTuple):
             return ()
         addresses = (str(address) for address in found.get_values_for_type(x509.IPAddress))
         return (*found.get_values_for_type(x509.DNSName), *addresses)
+
+
+def key_pem(private_key: PrivateKey) -> bytes:
+    """PKCS #8, not encrypted: for sealing, or for a file of mode 0600."""
+    return private_key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 class Source(Protocol):

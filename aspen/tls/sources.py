@@ -22,7 +22,7 @@ from aspen.limits import (
     TLS_SELF_SIGNED_DAYS,
     TLS_SELF_SIGNED_RENEW_DAYS,
 )
-from aspen.tls.certificates import Bundle
+from aspen.tls.certificates import Bundle, key_pem
 
 log = structlog.get_logger("aspen.tls")
 
@@ -86,10 +86,7 @@ class SelfSigned:
             if isinstance(stored, ec.EllipticCurvePrivateKey):
                 return stored
         private_key = ec.generate_private_key(ec.SECP256R1())
-        pem = private_key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        replace_file(self._key_file, pem)
+        replace_file(self._key_file, key_pem(private_key))
         return private_key
 
 

@@ -396,6 +396,13 @@ def running(
         found=found,
         settings=settings,
     )
+    with started(cluster):
+        yield cluster
+
+
+@contextmanager
+def started(cluster: Cluster) -> Iterator[None]:
+    """A cluster's nodes run for the length of a `with`."""
     RUNNING.append(cluster)
     try:
         try:
@@ -404,7 +411,7 @@ def running(
             for node in cluster:
                 error.add_note(f"--- log of {node}\n{node.log()[-LOG_TAIL_BYTES:]}")
             raise
-        yield cluster
+        yield
     finally:
         cluster.end()
         RUNNING.remove(cluster)
