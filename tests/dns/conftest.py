@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,7 +171,9 @@ class Replica:
         message = make_packet(records, encode_key(key))
         payload = bytes(64) + timestamp_us.to_bytes(8, "big") + message
         with self.store.write() as txn:
-            apply_packet_put(ApplyContext(self.store, txn, 1, 1), PacketPut(key, payload))
+            apply_packet_put(
+                ApplyContext(self.store, txn, 1, time.time_ns() // 1_000_000), PacketPut(key, payload)
+            )
         self.page.note_changes({key})
 
     @property
