@@ -29,6 +29,8 @@
     ├── NetworkError                the DHT can't be asked just now (code); nothing was changed
     ├── ClientError                 a node's refusal or silence, as its HTTP client sees it (status, code)
     │   ├── ClientNotFound          no such key or packet
+    │   ├── ClientCompareFailed     a key is not as the write expected: nothing was changed
+    │   ├── ClientCompacted         the revision asked for is no longer kept (says which is)
     │   ├── ClientUnavailable       nobody answers, or no leader is known: nothing was changed
     │   └── ClientOutcomeUnknown    a write was sent; whether it happened can't be known from here
     ├── ZoneError                   what authors of zones hear (rule, record, line; nested names below)
@@ -240,6 +242,18 @@ class ClientError(AspenError):
 
 class ClientNotFound(ClientError):
     """The key or packet does not exist."""
+
+
+class ClientCompareFailed(ClientError):
+    """The key is not as the write expected it; nothing was changed."""
+
+
+class ClientCompacted(ClientError):
+    """Changes, or the state, as of that revision are no longer known; `revision` is the oldest that is."""
+
+    def __init__(self, status: int, code: str, reason: str, *, revision: int = 0) -> None:
+        super().__init__(status, code, reason)
+        self.revision = revision
 
 
 class ClientUnavailable(ClientError):

@@ -139,6 +139,7 @@ KV_DELETE_RANGE_BYTES: Final = 8 * 1_048_576  # of values deleted by one command
 KV_HISTORY_EVENTS: Final = 200_000  # changes kept, for watches and for reads of earlier revisions
 KV_HISTORY_BYTES: Final = 128 * 1_048_576  # … unless their keys and the values they replaced take more
 KV_HISTORY_COLLECT: Final = 64  # dropped by one command beyond twice as many as it adds
+KV_IMPORT_BYTES: Final = 1_048_576  # of keys and values that `aspen kv import` sets by one command
 KV_WATCHES: Final = 4_096  # on one node
 KV_WATCH_EVENTS: Final = 1_000  # changes looked at before others have their turn
 KV_WATCH_BYTES: Final = 262_144  # … or told (those of one revision are never parted)
@@ -378,6 +379,9 @@ ADDRESS_BOOK_PEERS: Final = 1_024
 # --- HTTP client and `aspen dev` ---------------------------------------------------------------
 CLIENT_CONNECT_MS: Final = 3_000
 CLIENT_REQUEST_MS: Final = 10_000
+CLIENT_SILENCE_MS: Final = 30_000  # a stream that says nothing for so long is taken for broken
+CLIENT_RETRY_MIN_MS: Final = 20  # before another node is asked; doubles
+CLIENT_RETRY_MAX_MS: Final = 1_000
 CLIENT_RESPONSE_BYTES: Final = 64 * 1_048_576
 DEV_PORTS_MS: Final = 5_000  # for an earlier run to give its ports back
 DEV_READY_MS: Final = 30_000  # for all nodes together to become ready

@@ -18,6 +18,7 @@ import typer
 
 from aspen.errors import (
     AspenError,
+    ClientCompareFailed,
     ClientError,
     ClientNotFound,
     ClientOutcomeUnknown,
@@ -34,7 +35,7 @@ T = TypeVar("T")
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed or refused, 2 wrong usage or configuration, 3 not found, "
     "4 no node answers or no leader is known (nothing was changed), "
-    "5 a write was sent but its outcome is unknown."
+    "5 a write was sent but its outcome is unknown, 6 a key is not as expected (nothing was changed)."
 )
 
 
@@ -47,6 +48,7 @@ class Exit(IntEnum):
     NOT_FOUND = 3
     UNAVAILABLE = 4
     OUTCOME_UNKNOWN = 5
+    COMPARE_FAILED = 6
 
 
 Addr = Annotated[
@@ -71,12 +73,12 @@ Consistency = Annotated[
 DEFAULT_ADDR = "http://127.0.0.1:8080"
 
 
-def new_app(summary: str) -> typer.Typer:
+def new_app(summary: str, *, completion: bool = False) -> typer.Typer:
     """A group of commands, with the settings all groups share."""
     return typer.Typer(
         help=f"{summary}\n\n{EXIT_CODES}",
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=completion,
         rich_markup_mode=None,  # plain help: square brackets stay, and rich isn't loaded for it
         pretty_exceptions_enable=False,  # a traceback with local variables could show a secret
     )
@@ -123,6 +125,8 @@ def exit_code(error: AspenError) -> Exit:
     match error:
         case ClientNotFound():
             return Exit.NOT_FOUND
+        case ClientCompareFailed():
+            return Exit.COMPARE_FAILED
         case ClientUnavailable():
             return Exit.UNAVAILABLE
         case ClientOutcomeUnknown():

@@ -10,7 +10,7 @@ from aspen import __version__
 from aspen.cli import cluster, config, dev, kv, node, pkarr, zone
 from aspen.cli.common import EXIT_CODES, new_app
 
-app = new_app("Aspen: a Raft-replicated DNS and pkarr server.")
+app = new_app("Aspen: a Raft-replicated DNS and pkarr server.", completion=True)
 app.add_typer(node.app, name="node")
 app.command("dev", epilog=EXIT_CODES)(dev.dev)
 app.add_typer(cluster.app, name="cluster")

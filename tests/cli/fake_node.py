@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import threading
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from aiohttp import web
 
@@ -113,11 +114,18 @@ class FakeNode:
 
     async def _scan(self, request: web.Request) -> web.StreamResponse:
         query = dict(pair.split("=") for pair in request.rel_url.raw_query_string.split("&"))
+        query |= (
+            json.loads(base64.b64decode(query["cursor"].replace("%3D", "="))) if "cursor" in query else {}
+        )
         prefix, after = (unquote_to_bytes(query.get(name, "")) for name in ("prefix", "after"))
         limit = min(int(query["limit"]), self.page_size)
         keys = sorted(key for key in self.kv if key.startswith(prefix) and key > after)
         entries = [self._entry(key) for key in keys[:limit]]
-        return web.json_response({"entries": entries, "more": len(keys) > limit, "revision": self.revision})
+        answer = {"entries": entries, "more": len(keys) > limit, "revision": self.revision, "cursor": None}
+        if answer["more"]:
+            place = {"prefix": query.get("prefix", ""), "after": quote(keys[limit - 1])}
+            answer["cursor"] = base64.b64encode(json.dumps(place).encode()).decode()
+        return web.json_response(answer)
 
     async def _packet(self, request: web.Request) -> web.StreamResponse:
         key = request.match_info["key"]
