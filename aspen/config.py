@@ -19,6 +19,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
 
+from aspen.config_iroh import IrohConfig as IrohConfig
+from aspen.config_iroh import RelayMode as RelayMode
 from aspen.config_pkarr import PkarrConfig
 from aspen.errors import ConfigError, IdentityError
 from aspen.identity import EndpointId, parse_endpoint_id
@@ -63,12 +65,6 @@ class Profile(StrEnum):
 
     DEFAULT = "default"
     LAN = "lan"
-
-
-class RelayMode(StrEnum):
-    DEFAULT = "default"
-    CUSTOM = "custom"
-    DISABLED = "disabled"
 
 
 class CertMode(StrEnum):
@@ -123,34 +119,6 @@ class ManualPeer:
     node_id: int
     endpoint_id: EndpointId
     address: tuple[str, int] | None
-
-
-class IrohConfig(msgspec.Struct, kw_only=True):
-    """Peer discovery, by the names it has in iroh."""
-
-    secret_key: str | None = None
-    """The node's identity as 64 hexadecimal digits; without it, `<data_dir>/identity.key`."""
-    relay_url: str | None = None
-    relay_urls: list[str] = []
-    relay_mode: RelayMode = RelayMode.DEFAULT
-    enable_gossip: bool = True
-    gossip_ticket: str | None = None
-    enable_mdns: bool = True
-    enable_dns_discovery: bool = False
-    dns_discovery_url: str | None = None
-    enable_pkarr: bool = False
-    enable_pkarr_dht: bool = True
-    enable_pkarr_relay: bool = True
-    include_pkarr_direct_addresses: bool = True
-    pkarr_republish_delay_secs: Annotated[int, msgspec.Meta(ge=0)] = 600
-    pkarr_relay_url: str | None = None
-    enable_raft_auth: bool = True
-    bootstrap_nodes: list[str] = []
-
-    def __post_init__(self) -> None:
-        self.relay_mode = RelayMode(self.relay_mode)
-        if self.enable_pkarr:
-            self.enable_raft_auth = True  # whoever is found by a public directory must prove itself
 
 
 class HttpsConfig(msgspec.Struct, kw_only=True):
@@ -221,6 +189,15 @@ class DnsServerConfig(msgspec.Struct, kw_only=True):
     """Names under which keys are answered: `<sub>.<z32>.<origin>`. `.` is allowed."""
     data_dir: str | None = None
     enable_dht_fallback: bool = False
+    """Look keys up in the BitTorrent DHT that are unknown here, for DNS and for HTTP."""
+    enable_dht_publish: bool | None = None
+    """Publish accepted packets there; not given: if `iroh.enable_pkarr` and `enable_pkarr_dht` are on."""
+    dht_bootstrap_nodes: list[str] = []
+    """Nodes of the DHT to begin at, `host:port`; well-known ones if none is given."""
+    dht_port: Port = 0
+    """UDP port from which the DHT is asked; 0: any."""
+    store_dht_results: bool = False
+    """Replicate what was found there, as if it had been published here."""
     workers: Annotated[int, msgspec.Meta(ge=0, le=DNS_WORKERS)] = 0
     """UDP worker processes; 0 answers inside the node's own process."""
     cookies: Literal["off", "on", "required"] = "on"
@@ -333,6 +310,12 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
     def admin_listen(self) -> tuple[str, int] | None:
         """The admin routes' own listener, if they have one."""
         return parse_address("admin_addr", self.admin_addr) if self.admin_addr is not None else None
+
+    @property
+    def publishes_to_dht(self) -> bool:
+        """Whether accepted packets go to the DHT."""
+        given = self.dns_server.enable_dht_publish
+        return given if given is not None else self.iroh.enable_pkarr and self.iroh.enable_pkarr_dht
 
     @property
     def dns_host(self) -> str:

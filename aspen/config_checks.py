@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -101,6 +102,7 @@ def _value_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
     if config.dns_server.https_config is not None:
         yield from _https_errors(config.dns_server.https_config)
     yield from _pkarr_errors(config)
+    yield from _outside_errors(config)
     if config.iroh.relay_mode is RelayMode.CUSTOM and not (config.iroh.relay_urls or config.iroh.relay_url):
         yield 'iroh.relay_mode is "custom" but iroh.relay_urls is empty'
 
@@ -133,6 +135,29 @@ def _address_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
         else:
             if seen.setdefault(peer.node_id, peer.endpoint_id) != peer.endpoint_id:
                 yield f"peers: node {peer.node_id} is given with two endpoint ids"
+
+
+def _outside_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
+    iroh = config.iroh
+    for url in [iroh.pkarr_relay_url, *iroh.pkarr_relay_urls]:
+        if url is not None and not _is_http_url(url):
+            yield f"iroh.pkarr_relay_url: {url!r} is not an http or https URL"
+    if iroh.enable_pkarr and iroh.pkarr_republish_delay_secs == 0:
+        yield "iroh.pkarr_republish_delay_secs must be greater than 0"
+    for text in config.dns_server.dht_bootstrap_nodes:
+        try:
+            parse_address("dns_server.dht_bootstrap_nodes", text)
+        except ConfigError as error:
+            yield str(error)
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.query or parts.fragment)
 
 
 def _https_errors(https: HttpsConfig) -> Iterator[str]:
@@ -171,6 +196,15 @@ def _pkarr_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
 
 
 def _warnings(config: ClusterBootstrapConfig) -> Iterator[str]:
+    iroh = config.iroh
+    if iroh.enable_pkarr and not (iroh.enable_pkarr_relay or iroh.enable_pkarr_dht):
+        yield "iroh.enable_pkarr_relay and enable_pkarr_dht are both off: enable_pkarr publishes nothing"
+    if (
+        iroh.enable_pkarr
+        and not iroh.include_pkarr_direct_addresses
+        and not (iroh.relay_urls or iroh.relay_url)
+    ):
+        yield "iroh.include_pkarr_direct_addresses is off and iroh has no relay: there is nothing to publish"
     minimum, maximum = config.election_timeout_min_ms, config.election_timeout_max_ms
     if config.heartbeat_interval_ms >= minimum:
         yield (
@@ -209,16 +243,9 @@ _UNBUILT: Final = {
     "iroh.enable_mdns": "mDNS discovery is not built yet; list the members in peers",
     "iroh.enable_dns_discovery": "DNS discovery is not built yet",
     "iroh.dns_discovery_url": "DNS discovery is not built yet",
-    "iroh.enable_pkarr": "publishing the node's own address by pkarr is not built yet",
-    "iroh.enable_pkarr_dht": "publishing the node's own address by pkarr is not built yet",
-    "iroh.enable_pkarr_relay": "publishing the node's own address by pkarr is not built yet",
-    "iroh.include_pkarr_direct_addresses": "publishing the node's own address by pkarr is not built yet",
-    "iroh.pkarr_republish_delay_secs": "publishing the node's own address by pkarr is not built yet",
-    "iroh.pkarr_relay_url": "publishing the node's own address by pkarr is not built yet",
     "iroh.enable_raft_auth": "Raft traffic is always authenticated",
     "iroh.bootstrap_nodes": "DNS discovery is not built yet",
     "dns_server.data_dir": "records are part of the replicated state and live in the node's data_dir",
-    "dns_server.enable_dht_fallback": "the DHT is not built yet",
 }
 
 

@@ -96,6 +96,8 @@ PKARR_DNS_TRIES: Final = 2
 PKARR_RESOLVE_MS: Final = 12_000  # for all sources of a resolution together
 PKARR_REPUBLISH_MS: Final = 600_000  # between two publications of a node's own packet
 PKARR_PUBLISH_RETRY_MS: Final = 1_000  # before a failed one is tried again; doubles
+PKARR_SEEK_MIN_MS: Final = 1_000  # before peers without an address are looked up again; doubles
+PKARR_SEEK_MAX_MS: Final = 60_000
 PKARR_RESIGN_MS: Final = 86_400_000  # a packet is signed anew after that, changed or not
 
 # --- the BitTorrent DHT (BEP 5, BEP 44) --------------------------------------------------------
@@ -120,6 +122,7 @@ DHT_PUBLISH_WAITING: Final = 8_192  # packets that wait for their publication
 DHT_PUBLISH_AT_ONCE: Final = 4
 DHT_PUBLISH_PER_S: Final = 10
 DHT_REPUBLISH_MS: Final = 3_600_000  # nodes forget an item after two hours (BEP 44)
+DHT_REPUBLISH_TURN_MS: Final = 1_000  # between two looks of the leader at what is to be republished
 DNS_ELSEWHERE_MS: Final = 2_500  # a query under an unknown key waits so long for the DHT
 
 # --- key-value store ---------------------------------------------------------------------------

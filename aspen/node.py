@@ -31,12 +31,13 @@ from aspen.http.doh import DohRoutes
 from aspen.http.server import Https, HttpServer
 from aspen.http.tsig_keys import TsigKeyRoutes
 from aspen.http.zones import ZoneRoutes
-from aspen.identity import Cookie, Identity
+from aspen.identity import Cookie, EndpointId, Identity
 from aspen.kv_service import KvService
 from aspen.limits import RAFT_REMOVED_GRACE_MS
 from aspen.net.address_book import AddressBook
 from aspen.net.endpoint import ALPN_RAFT, Endpoint, Hello, Peer, Service
 from aspen.net.handshake import INCARNATION_BYTES
+from aspen.node_dht import NodeDht
 from aspen.node_dns import NodeDns
 from aspen.node_pkarr import PkarrParts, assemble_pkarr
 from aspen.node_tls import acme_duty, open_certificates
@@ -50,6 +51,7 @@ from aspen.raft.transport import RaftTransport
 from aspen.raft.writer import Retention
 from aspen.state.kv_reader import LmdbKv
 from aspen.state.machine import Machine
+from aspen.state.packet_scan import LmdbPacketScan
 from aspen.state.packets import LmdbPackets
 from aspen.state.ports import Proposer
 from aspen.state.settings import LmdbSettings
@@ -99,6 +101,7 @@ class Node:
     """Returns once the local replica has a change of a key after a revision."""
     packets: LmdbPackets
     zones: LmdbZones
+    dht: NodeDht
     http: HttpServer
     view: NodeView
     certificates: Certificates | None = None
@@ -166,9 +169,6 @@ class Node:
         self._stack.callback(self._kv_service.hub.close)
         self.kv, self.kv_beyond = self._kv_service.reader, self._kv_service.hub.beyond
         self.packets = LmdbPackets(store)
-        self._pkarr = assemble_pkarr(
-            self.config, store, self.proposer, self.packets, lambda: self.consensus.driver.applied_index
-        )
         self.zones = LmdbZones(store, lambda: self._page.generation)
         self.tsig_keys = TsigKeys(LmdbSettings(store))
         self.housekeeper = Housekeeper(
@@ -177,7 +177,6 @@ class Node:
             self._clock.monotonic_ms,
         )
         self.housekeeper.add(self._kv_service.expiry)
-        self.housekeeper.add(self._pkarr.expiry)
         self.housekeeper.add(ZoneCollection(self.proposer, self.zones))
         acme = acme_duty(self.config, self.proposer, LmdbSettings(store))
         if acme is not None:
@@ -188,9 +187,24 @@ class Node:
             self.certificates = open_certificates(self.config, https, data_dir, LmdbSettings(store))
             self.certificates.start()
             self._stack.push_async_callback(self.certificates.stop)
+        scan = LmdbPacketScan(store)
+        self.dht = NodeDht(self.config, self.identity, self.packets, scan, self.proposer, self._clock)
+        self._stack.push_async_callback(self.dht.close)
+        await self.dht.start(self.housekeeper)
+        self._pkarr = assemble_pkarr(
+            self.config,
+            store,
+            self.proposer,
+            self.packets,
+            lambda: self.consensus.driver.applied_index,
+            self.dht.network,
+        )
+        self.housekeeper.add(self._pkarr.expiry)
         if self.config.dns_server.enable:
             await self._start_dns(store)
         await self._start_http()
+        await self.dht.announce(self.quic_address)
+        self.dht.seek(self._peers_without_address, self._learn_address)
         self.housekeeper.start()
         self._stack.push_async_callback(self.housekeeper.stop)
 
@@ -282,6 +296,7 @@ class Node:
             self._clock,
             self._page,
             self.address_book,
+            self.dht.elsewhere,
         )
         self._stack.push_async_callback(dns.close)
         await dns.start(self.tsig_keys, self.certificates, self.housekeeper, self.identity)
@@ -322,6 +337,14 @@ class Node:
         return await self._check.check(timeout_ms)
 
     # --- what the parts tell the node ---------------------------------------------------------
+
+    def _peers_without_address(self) -> list[EndpointId]:
+        known = self.address_book.addresses
+        return [peer.endpoint_id for peer in self.config.manual_peers if not known(peer.endpoint_id)]
+
+    def _learn_address(self, endpoint_id: EndpointId, address: tuple[str, int]) -> None:
+        self.address_book.add(endpoint_id, address, "pkarr")
+        self._transport.greet(list(self.consensus.known_peers))
 
     def _leading_term(self) -> int | None:
         return self.consensus.driver.raw.term if self.consensus.is_leader else None

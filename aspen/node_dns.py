@@ -14,7 +14,10 @@ import structlog
 
 from aspen.config import ClusterBootstrapConfig
 from aspen.dns.cookie_secret import ClusterCookies, CookieSecretDuty
-from aspen.dns.lookup import View
+from aspen.dns.elsewhere import WaitingAnswers, waiting_stream
+from aspen.dns.fallback import Elsewhere, FallbackRecords
+from aspen.dns.forward import Answer
+from aspen.dns.lookup import Records, View
 from aspen.dns.members import ClusterNode, LiveNodes
 from aspen.dns.members_file import write_nodes
 from aspen.dns.notify import Notifier
@@ -23,7 +26,7 @@ from aspen.dns.policy import Staleness
 from aspen.dns.primary import Primary
 from aspen.dns.rrl import RrlSettings
 from aspen.dns.sockets import is_wildcard
-from aspen.dns.stream import Answers, Padding, TcpServer
+from aspen.dns.stream import Answers, Defer, Padding, TcpServer
 from aspen.dns.tsig_keys import TsigKeys
 from aspen.dns.udp import InProcessUdp, UdpWorkers, bind_udp_and_tcp
 from aspen.errors import ConfigError
@@ -61,6 +64,7 @@ def dns_settings(config: ClusterBootstrapConfig) -> DnsSettings:
         query_acl=tuple(dns.query_acl),
         packet_retention_ms=config.pkarr.retention_secs * 1_000,
         packet_ttl_strict=config.pkarr.strict_ttl,
+        ask_elsewhere=dns.enable_dht_fallback,
     )
 
 
@@ -80,11 +84,17 @@ class NodeDns:
         clock: Clock,
         page: StatusPage,
         address_book: AddressBook,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
-        """Raises `ConfigError` for settings that can't be used."""
+        """`elsewhere` is asked for keys unknown here.
+
+        Raises `ConfigError` for settings that can't be used.
+        """
         self.settings = dns_settings(config)
         self._live = LiveNodes()
-        records = LmdbRecords(store, packet_life(config.pkarr))
+        records: Records = LmdbRecords(store, packet_life(config.pkarr))
+        if elsewhere is not None:
+            records = FallbackRecords(records, elsewhere)
         self.view = View.build(records, self.settings, zones, self._live)
         self.answers = Answers(self.view, Padding.ASKED)
         """For DNS over HTTPS."""
@@ -99,6 +109,7 @@ class NodeDns:
         self._address_book = address_book
         self._generation = 0
         self._in_process: InProcessUdp | None = None
+        self._waiting: WaitingAnswers | None = None
         self._notifier: Notifier | None = None
         self._in_touch_ms = clock.monotonic_ms()
         self._timer: asyncio.TimerHandle | None = None
@@ -129,8 +140,14 @@ class NodeDns:
         )
         notifier.start()
         self._stack.push_async_callback(notifier.close)
-        self.answers.defer = primary.stream
-        tcp = TcpServer(self.view, defer=primary.stream)
+        cookies = ClusterCookies(settings, lambda: self._page.generation)
+        datagram: Answer = primary.datagram
+        stream: Defer = primary.stream
+        if self.settings.ask_elsewhere:
+            self._waiting = WaitingAnswers(self.view, self.settings, cookies, primary.datagram)
+            datagram, stream = self._waiting.datagram, waiting_stream(primary.stream)
+        self.answers.defer = stream
+        tcp = TcpServer(self.view, defer=stream)
         self._stack.push_async_callback(tcp.close)
         self.address = await tcp.start_on(tcp_socket)
         if workers:
@@ -139,14 +156,13 @@ class NodeDns:
                 udp_sockets,
                 self.settings,
                 self._config.data_path / STATUS_PAGE_FILE,
-                answer=primary.datagram,
+                answer=datagram,
                 log_format=self._config.log_format,
                 log_level=self._config.log_level,
             )
         else:
-            cookies = ClusterCookies(settings, lambda: self._page.generation)
             udp = self._in_process = InProcessUdp(
-                udp_sockets, self.view, primary.datagram, cookies=cookies, settings=self.settings
+                udp_sockets, self.view, datagram, cookies=cookies, settings=self.settings
             )
         self._stack.push_async_callback(udp.close)
         await udp.start()
@@ -155,7 +171,7 @@ class NodeDns:
         if https is not None and certificates is not None:
             self.encrypted = EncryptedDns(self._config, https, certificates, identity)
             self._stack.push_async_callback(self.encrypted.close)
-            await self.encrypted.start(self.view, primary.stream)
+            await self.encrypted.start(self.view, stream)
         self._watch_touch()
 
     async def close(self) -> None:
@@ -218,6 +234,8 @@ class NodeDns:
     def _renew_in_process(self) -> None:
         if self._in_process is not None:
             self._in_process.replace_view(self.view)
+        if self._waiting is not None:
+            self._waiting.replace_view(self.view)
 
     def _leading_term(self) -> int | None:
         return self._consensus.driver.raw.term if self._consensus.is_leader else None

@@ -28,9 +28,11 @@ _TRIES: Final = DNS_CNAME_CHAIN + 2
 class UnknownKey(Exception):
     """A key isn't in the replica, and elsewhere has not been asked lately."""
 
-    def __init__(self, public_key: bytes) -> None:
+    def __init__(self, public_key: bytes, elsewhere: Elsewhere | None = None) -> None:
+        """`elsewhere` is to be asked; None where nobody can wait for it."""
         super().__init__(public_key.hex())
         self.public_key = public_key
+        self.elsewhere = elsewhere
 
 
 class Elsewhere(Protocol):
@@ -76,16 +78,14 @@ class FallbackRecords:
             return answers
         known, answers = self._elsewhere.known(public_key)
         if not known and public_key not in _given_up.get():
-            raise UnknownKey(public_key)
+            raise UnknownKey(public_key, self._elsewhere)
         return answers
 
 
 _given_up: ContextVar[frozenset[bytes]] = ContextVar("given_up", default=frozenset())
 
 
-async def answering(
-    elsewhere: Elsewhere, answer: Callable[[], Awaitable[T]], wait_ms: int = DNS_ELSEWHERE_MS
-) -> T:
+async def answering(answer: Callable[[], Awaitable[T]], wait_ms: int = DNS_ELSEWHERE_MS) -> T:
     """The result of `answer`, tried again for every unknown key that it meets, each looked up first.
 
     All lookups together take at most `wait_ms`; keys not found by then are denied.
@@ -101,7 +101,8 @@ async def answering(
                 _given_up.set(_given_up.get() | {unknown.public_key})
                 try:
                     async with asyncio.timeout_at(ends_at):
-                        await elsewhere.look_up(unknown.public_key)
+                        if unknown.elsewhere is not None:
+                            await unknown.elsewhere.look_up(unknown.public_key)
                 except TimeoutError:
                     pass
         raise InvariantViolation("more unknown keys than a chain of aliases can have")

@@ -40,6 +40,8 @@ class DnsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What an operator says about DNS, in text; `compile_origins` checks it."""
 
     origins: tuple[str, ...] = ("aspen.local",)
+    ask_elsewhere: bool = False
+    """Whether a key unknown here is looked for elsewhere before it is denied (`fallback`)."""
     nameservers: tuple[str, ...] = ()
     """NS names of every origin; the first is the SOA's MNAME. Empty: `ns1.<origin>`."""
     nameserver_addresses: tuple[str, ...] = ()

@@ -21,6 +21,7 @@ from typing import Any, Final, cast
 
 import structlog
 
+from aspen.dns.fallback import UnknownKey
 from aspen.dns.forward import needs_time
 from aspen.dns.networks import UNKNOWN, packed_address
 from aspen.dns.padding import PADDING, option_codes, padded
@@ -70,7 +71,8 @@ class Answers:
         self.padding = padding
         self.defer = defer
         self.must_wait = False
-        """Whether the last query has no answer yet because its zone asks for a barrier first."""
+        """Whether the last query has no answer yet: its zone asks for a barrier first, or it is under a key
+        that has to be looked up elsewhere."""
         self.answered = 0
         self._failure_logged_at = -float("inf")
 
@@ -86,6 +88,11 @@ class Answers:
                 self.must_wait = True
                 return None
             reply: bytes | None = conditional.message
+        except UnknownKey:
+            if self.defer is not None:
+                self.must_wait = True
+                return None
+            reply = servfail(query_untrusted)
         except Exception as error:
             # Not the query's fault (respond is total): the replica can't be read just now.
             now = asyncio.get_running_loop().time()

@@ -25,6 +25,7 @@ from aspen.dns.cookies import (
     answer_with_cookie,
     bad_cookie,
 )
+from aspen.dns.fallback import UnknownKey
 from aspen.dns.fast import ID_BYTES, FastResponder
 from aspen.dns.lookup import View
 from aspen.dns.origin import CookiePolicy
@@ -93,18 +94,22 @@ class UdpAnswers:
         processes: int = 1,
         stride: int = RRL_STRIDE,
         caching: bool = True,
+        waiting: bool = False,
         wall_s: Callable[[], float] = time.time,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`processes` share the rate of `rrl`, and one reply of at most `stride` is sampled.
+        """`waiting`: unknown keys are raised, for the caller to wait for them (`fallback.answering`).
+        `processes` share the rate of `rrl`, and one reply of at most `stride` is sampled.
         Raises `ConfigError`."""
         self.tally = [0] * COUNTERS
         self.cache = ReplyCache()
         self.limiter = RateLimiter(rrl, processes, stride)
         self.must_pass_on = False
-        """Whether the last datagram needs a read barrier first (`Reply.consistency`)."""
+        """Whether the last datagram needs a read barrier first (`Reply.consistency`), or a key looked up
+        that is unknown here (`fallback`)."""
         self._policy = policy
         self._caching = caching
+        self._waiting = waiting
         self._maker: CookieMaker | None = None
         self._wall_s, self._monotonic_s = wall_s, monotonic_s
         self._responder: FastResponder
@@ -135,7 +140,13 @@ class UdpAnswers:
             if reply is None and watched:
                 reply = cache.plain.get(key)
             if reply is None:
-                reply = self._look_up(query_untrusted, host)
+                try:
+                    reply = self._look_up(query_untrusted, host)
+                except UnknownKey:
+                    if self._waiting:
+                        raise
+                    self.must_pass_on = True
+                    return None
                 if reply is None:
                     return None
             else:

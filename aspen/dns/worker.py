@@ -30,9 +30,10 @@ import structlog
 from aspen.config import LogFormat, LogLevel
 from aspen.dns.cookie_secret import read_cookie_maker
 from aspen.dns.cookies import CookieMaker
+from aspen.dns.fallback import DemandingRecords
 from aspen.dns.fast import ID_BYTES
 from aspen.dns.forward import needs_node, pass_on
-from aspen.dns.lookup import DnsSettings, View
+from aspen.dns.lookup import DnsSettings, Records, View
 from aspen.dns.members import LiveNodes
 from aspen.dns.members_file import read_nodes
 from aspen.dns.policy import Staleness
@@ -242,7 +243,10 @@ class Worker:
         zones = LmdbZones(store, lambda: int(words[GENERATION]))
         settings = options.settings
         life = PacketLife(settings.packet_retention_ms, settings.packet_ttl_strict)
-        self._view = View.build(LmdbRecords(store, life), settings, zones, self._live)
+        records: Records = LmdbRecords(store, life)
+        if settings.ask_elsewhere and options.forward_descriptor >= 0:
+            records = DemandingRecords(records)
+        self._view = View.build(records, settings, zones, self._live)
         self._view.touch.staleness = Staleness(self._page.dns_staleness)
         if before is None:
             self._answers = UdpAnswers(

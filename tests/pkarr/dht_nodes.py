@@ -60,15 +60,18 @@ class Node:
         expanded[31] = expanded[31] & 63 | 64
         public_key = bytes(SigningKey(seed).verify_key)
         self.session.dht_put_mutable_item(bytes(expanded), public_key, value, b"")
-        alert = self._wait(lt.dht_put_alert, lambda each: True)
+        alert = self._wait(lt.dht_put_alert, lambda each: bytes(each.public_key) == public_key)
         assert alert.num_success > 0, alert.message()
         return int(alert.seq)
 
     def get(self, public_key: bytes) -> tuple[int, bytes, bytes] | None:
         """Sequence number, signature and value under a key."""
         self.session.dht_get_mutable_item(public_key, b"")
-        alert = self._wait(lt.dht_mutable_item_alert, lambda each: each.authoritative)
-        return (alert.seq, alert.signature, alert.item) if alert.item is not None else None
+        alert = self._wait(
+            lt.dht_mutable_item_alert, lambda each: each.authoritative and bytes(each.key) == public_key
+        )
+        # A lookup that found nothing ends with an item that is none, and a signature of whatever there was.
+        return (alert.seq, alert.signature, alert.item) if alert.item and alert.seq > 0 else None
 
     def _wait(self, kind: type, wanted: Any) -> Any:
         deadline = time.monotonic() + WAIT_S

@@ -1,0 +1,73 @@
+"""Datagrams under unknown keys, answered by the node process once elsewhere has been asked.
+
+A worker passes on what it can't answer: what needs more than the replica, and names under keys that it
+doesn't know. The latter are answered here as a worker would have, cookies included, by records that say what
+elsewhere said; the rest is for `otherwise`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from aspen.dns.cookies import CookieMaker
+from aspen.dns.fallback import answering
+from aspen.dns.fast import ID_BYTES
+from aspen.dns.forward import Answer, needs_node
+from aspen.dns.lookup import View
+from aspen.dns.origin import DnsSettings
+from aspen.dns.stream import Defer, Send
+from aspen.dns.udp_answers import UdpAnswers
+
+
+def waiting_stream(stream: Defer) -> Defer:
+    """What answers messages of connections by and by, made to wait for unknown keys too."""
+
+    async def waiting(message_untrusted: bytes, client: Any, send: Send) -> None:
+        # An unknown key shows before anything is sent.
+        await answering(lambda: stream(message_untrusted, client, send))
+
+    return waiting
+
+
+class WaitingAnswers:
+    """Answers datagrams that were passed on (`forward.Answer` is its `datagram`)."""
+
+    def __init__(
+        self,
+        view: View,
+        settings: DnsSettings,
+        cookies: Callable[[], CookieMaker | None],
+        otherwise: Answer,
+    ) -> None:
+        """`view` is over `FallbackRecords`."""
+        self._answers = UdpAnswers(view, policy=settings.cookies, caching=False, stride=1, waiting=True)
+        self._cookies = cookies
+        self._maker: CookieMaker | None = None
+        self._otherwise = otherwise
+
+    def replace_view(self, view: View) -> None:
+        """Answer from another view from now on."""
+        self._answers.replace_view(view)
+
+    async def datagram(self, query_untrusted: bytes, client: Any) -> bytes | None:
+        """The reply; None for what must not be answered."""
+
+        async def once() -> bytes | None:
+            answers = self._answers
+            if not needs_node(query_untrusted):
+                self._take_up_cookies()
+                reply = answers.reply_to(query_untrusted, client[0])
+                if reply is not None:
+                    return query_untrusted[:ID_BYTES] + reply
+                if not answers.must_pass_on:
+                    return None
+            return await self._otherwise(query_untrusted, client)
+
+        return await answering(once)
+
+    def _take_up_cookies(self) -> None:
+        maker = self._cookies()
+        if maker is not self._maker:
+            self._maker = maker
+            self._answers.use_cookies(maker)

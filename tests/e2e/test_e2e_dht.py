@@ -1,0 +1,103 @@
+"""Nodes and a DHT of ten libtorrent nodes on loopback: what is put there resolves here, and ours there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from clients import sign, texts
+from cluster import Cluster, running
+from processes import wait_until
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "pkarr"))
+
+import dht_nodes
+from dht_nodes import Node
+
+from aspen.identity import Identity
+from aspen.pkarr.records import build_message
+from aspen.z32 import decode_key
+
+ABSENT = "NXDOMAIN"
+
+
+@pytest.fixture(scope="module")
+def dht() -> Iterator[list[Node]]:
+    with dht_nodes.running(10) as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def cluster(dht: list[Node], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two nodes that look unknown keys up there, and publish there what they accept."""
+    bootstrap = ",".join(f"{dht_nodes.HOST}:{node.port}" for node in dht[:2])
+    settings = {
+        "ASPEN_DNS_SERVER_ENABLE_DHT_FALLBACK": "true",
+        "ASPEN_DNS_SERVER_ENABLE_DHT_PUBLISH": "true",
+        "ASPEN_DNS_SERVER_DHT_BOOTSTRAP_NODES": bootstrap,
+    }
+    with running(tmp_path_factory.mktemp("dht"), 2, settings=settings) as started:
+        yield started
+
+
+def put_by_libtorrent(node: Node, *records: str) -> Identity:
+    identity = Identity.generate()
+    node.put(identity.seed, build_message(identity.endpoint_id, records))
+    return identity
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+def test_dht_put_resolves_by_dns(cluster: Cluster, dht: list[Node], tcp: bool) -> None:
+    identity = put_by_libtorrent(dht[3], '_iroh 77 TXT "addr=192.0.2.3:3"', "foo.bar AAAA 2001:db8::1")
+    for node in cluster:
+        for name in (f"_iroh.{identity.z32}.aspen.local", f"_iroh.{identity.z32}.example.test"):
+            reply = node.dig(name, "TXT", tcp=tcp)
+            assert texts(reply) == ['"addr=192.0.2.3:3"']
+            assert reply.answer[0].ttl == 77  # their own
+        assert texts(node.dig(f"foo.bar.{identity.z32}.aspen.local", "AAAA", tcp=tcp), "AAAA") == [
+            "2001:db8::1"
+        ]
+        missing = node.dig(f"nothing.{identity.z32}.aspen.local", "TXT", tcp=tcp)
+        assert missing.rcode().name == ABSENT  # type: ignore[attr-defined]
+        assert missing.authority
+
+
+def test_what_was_found_is_not_replicated(cluster: Cluster, dht: list[Node]) -> None:
+    identity = put_by_libtorrent(dht[2], "@ A 192.0.2.8")
+    for node in cluster:
+        assert texts(node.dig(f"{identity.z32}.aspen.local", "A"), "A") == ["192.0.2.8"]
+        assert identity.endpoint_id not in node.tables()["packets"]
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+def test_a_key_nobody_has_is_denied_and_that_is_remembered(cluster: Cluster, tcp: bool) -> None:
+    identity = Identity.generate()
+    node = cluster.nodes[0]
+    for _ in range(2):
+        reply = node.dig(f"_iroh.{identity.z32}.aspen.local", "TXT", tcp=tcp)
+        assert reply.rcode().name == ABSENT  # type: ignore[attr-defined]
+    assert node.dig("no-key.aspen.local", "TXT", tcp=tcp).rcode().name == ABSENT  # type: ignore[attr-defined]
+
+
+def test_dht_put_resolves_by_http_and_says_that_it_is_not_replicated(
+    cluster: Cluster, dht: list[Node]
+) -> None:
+    identity = put_by_libtorrent(dht[5], "@ A 192.0.2.5")
+    node = cluster.nodes[1]
+    path = f"/pkarr/{identity.z32}"
+    assert node.request("GET", f"{path}?policy=CacheOnly").status == 404
+    found = node.request("GET", path)
+    assert found.status == 200
+    assert found.headers["aspen-source"] == "network"
+    assert node.request("GET", f"{path}?policy=NetworkOnly").body == found.body
+
+
+def test_what_is_published_here_is_read_by_libtorrent(cluster: Cluster, dht: list[Node]) -> None:
+    packet = sign("addr=192.0.2.7:7")
+    assert cluster.followers()[0].put(packet).status == 204
+    key = decode_key(packet.z32)
+    found = wait_until(lambda: dht[7].get(key), "the DHT has it", timeout_s=10)
+    assert found is not None
+    assert found[1] + found[0].to_bytes(8, "big") + found[2] == packet.payload
