@@ -16,13 +16,16 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from http_fakes import NODE_MS, Client, FakeCluster, Line, Serve
+from http_fakes import NODE_MS, Client, FakeCluster, Line, Serve, SettingView
 
 from aspen.http.cluster import ClusterRoutes
 from aspen.http.connection import HttpLimits
 from aspen.http.control import ControlRoutes
 from aspen.http.server import HttpServer
+from aspen.pkarr.admin import PacketAdmin
 from aspen.pkarr.relay import Relay
+from aspen.pkarr.watch import PacketWatch
+from aspen.state.packets import PacketLife
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -52,6 +55,9 @@ async def serve(cluster: FakeCluster) -> AsyncIterator[Serve]:
             )
             relay = Relay(cluster, cluster.packet_reader, wall_us=lambda: NODE_MS * 1_000)
             relay.add_routes(server.public)
+            PacketWatch(cluster.packet_events, lambda: 42).add_routes(server.public, server.admin)
+            packets = PacketAdmin(cluster, cluster.packet_reader, SettingView(cluster.settings), PacketLife())
+            packets.add_routes(server.admin)
             cluster.kv.add_routes(server.admin)
             ClusterRoutes(cluster).add_routes(server.public, server.admin)
             ControlRoutes(cluster, cluster, cluster).add_routes(server.admin)

@@ -21,6 +21,7 @@ from aspen.state.kv_commands import KvEntry, KvSet
 from aspen.state.kv_reader import KvRange
 from aspen.state.memory_store import MemoryStore
 from aspen.state.packet_commands import PacketDelete, PacketOutcome, PacketPut, PacketResult
+from aspen.state.packet_events import LmdbPacketEvents
 from aspen.state.packets import PacketRecord, PacketUsage
 from aspen.state.ports import Consistency, Freshness
 from aspen.state.settings import SettingDelete, SettingPut, SettingResult
@@ -123,6 +124,11 @@ class FakeCluster:
     @property
     def packet_reader(self) -> PacketView:
         return PacketView(self.packets)
+
+    @property
+    def packet_events(self) -> LmdbPacketEvents:
+        """Of an empty replica."""
+        return LmdbPacketEvents(MemoryStore())
 
     def status(self) -> ClusterStatus:
         member = MemberStatus(1, "y" * 52, "voter", ("127.0.0.1:7300",))
