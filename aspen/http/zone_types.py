@@ -63,6 +63,15 @@ class ZoneChanged(msgspec.Struct, frozen=True):
     """Records added and removed."""
 
 
+class ImportProgress(msgspec.Struct, frozen=True):
+    records: int
+    """Staged so far."""
+
+
+class ImportList(msgspec.Struct, frozen=True):
+    imports: tuple[ImportProgress, ...]
+
+
 class Changes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Made all or none."""
 
@@ -150,6 +159,9 @@ CHANGE: Final = Operation(
     {**_NO_ZONE, **_RULES},
     body=Body({JSON: Changes}),
     tag=_TAG,
+)
+IMPORTS: Final = Operation(
+    "Imports of a zone under way", {200: Answer("How far each has come.", {JSON: ImportList})}, tag=_TAG
 )
 IMPORT: Final = Operation(
     "Make a master file the content of a zone",

@@ -9,6 +9,7 @@
     DELETE /v1/zones/{zone}
     GET    /v1/zones/{zone}/records    list; of a `name` and `type`, `after` a name
     POST   /v1/zones/{zone}/records    set, add, delete: a batch, all or none
+    GET    /v1/zones/{zone}/import     imports under way
     POST   /v1/zones/{zone}/import     a master file (RFC 1035 §5), taken in as it comes
     GET    /v1/zones/{zone}/export     a master file
 
@@ -69,6 +70,7 @@ class ZoneRoutes:
             ("", "DELETE"): self.delete,
             ("records", "GET"): self.records,
             ("records", "POST"): self.change,
+            ("import", "GET"): self.imports,
             ("import", "POST"): self.bring_in,
             ("export", "GET"): self.export,
         }
@@ -87,7 +89,9 @@ class ZoneRoutes:
         router.describe(
             zone + "/records", {"GET": types.RECORDS, "POST": types.CHANGE}, types.ZONE, public=False
         )
-        router.describe(zone + "/import", {"POST": types.IMPORT}, types.ZONE, public=False)
+        router.describe(
+            zone + "/import", {"GET": types.IMPORTS, "POST": types.IMPORT}, types.ZONE, public=False
+        )
         router.describe(zone + "/export", {"GET": types.EXPORT}, types.ZONE, public=False)
 
     async def one_zone(self, request: Request, rest: str) -> web.StreamResponse:
@@ -168,6 +172,13 @@ class ZoneRoutes:
         return _changed(apex, await self._author.change(apex, body.changes))
 
     # --- whole zones --------------------------------------------------------------------------
+
+    async def imports(self, request: Request, apex: bytes) -> web.StreamResponse:
+        """How far imports have come that are under way, on whichever node."""
+        query_of(request, _NO_PARAMETERS)
+        found = tuple(types.ImportProgress(records) for records in self._zones.imports(apex))
+        headers = {**freshness_headers(self._proposer), "Cache-Control": "no-store"}
+        return json_response(types.ImportList(found), headers=headers)
 
     async def bring_in(self, request: Request, apex: bytes) -> web.StreamResponse:
         replace = query_of(request, frozenset({"replace"})).get("replace", b"true")

@@ -161,6 +161,12 @@ class LmdbZones:
                 if (settings := each.info.settings).enabled and settings.notify
             ]
 
+    def imports(self, apex: bytes) -> list[int]:
+        """Records so far of each import under way."""
+        with self._store.read() as txn:
+            stages = ZoneTables(self._store, txn).stages()
+        return [stage.records for _, stage in stages if stage.apex == apex]
+
     def has_garbage(self, before_ms: int) -> bool:
         """Whether a content is out of use, or an import has had no chunk since then."""
         with self._store.read() as txn:

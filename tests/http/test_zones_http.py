@@ -278,6 +278,9 @@ async def test_an_import_cut_short_changes_nothing(http: Client, member: OneMemb
     await within(
         5, lambda: any(isinstance(command, ZoneStage) and command.sequence for command in member.commands)
     )
+    under_way = (await http.get(ZONE + "/import")).json["imports"]
+    assert len(under_way) == 1
+    assert under_way[0]["records"] > 500
     await line.close()
     shown = await http.get(ZONE)
     assert (shown.json["serial"], shown.json["records"]) == (40, 4)
@@ -300,6 +303,6 @@ async def test_all_of_it_is_in_the_openapi_document(http: Client) -> None:
         "/v1/zones": {"get", "post"},
         "/v1/zones/{zone}": {"get", "patch", "delete"},
         "/v1/zones/{zone}/records": {"get", "post"},
-        "/v1/zones/{zone}/import": {"post"},
+        "/v1/zones/{zone}/import": {"get", "post"},
         "/v1/zones/{zone}/export": {"get"},
     }
