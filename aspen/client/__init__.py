@@ -26,5 +26,4 @@ from aspen.client.node import NodeClient as NodeClient
 from aspen.client.sync import SyncClient as SyncClient
 from aspen.client.transport import DEFAULT_ADDR as DEFAULT_ADDR
 from aspen.client.transport import parse_addr as parse_addr
-from aspen.client.node import parse_addr as parse_addr
 from aspen.client.zones import NodeZones as NodeZones

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
-from collections.abc import AsyncIterable
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -119,71 +116,6 @@ class NodeClient(Transport, KvCalls):
         timeout_ms: int | None = None,
     ) -> bytes:
         return (await self.ask(method, path, query, body=body, timeout_ms=timeout_ms)).body
-        body: bytes | AsyncIterable[bytes] | None = None,
-        accept: str = "*/*",
-        timeout_ms: int | None = None,
-    ) -> bytes:
-        if self._session is None:
-            raise RuntimeError("use NodeClient as an async context manager")
-        tail = "&".join(f"{name}={quote(value, safe='')}" for name, value in (query or {}).items())
-        url = URL(str(self.base.origin()) + path + ("?" + tail if tail else ""), encoded=True)
-        writes = method not in ("GET", "HEAD")
-        timeout = self._timeout
-        if timeout_ms is not None:
-            timeout = aiohttp.ClientTimeout(total=timeout_ms / 1_000, sock_connect=timeout.sock_connect)
-        try:
-            async with self._session.request(
-                method, url, data=body, headers={"Accept": accept}, allow_redirects=False, timeout=timeout
-            ) as response:
-                answer = await _read_bounded(response)
-                if 200 <= response.status < 300:
-                    return answer
-                raise _refusal(response.status, answer, writes)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            # Nothing was sent, so nothing happened.
-            raise ClientUnavailable(0, "unreachable", f"no node answers at {self.base}: {error}") from None
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            reason = f"{self.base} gave no answer: {str(error) or type(error).__name__}"
-            if writes:
-                raise ClientOutcomeUnknown(0, "outcome_unknown", reason) from None
-            raise ClientUnavailable(0, "unreachable", reason) from None
-
-
-def _refusal(status: int, answer: bytes, writes: bool) -> ClientError:
-    """The error that an answer of 300 or more stands for."""
-    try:
-        problem = msgspec.json.decode(answer, type=_Problem)
-    except (msgspec.DecodeError, msgspec.ValidationError):
-        problem = _Problem(f"http_{status}", f"HTTP status {status}")
-    code, reason = problem.error, problem.reason or problem.error
-    if status == 404 and code in ("not_found", "no_such_zone", "http_404"):
-        return ClientNotFound(status, code, reason)
-    if code == "outcome_unknown":
-        return ClientOutcomeUnknown(status, code, reason)
-    if code in _NOTHING_DONE or status == 429:
-        return ClientUnavailable(status, code, reason)
-    if status >= 500:
-        # An answer that doesn't say what became of a write leaves it open.
-        return (ClientOutcomeUnknown if writes else ClientUnavailable)(status, code, reason)
-    return ClientError(status, code, reason)
-
-
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > CLIENT_RESPONSE_BYTES:
-            raise ClientError(response.status, "answer_too_large", "the node's answer is too large")
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _read(body: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(body or b"{}", type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise ClientError(200, "bad_answer", f"not the answer of an Aspen node: {error}") from None
 
 
 def _tsig_key_path(name: str) -> str:

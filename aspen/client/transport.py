@@ -6,7 +6,7 @@ the caller knows whether writing twice is harmless.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeVar
@@ -101,7 +101,7 @@ class Transport:
         path: str,
         query: Query | None = None,
         *,
-        body: bytes | None = None,
+        body: bytes | AsyncIterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_ms: int | None = None,
     ) -> Answer:
@@ -143,7 +143,7 @@ class Transport:
         method: str,
         path: str,
         query: Query | None,
-        body: bytes | None,
+        body: bytes | AsyncIterable[bytes] | None,
         headers: Mapping[str, str] | None,
         times: aiohttp.ClientTimeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -174,7 +174,7 @@ def refusal(status: int, answer: bytes, writes: bool) -> ClientError:
     except (msgspec.DecodeError, msgspec.ValidationError):
         problem = _Problem(f"http_{status}", f"HTTP status {status}")
     code, reason = problem.error, problem.reason or problem.error
-    if status == 404 and code in ("not_found", "http_404"):
+    if status == 404 and code in ("not_found", "no_such_zone", "http_404"):
         return ClientNotFound(status, code, reason)
     if code == "compare_failed":
         return ClientCompareFailed(status, code, reason)

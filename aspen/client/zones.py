@@ -76,14 +76,14 @@ class NodeZones:
         self, zone: str, pieces: AsyncIterable[bytes], *, replace: bool = True
     ) -> dict[str, Any]:
         """Import a master file."""
-        body = await self._client._request(
+        answer = await self._client.ask(
             "POST",
             _path(zone, "import"),
             {"replace": "true" if replace else "false"},
             body=pieces,
             timeout_ms=CLIENT_IMPORT_MS,
         )
-        return _decode(body)
+        return _decode(answer.body)
 
     async def imported_so_far(self, zone: str) -> int:
         """Records of the import of a zone that has come the farthest; 0 if none is under way."""
@@ -92,13 +92,14 @@ class NodeZones:
 
     async def export(self, zone: str, consistency: str = "consistent") -> bytes:
         """A master file."""
-        return await self._client._request("GET", _path(zone, "export"), {"consistency": consistency})
+        query = {"consistency": consistency}
+        return (await self._client.ask("GET", _path(zone, "export"), query)).body
 
     async def _call(
         self, method: str, path: str, query: dict[str, str | bytes] | None = None, *, value: object = None
     ) -> dict[str, Any]:
         body = None if value is None else msgspec.json.encode(value)
-        return _decode(await self._client._request(method, path, query, body=body))
+        return _decode((await self._client.ask(method, path, query, body=body)).body)
 
 
 def _path(zone: str, part: str = "") -> str:
