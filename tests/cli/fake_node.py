@@ -19,6 +19,7 @@ class FakeNode:
     def __init__(self) -> None:
         self.kv: dict[bytes, bytes] = {}
         self.packets: dict[str, bytes] = {}
+        self.tsig: dict[str, tuple[str, str]] = {}
         self.revision = 0
         self.token: str | None = None
         self.problem: tuple[int, dict[str, str] | str] | None = None
@@ -43,6 +44,7 @@ class FakeNode:
 
     def reset(self) -> None:
         self.kv.clear()
+        self.tsig.clear()
         self.packets.clear()
         self.requests.clear()
         self.changes.clear()
@@ -57,6 +59,8 @@ class FakeNode:
             app.router.add_get("/v1/cluster/status", self._status)
             app.router.add_post("/v1/cluster/{action}", self._change)
             app.router.add_get("/readyz", self._ready)
+            app.router.add_get("/v1/tsig-keys", self._tsig_keys)
+            app.router.add_route("*", "/v1/tsig-keys/{name}", self._tsig_key)
             runner = web.AppRunner(app)
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -135,6 +139,23 @@ class FakeNode:
         if key not in self.packets:
             return web.json_response({"error": "not_found", "reason": "no packet"}, status=404)
         return web.Response(body=self.packets[key])
+
+    async def _tsig_keys(self, request: web.Request) -> web.Response:
+        keys = [{"name": name, "algorithm": algorithm} for name, (algorithm, _) in self.tsig.items()]
+        return web.json_response({"keys": keys})
+
+    async def _tsig_key(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"] + "."
+        if request.method == "DELETE":
+            if self.tsig.pop(name, None) is None:
+                return web.json_response({"error": "not_found", "reason": "there is no such key"}, status=404)
+            return web.json_response({"name": name})
+        wanted = await request.json()
+        if name in self.tsig and request.query.get("replace") != "true":
+            return web.json_response({"error": "key_exists", "reason": "there is one"}, status=409)
+        made_up = {} if "secret" in wanted else {"secret": "bWFkZSB1cA=="}
+        self.tsig[name] = (wanted["algorithm"], wanted.get("secret", "bWFkZSB1cA=="))
+        return web.json_response({"name": name, "algorithm": wanted["algorithm"], **made_up}, status=201)
 
     async def _status(self, _request: web.Request) -> web.StreamResponse:
         return web.json_response(STATUS)

@@ -6,8 +6,11 @@ import base64
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -38,7 +41,7 @@ def serial_at(port: int) -> int | None:
     return int(answer.answer[0][0].serial)
 
 
-def contents_at(port: int, *, signed: bool = False) -> set[str]:
+def contents_at(port: int, *, signed: bool = False, zone: str = ZONE) -> set[str]:
     """Every record of the zone as a server transfers it to dig: folded, for servers may compress a name
     into other letters."""
     signing = ("-y", KEY_ARGUMENT) if signed else ()
@@ -48,7 +51,7 @@ def contents_at(port: int, *, signed: bool = False) -> set[str]:
         f"@{HOST}",
         "-p",
         str(port),
-        ZONE,
+        zone,
         "AXFR",
         "+noall",
         "+answer",
@@ -298,3 +301,59 @@ zone "@zone@" {
 
 
 SECONDARIES = (Knot, Nsd, Bind)
+
+
+class CuttingProxy:
+    """A TCP connection to the primary that can be cut in the middle of an answer."""
+
+    def __init__(self, primary_port: int) -> None:
+        self._primary_port = primary_port
+        self._listener = socket.create_server((HOST, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._left: int | None = None
+        self._on_cut: Callable[[], None] = lambda: None
+        self.was_cut = threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut_after(self, octets: int, on_cut: Callable[[], None]) -> None:
+        """Let so much more of answers pass, then do something, then end the connection."""
+        self._left, self._on_cut = octets, on_cut
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection((HOST, self._primary_port), timeout=10)
+            except OSError:
+                client.close()
+                continue
+            threading.Thread(target=self._pass, args=(client, server, False), daemon=True).start()
+            threading.Thread(target=self._pass, args=(server, client, True), daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        try:
+            while data := source.recv(4_096):
+                if answers and self._left is not None:
+                    data = data[: self._left]
+                    self._left -= len(data)
+                sink.sendall(data)
+                if answers and self._left == 0:
+                    self._left = None
+                    self._on_cut()
+                    self.was_cut.set()
+                    break
+        except OSError:
+            pass
+        for end in (source, sink):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        source.close()  # the other thread closes the sink

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from processes import wait_until
-from secondaries import SECONDARIES, Secondary, ZonePrimary, contents_at, nsupdate, serial_at
+from secondaries import (
+    SECONDARIES,
+    CuttingProxy,
+    Knot,
+    Nsd,
+    Secondary,
+    ZonePrimary,
+    contents_at,
+    nsupdate,
+    serial_at,
+)
 from zone_primary import ZONE
 
 HOSTS = 10_000
@@ -63,3 +74,36 @@ def test_a_secondary_follows_by_axfr_notify_and_ixfr_and_serves_the_same(
     ours = contents_at(primary.port)
     assert contents_at(secondary.port) == ours
     assert primary.log().count("form=IXFR") == 3, primary.log()[-2_000:]
+
+
+@pytest.mark.parametrize("kind", [Knot, Nsd], ids=lambda kind: kind.__name__)
+def test_a_primary_killed_within_a_transfer_leaves_the_secondary_whole(
+    kind: type[Secondary], tmp_path: Path
+) -> None:
+    """kill -9 after a part of an IXFR: the secondary goes on with what it had, and follows later."""
+    if not kind.installed():
+        pytest.skip(f"{kind.program} is not installed")
+    primary = ZonePrimary(tmp_path / "node", 100)
+    proxy = CuttingProxy(primary.port)
+    secondary = kind(tmp_path / "secondary", proxy.port)
+    try:
+        primary.start(secondary.target)
+        serial = wait_until(lambda: serial_at(primary.port), "the primary answers", 20)
+        secondary.start()
+        secondary.wait_serial(serial)
+        before = contents_at(secondary.port)
+        proxy.cut_after(20_000, lambda: primary.stop(signal.SIGKILL))
+        many = "\n".join(f"add many-{i}.{ZONE} A 192.0.2.1" for i in range(1_200))
+        assert nsupdate(primary.port, many, "-v").returncode == 0
+        assert proxy.was_cut.wait(20)
+        assert secondary.serial() == serial
+        assert contents_at(secondary.port) == before
+        primary.start(secondary.target)
+        secondary.wait_serial(serial + 1)
+        after = contents_at(secondary.port)
+        assert after == contents_at(primary.port)
+        assert len(after) == len(before) + 1_200
+    finally:
+        secondary.stop()
+        primary.stop()
+        proxy.close()
