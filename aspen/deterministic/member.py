@@ -14,6 +14,8 @@ from typing import Any, Final
 from aspen.deterministic.time import SimulatedTime
 from aspen.errors import ControlPlaneError, NoLeader, NotLeader, invariant
 from aspen.identity import Identity
+from aspen.lease_expiry import LeaseClock
+from aspen.limits import LEASE_CHECK_MS
 from aspen.raft.admission import Refusal, may_take_over, read_marker
 from aspen.raft.control import MembershipControl
 from aspen.raft.core import ProposalDropped
@@ -37,6 +39,7 @@ from aspen.raft.roster import ChangeContext, Member, Roster, decode_context, enc
 from aspen.raft.standing import Standing
 from aspen.state.commands import Command, Result, encode_command, validate_command
 from aspen.state.kv_reader import LmdbKv
+from aspen.state.leases import LmdbLeases
 from aspen.state.machine import Machine
 from aspen.state.memory_store import MemoryStore
 from aspen.state.packets import LmdbPackets
@@ -83,6 +86,13 @@ class DeterministicMember:
         self._store = MemoryStore()
         self._machine = Machine(self._store)
         self.kv = LmdbKv(self._store)
+        self.leases = LmdbLeases(self._store)
+        self.clock_ahead_ms = 0
+        """How far its wall clock is from the right time; set it to have the clock step."""
+        self._lease_clock = LeaseClock(self.leases)
+        self._leading: tuple[int, int] | None = None
+        """(term, since when), while it leads."""
+        self._leases_due_ms = 0
         self.packets = LmdbPackets(self._store)
         self.zones = LmdbZones(self._store)
         self.control = MembershipControl(self)
@@ -120,7 +130,7 @@ class DeterministicMember:
         incarnation = self.node_id.to_bytes(4, "big") + self._incarnation.to_bytes(4, "big")
         self.proposals = PendingProposals(self.time, incarnation)
         self.reads = PendingReads(self.time, incarnation)
-        self._proposing = Proposing(self.raw, self.proposals, lambda: self.roster, self.time.wall_ms)
+        self._proposing = Proposing(self.raw, self.proposals, lambda: self.roster, self.wall_ms)
         self.standing = Standing(
             self.endpoint_id,
             self.roster,
@@ -148,7 +158,26 @@ class DeterministicMember:
             self.raw.tick()
         if self.reads.stale(self.time.time()):
             self.reads.retry()
+        self._expire_leases()
         self.settle()
+
+    def wall_ms(self) -> int:
+        return self.time.wall_ms() + self.clock_ahead_ms
+
+    def _expire_leases(self) -> None:
+        """What `LeaseExpiry` does on a real node's leader; nobody waits for the outcome."""
+        now_ms = self.time.now_ms()
+        if self.role is not Role.LEADER:
+            self._leading = None
+            return
+        if self._leading is None or self._leading[0] != self.raw.term:
+            self._leading, self._leases_due_ms = (self.raw.term, now_ms), now_ms
+        if now_ms >= self._leases_due_ms:
+            self._leases_due_ms = now_ms + LEASE_CHECK_MS
+            command, _ = self._lease_clock.due(now_ms - self._leading[1])
+            if command is not None:
+                outcome = self.proposals.add(encode_command(command))
+                outcome.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     # --- what comes in ------------------------------------------------------------------------
 
