@@ -233,6 +233,7 @@ RELAY_URL_CHARS: Final = 512
 GOSSIP_ANNOUNCE_MS: Final = 10_000
 GOSSIP_ANNOUNCE_MAX_MS: Final = 60_000  # of a node that reaches nobody
 GOSSIP_FAILURES: Final = 3  # announcements to nobody, before the interval doubles
+GOSSIP_TICK_MS: Final = 250
 GOSSIP_PEER_A_MINUTE: Final = 12
 GOSSIP_ALL_A_MINUTE: Final = 300  # or that of each peer times the peers known, if that is more
 GOSSIP_INVALID_A_MINUTE: Final = 12  # of one neighbour; then it is none

@@ -28,6 +28,7 @@ from aspen.http.acme_challenge import AcmeChallengeRoutes
 from aspen.http.cluster import ClusterRoutes, DnsStatus
 from aspen.http.control import CheckReport, ControlRoutes
 from aspen.http.doh import DohRoutes
+from aspen.http.peers import PeersRoutes, PeersStatus
 from aspen.http.server import Https, HttpServer
 from aspen.http.tsig_keys import TsigKeyRoutes
 from aspen.http.zones import ZoneRoutes
@@ -35,9 +36,10 @@ from aspen.identity import Cookie, EndpointId, Identity
 from aspen.kv_service import KvService
 from aspen.limits import RAFT_REMOVED_GRACE_MS
 from aspen.net.address_book import AddressBook
-from aspen.net.endpoint import ALPN_RAFT, Endpoint, Hello, Peer, Service
+from aspen.net.endpoint import ALPN_GOSSIP, ALPN_RAFT, Endpoint, Hello, Peer, Service
 from aspen.net.handshake import INCARNATION_BYTES
 from aspen.node_dht import NodeDht
+from aspen.node_discovery import Discovery
 from aspen.node_dns import NodeDns
 from aspen.node_pkarr import PkarrParts, assemble_pkarr
 from aspen.node_tls import acme_duty, open_certificates
@@ -239,10 +241,19 @@ class Node:
             on_connected=lambda peer: transport.peer_connected(peer),
             on_stream=lambda peer, stream: consensus.driver.catch_up.offers.serve(peer.node_id, stream),
         )
+        cookie = Cookie(config.cookie)
+        self.discovery = discovery = Discovery(
+            self.identity,
+            cookie,
+            self.address_book,
+            consensus,
+            lambda: self.quic_address,
+            config.iroh.relay_url,
+        )
         endpoint = Endpoint(
             identity=self.identity,
-            cookie=Cookie(config.cookie),
-            services=[raft],
+            cookie=cookie,
+            services=[raft, discovery.service(raft.hello)] if config.iroh.enable_gossip else [raft],
             address_book=self.address_book,
         )
         transport = RaftTransport(
@@ -267,6 +278,9 @@ class Node:
         except OSError as error:
             raise ConfigError(f"QUIC can't bind {config.host}:{config.quic_port}: {error}") from None
         self._stack.push_async_callback(endpoint.close)
+        if config.iroh.enable_gossip:
+            discovery.gossip.start(endpoint.channel(ALPN_GOSSIP))
+            self._stack.push_async_callback(discovery.gossip.stop)
         self._endpoint, self._transport = endpoint, transport
         self.control = consensus.control
         self.view = NodeView(config.node_id, self.identity, consensus, endpoint)
@@ -323,10 +337,15 @@ class Node:
             self._kv_service.add_routes(self.http.admin)
         ZoneRoutes(self.proposer, self.zones).add_routes(self.http.admin)
         ClusterRoutes(self.view).add_routes(self.http.public, self.http.admin)
+        PeersRoutes(self).add_routes(self.http.admin)
         ControlRoutes(self.control, self, self.view).add_routes(self.http.admin)
         TsigKeyRoutes(self.proposer, self.tsig_keys).add_routes(self.http.admin)
         self._stack.push_async_callback(self.http.close)
         await self.http.start()
+
+    def peers(self) -> PeersStatus:
+        """The nodes this one knows of."""
+        return self.discovery.peers(self._endpoint.connections())
 
     async def compact(self) -> int:
         """Cut the log short now; the oldest index it still has."""

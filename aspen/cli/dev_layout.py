@@ -152,8 +152,7 @@ def _configuration(node: DevNode, peers: list[str], settings: Mapping[str, str])
     lines += [
         "",
         "[iroh]",
-        "# Every node knows every other.",
-        "enable_gossip = false",
+        "# On one machine every node is told of every other.",
         "enable_mdns = false",
         "",
     ]

@@ -54,6 +54,10 @@ class NodeClient(Transport, KvCalls):
         """`GET /v1/cluster/status`, as the node gave it."""
         return read_json(await self._request("GET", "/v1/cluster/status"), dict[str, Any])
 
+    async def peers(self) -> dict[str, Any]:
+        """`GET /v1/peers`, as the node gave it."""
+        return _read(await self._request("GET", "/v1/peers"), dict[str, Any])
+
     async def control(
         self, action: str, request: dict[str, Any], *, timeout_ms: int = CONTROL_MS
     ) -> dict[str, Any]:

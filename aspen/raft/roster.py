@@ -56,6 +56,8 @@ class Roster(msgspec.Struct, frozen=True, array_like=True):
     members: tuple[Member, ...] = ()
     removed: tuple[FormerMember, ...] = ()
     """The keys removed last, oldest first, without those that are members again."""
+    version: int = 0
+    """Changes that made it: of two rosters of a cluster, the newer has the higher one."""
 
     @property
     def joint(self) -> bool:
@@ -103,7 +105,7 @@ class Roster(msgspec.Struct, frozen=True, array_like=True):
             *conf_state.learners_next,
         }
         kept = tuple(members[node_id] for node_id in sorted(members) if node_id in present)
-        return Roster(cluster_id, conf_state, kept, self._removed_after(kept))
+        return Roster(cluster_id, conf_state, kept, self._removed_after(kept), self.version + 1)
 
     def _removed_after(self, kept: tuple[Member, ...]) -> tuple[FormerMember, ...]:
         here = {member.endpoint_id for member in kept}

@@ -1,0 +1,169 @@
+"""A node's discovery, put together: what it says of itself, and whom it looks for."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from aspen.discovery.announcement import topology_hash
+from aspen.discovery.gossip import GossipPorts, SelfDescription, Topology
+from aspen.discovery.messages import Peer as GossipPeer
+from aspen.discovery.service import TOPIC_CONTEXT, GossipService
+from aspen.http.peers import PeerAddress, PeerConnection, PeersStatus, PeerStatus
+from aspen.identity import Cookie, Identity, verify
+from aspen.limits import ADDRESSES_PER_PEER
+from aspen.net.address_book import Address, AddressBook
+from aspen.net.endpoint import ALPN_GOSSIP, ConnectionStatus, Hello, Peer, Service
+from aspen.raft.cluster import Consensus
+from aspen.raft.roster import NO_CLUSTER, encode_roster
+from aspen.z32 import encode_key
+
+_PROBES: Final = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
+"""Addresses of documentation (RFC 5737, RFC 3849): routed like the rest of the world, nobody's."""
+
+
+class Discovery:
+    """How this node finds others and is found."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        cookie: Cookie,
+        address_book: AddressBook,
+        consensus: Consensus,
+        own_address: Callable[[], Address],
+        relay_url: str | None,
+    ) -> None:
+        self._identity = identity
+        self._address_book = address_book
+        self._consensus = consensus
+        self._own_address = own_address
+        self._relay_url = relay_url
+        self.topic = cookie.derive(TOPIC_CONTEXT)
+        self.gossip = GossipService(
+            GossipPorts(
+                own_id=identity.endpoint_id,
+                topic=self.topic,
+                describe=self.describe,
+                sign=identity.sign,
+                verify=verify,
+                bound_to=self._bound_to,
+                contacts=self._contacts,
+            ),
+            address_book,
+        )
+
+    def service(self, hello: Callable[[], Hello]) -> Service:
+        """For the endpoint."""
+        return Service(
+            alpn=ALPN_GOSSIP,
+            hello=hello,
+            admit=self._admit,
+            on_frame=self.gossip.frame_received,
+            on_unreachable=self.gossip.peer_unreachable,
+        )
+
+    def describe(self) -> SelfDescription:
+        """What this node says of itself now."""
+        roster = self._consensus.roster
+        member = roster.by_endpoint(self._identity.endpoint_id)
+        return SelfDescription(
+            node_id=member.node_id if member is not None else 0,
+            addresses=reachable_addresses(self._own_address()),
+            relay_url=self._relay_url,
+            topology=Topology(roster.version, topology_hash(encode_roster(roster))),
+        )
+
+    def peers(self, connections: Sequence[ConnectionStatus]) -> PeersStatus:
+        """Every node known here, for people."""
+        roster, book, core = self._consensus.roster, self._address_book, self.gossip.core
+        ids = dict.fromkeys(member.endpoint_id for member in roster.members)
+        ids.update(dict.fromkeys((*book.peers(), *core.known, *(c.endpoint_id for c in connections))))
+        ids.pop(self._identity.endpoint_id, None)
+        by_peer: dict[bytes, list[ConnectionStatus]] = {}
+        for connection in connections:
+            by_peer.setdefault(connection.endpoint_id, []).append(connection)
+        return PeersStatus(
+            endpoint_id=self._identity.z32,
+            neighbours=len(core.overlay.neighbours),
+            refused=dict(sorted(core.refused.items())),
+            peers=tuple(self._peer(endpoint_id, by_peer.get(endpoint_id, [])) for endpoint_id in ids),
+        )
+
+    def _peer(self, endpoint_id: bytes, connections: Sequence[ConnectionStatus]) -> PeerStatus:
+        member = self._consensus.roster.by_endpoint(endpoint_id)
+        known = self.gossip.core.known.get(endpoint_id)
+        claims = [member.node_id if member else 0, *(c.node_id for c in connections)]
+        if known is not None:
+            claims.append(known[0].node_id)
+        now = time.monotonic()
+        return PeerStatus(
+            endpoint_id=encode_key(endpoint_id),
+            node_id=next((node_id for node_id in claims if node_id), 0),
+            member=member is not None,
+            path="direct" if connections else "none",
+            addresses=tuple(
+                PeerAddress(_text(known.address), known.source, int((now - known.seen_at) * 1000))
+                for known in self._address_book.known(endpoint_id)
+            ),
+            connections=tuple(
+                PeerConnection(c.alpn, c.dialled, _text(c.address), round(c.rtt_ms, 2), int(c.age_s * 1000))
+                for c in connections
+            ),
+            announced_ms_ago=-1 if known is None else time.time_ns() // 1_000_000 - known[1],
+        )
+
+    def _admit(self, peer: Peer) -> str | None:
+        """Whoever proved the cookie, but for nodes of another cluster and those sent away."""
+        roster = self._consensus.roster
+        if NO_CLUSTER not in (roster.cluster_id, peer.cluster_id) and roster.cluster_id != peer.cluster_id:
+            return "foreign_cluster"
+        return "removed" if roster.has_removed(peer.endpoint_id) else None
+
+    def _bound_to(self, node_id: int) -> bytes | None:
+        member = self._consensus.roster.member(node_id)
+        return None if member is None else member.endpoint_id
+
+    def _contacts(self) -> list[GossipPeer]:
+        """Members, and everyone else whose address is known."""
+        own_id = self._identity.endpoint_id
+        known = dict.fromkeys(member.endpoint_id for member in self._consensus.roster.members)
+        known.update(dict.fromkeys(self._address_book.peers()))
+        return [
+            GossipPeer(endpoint_id, tuple(self._address_book.addresses(endpoint_id)))
+            for endpoint_id in known
+            if endpoint_id != own_id
+        ]
+
+
+def _text(address: Address) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reachable_addresses(bound: Address) -> tuple[Address, ...]:
+    """Where others may reach a socket bound there; read anew each time, as machines move.
+
+    A wildcard stands for the addresses that this machine would speak to the world from.
+    """
+    host, port = bound
+    if not host:
+        return ()
+    try:
+        if not ipaddress.ip_address(host).is_unspecified:
+            return ((host, port),)
+    except ValueError:
+        return ((host, port),)
+    wanted = _PROBES if ":" in host else _PROBES[:1]
+    found = []
+    for family, probe in wanted:
+        with socket.socket(family, socket.SOCK_DGRAM) as prober:
+            try:
+                prober.connect((probe, 9))  # no datagram leaves: the kernel only picks a route
+                found.append((str(prober.getsockname()[0]), port))
+            except OSError:
+                continue  # no way to the world by that family
+    return tuple(found[:ADDRESSES_PER_PEER]) or (("127.0.0.1", port),)

@@ -1,0 +1,69 @@
+"""Nodes hear of each other by gossip: members, and a newcomer that belongs to nothing yet."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from cluster import Cluster, NodeProcess
+from processes import wait_until
+
+
+def peers_of(node: NodeProcess) -> dict[str, dict[str, Any]]:
+    """By endpoint id."""
+    return {peer["endpoint_id"]: peer for peer in node.request("GET", "/v1/peers").json["peers"]}
+
+
+def announced(node: NodeProcess) -> set[str]:
+    return {key for key, peer in peers_of(node).items() if peer["announced_ms_ago"] >= 0}
+
+
+def test_every_member_is_heard_by_every_other(cluster: Cluster) -> None:
+    for node in cluster:
+        others = {other.identity.z32 for other in cluster if other is not node}
+        wait_until(
+            lambda node=node, others=others: others <= announced(node), f"{node} hears all", timeout_s=30
+        )
+        known = peers_of(node)
+        assert all(known[key]["member"] and known[key]["path"] == "direct" for key in others)
+    told = subprocess.run(
+        [sys.executable, "-m", "aspen.cli.main", "peers", "--addr", cluster.node(1).addr, "--json"],
+        capture_output=True,
+        timeout=30,
+        check=True,
+    )
+    assert {peer["node_id"] for peer in json.loads(told.stdout)["peers"]} >= {2, 3}
+
+
+def test_a_newcomer_that_knows_one_member_hears_of_all(cluster: Cluster, tmp_path: Path) -> None:
+    newcomer = NodeProcess(9, tmp_path / "newcomer")
+    newcomer.peers = [cluster.node(1).as_peer]
+    newcomer.start()
+    try:
+        newcomer.wait_answers()
+        members = {node.identity.z32 for node in cluster}
+        wait_until(lambda: members <= announced(newcomer), "the newcomer hears all members", timeout_s=30)
+        wait_until(lambda: newcomer.identity.z32 in announced(cluster.node(3)), "it is heard", timeout_s=30)
+        known = peers_of(cluster.node(3))[newcomer.identity.z32]
+        assert not known["member"]
+        assert f"{newcomer.host}:{newcomer.quic_port}" in {known["address"] for known in known["addresses"]}
+    finally:
+        newcomer.end_whatever_is_left()
+
+
+def test_a_stranger_without_the_cookie_hears_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    stranger = NodeProcess(9, tmp_path / "stranger", cookie="e2e-another-cookie-entirely")
+    stranger.peers = [node.as_peer for node in cluster]
+    stranger.start()
+    try:
+        stranger.wait_answers()
+        refused = lambda: cluster.node(1).request("GET", "/v1/cluster/status").json["refusals"]  # noqa: E731
+        before = refused().get("wrong_cookie", 0)
+        wait_until(lambda: refused().get("wrong_cookie", 0) > before, "it is refused", timeout_s=30)
+        assert not announced(stranger)
+        assert all(stranger.identity.z32 not in announced(node) for node in cluster)
+    finally:
+        stranger.end_whatever_is_left()
