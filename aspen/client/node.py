@@ -56,7 +56,7 @@ class NodeClient(Transport, KvCalls):
 
     async def peers(self) -> dict[str, Any]:
         """`GET /v1/peers`, as the node gave it."""
-        return _read(await self._request("GET", "/v1/peers"), dict[str, Any])
+        return read_json(await self._request("GET", "/v1/peers"), dict[str, Any])
 
     async def control(
         self, action: str, request: dict[str, Any], *, timeout_ms: int = CONTROL_MS
