@@ -1,316 +1,239 @@
-"""DNS answers: queries a second of one UDP worker, and CPU time for each, beside Knot's (and NSD's).
+"""DNS answers of our UDP worker beside Knot's (and NSD's): queries a second, CPU time for each.
 
-    python -m bench.dns [--names 10000] [--seconds 5] [--rounds 3] [--peer knot|nsd]
+    python -m bench.dns [--seconds 4] [--rounds 3] [hot million writes flood cookies workers zone …]
 
-- `dns_hot_qps`: 10,000 names `_iroh.<key>.aspen.local TXT` asked at random by dnsperf: 20 clients, at most
-  200 queries under way. Our worker reads a real store; the peer serves the same names as a zone.
-- `dns_hot_cpu_us`: the server's CPU time (user and system) for each query answered. On loopback one core
-  of dnsperf is hardly faster than either server, so this says more than the rate.
-The server is pinned to core 0, dnsperf to core 1.
+- `hot`: 10,000 names `_iroh.<key>.aspen.local TXT`, asked at random; beside Knot and NSD.
+- `million`: the same with 1,000,000 packets, names drawn anew for each query; also the time from the start
+  of the process to the first answer, and the memory that is the server's own.
+- `writes`: `hot` while 300 packets a second change, each by a commit of its own, as the node's writer
+  makes them; beside our own figure without. Of the changed names half are asked for. p99 at 20,000 queries a second.
+- `flood`: random names that don't exist; and what another client meets meanwhile, asking for hot names.
+- `cookies`: queries as dig writes them, with a fresh client cookie each; beside Knot with its cookies on.
+- `workers`: two workers on two cores. dnsperf needs a core as well, so what is compared is CPU time per query
+  with one worker and with two: twice the ratio is how the rate scales where cores are not short.
+- `zone`: 100,000 names of an authored zone, drawn at random.
+
+The server is pinned to core 0, dnsperf to core 1. dnsperf itself tops out near 140,000 queries a second, so
+`cpu_us`, the server's CPU time (user and system) for each query answered, says more than the rate.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import multiprocessing
 import os
-import random
-import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from statistics import median
+from typing import Any
 
-from aspen.dns.lookup import DnsSettings
-from aspen.dns.sockets import bind_udp, bind_udp_and_tcp
-from aspen.dns.udp import UdpWorkers
-from aspen.state.apply import ApplyContext
 from aspen.state.packet_commands import PacketPut
-from aspen.state.packets import apply_packet_put
 from aspen.state.status_page import StatusPage
 from aspen.state.store import Store
 from aspen.z32 import encode_key
+from bench import dns_load as load
+from bench.dns_servers import (
+    PEERS,
+    Data,
+    Server,
+    apply,
+    aspen,
+    aspen_over,
+    fill,
+    make_keys,
+    make_message,
+    own_memory_mib,
+    pin,
+)
 
-HOST = "127.0.0.1"
-ORIGIN = "aspen.local"
-SERVER_CORE, LOAD_CORE = 0, 1
-START_S = 20
-TEXTS = (b"relay=https://use1-1.relay.example./", b"addr=192.0.2.17:41203")
-TTL = 30
-
-
-@dataclass(frozen=True)
-class Figures:
-    """One run of dnsperf against one server."""
-
-    qps: float
-    cpu_us: float
-
-
-@dataclass(frozen=True)
-class Server:
-    name: str
-    port: int
-    pid: int
+HOT = 10_000
+MILLION = 1_000_000
+ZONE_NAMES = 100_000
+WRITES_PER_S = 300
+PACED_QPS = 20_000
 
 
-def make_keys(count: int) -> list[bytes]:
-    rng = random.Random(7)
-    return [rng.randbytes(32) for _ in range(count)]
+class Bench:
+    """One scenario's folder and lengths."""
+
+    def __init__(self, folder: Path, seconds: int, rounds: int) -> None:
+        self.folder, self.seconds, self.rounds = folder, seconds, rounds
+
+    def make(self, name: str) -> Path:
+        path = self.folder / name
+        path.mkdir()
+        return path
+
+    def compare(
+        self, name: str, data: Data, asked: load.Load, peer: str = "knot", **peer_options: Any
+    ) -> None:
+        """Ours and a peer's figures over the same data."""
+        start_peer, program = PEERS[peer]
+        if shutil.which(program) is None:
+            print(f"# skipped: {program} is not installed")
+            return
+        with ExitStack() as stack:
+            ours = stack.enter_context(aspen(self.make(f"aspen-{peer}"), data))
+            theirs = stack.enter_context(start_peer(self.make(peer), data, **peer_options))
+            both = (ours, theirs)
+            on_core(both)
+            figures = load.rounds_of(both, asked, self.seconds, self.rounds)
+            load.report_both(name, figures["aspen"], figures[peer], peer)
+            if len(data.keys) == MILLION:
+                load.report(f"{name}_start_ms", ours.start_ms, theirs.start_ms, peer, 0)
+                load.report(f"{name}_memory_mib", *map(own_memory_mib, (ours.pids, theirs.pids)), peer, 1)
 
 
-def make_message(z32: str) -> bytes:
-    """The DNS message an iroh endpoint signs."""
-    owner = b"\x05_iroh\x34" + z32.encode() + b"\x00"
-    records = b""
-    for text in TEXTS:
-        fixed = b"\x00\x10\x00\x01" + TTL.to_bytes(4, "big") + (len(text) + 1).to_bytes(2, "big")
-        records += (owner if not records else b"\xc0\x0c") + fixed + bytes((len(text),)) + text
-    return bytes(2) + b"\x84\x00\x00\x00" + len(TEXTS).to_bytes(2, "big") + bytes(4) + records
+def on_core(servers: tuple[Server, ...]) -> None:
+    for server in servers:
+        for pid in server.pids:
+            pin(pid, load.SERVER_CORE)
 
 
-@contextmanager
-def aspen(folder: Path, keys: list[bytes]) -> Iterator[Server]:
-    """One worker over a store that holds a packet for each key."""
+def hot(bench: Bench) -> None:
+    data = Data(make_keys(HOT))
+    asked = load.hot_queries(bench.folder / "queries", data.keys)
+    for peer in PEERS:
+        bench.compare("dns_hot" if peer == "knot" else f"dns_hot_{peer}", data, asked, peer)
+
+
+def million(bench: Bench) -> None:
+    data = Data(make_keys(MILLION))
+    bench.compare("dns_million", data, load.random_queries(bench.folder / "queries", data.keys, MILLION))
+    with aspen(bench.make("small"), Data(make_keys(HOT))) as small, ExitStack() as stack:
+        store = Store.open(bench.folder / "aspen-knot")
+        again = stack.enter_context(aspen_over(store, bench.folder / "aspen-knot"))
+        load.report("dns_million_start_of_10000_ms", again.start_ms, small.start_ms, "10,000 packets", 0)
+
+
+def writes(bench: Bench) -> None:
+    data = Data(make_keys(HOT))
+    asked = load.hot_queries(bench.folder / "queries", data.keys)
+    folder = bench.make("aspen")
     store = Store.open(folder)
-    page = StatusPage.create(folder / "status.page", workers=1)
-    for start in range(0, len(keys), 10_000):
-        with store.write() as txn:
-            for key in keys[start : start + 10_000]:
-                payload = bytes(64) + (1).to_bytes(8, "big") + make_message(encode_key(key))
-                apply_packet_put(ApplyContext(store, txn, 1, 1), PacketPut(key, payload))
-    sockets = bind_udp(HOST, 0, 1)
-    port = sockets[0].getsockname()[1]
-    udp = UdpWorkers(folder, sockets, DnsSettings(origins=(ORIGIN,)), folder / "status.page")
-    with asyncio.Runner() as runner:
-        runner.run(udp.start())
-        try:
-            yield Server("aspen", port, udp.pids[0])
-        finally:
-            runner.run(udp.close())
-            page.close()
-            store.close()
-
-
-def write_zone(path: Path, keys: list[bytes]) -> None:
-    """The same names as a zone file."""
-    lines = [
-        f"$ORIGIN {ORIGIN}.",
-        "@ 3600 IN SOA ns1 hostmaster 1 3600 600 604800 60",
-        "@ 3600 IN NS ns1",
-        "ns1 3600 IN A 127.0.0.1",
-    ]
-    for key in keys:
-        z32 = encode_key(key)
-        lines += [f'_iroh.{z32} {TTL} IN TXT "{text.decode()}"' for text in TEXTS]
-    path.write_text("\n".join(lines) + "\n")
+    fill(store, data)
+    runs: dict[str, list[load.Figures]] = {"idle": [], "busy": []}
+    with aspen_over(store, folder) as server:
+        on_core((server,))
+        load.dnsperf(server, asked, 1)
+        for _ in range(bench.rounds):
+            runs["idle"].append(load.dnsperf(server, asked, bench.seconds))
+            with writing(folder, data):
+                runs["busy"].append(load.dnsperf(server, asked, bench.seconds))
+        with writing(folder, data):
+            paced = load.dnsperf(server, asked, bench.seconds, qps=PACED_QPS, latencies=True)
+    idle, busy = load.medians(runs["idle"]), load.medians(runs["busy"])
+    load.report_both("dns_writes", busy, idle, "without writes")
+    load.report("dns_writes_p99_ms", paced.p99_ms, 2, "the bound", 2)
+    load.report("dns_writes_lost", max(run.lost for run in (*runs["busy"], paced)), 0, "none", 4)
 
 
 @contextmanager
-def knot(folder: Path, keys: list[bytes]) -> Iterator[Server]:
-    port = free_port()
-    write_zone(folder / "zone", keys)
-    config = folder / "knot.conf"
-    config.write_text(
-        f"""
-server:
-    rundir: "{folder}"
-    listen: {HOST}@{port}
-    udp-workers: 1
-    tcp-workers: 1
-    background-workers: 1
-database:
-    storage: "{folder}/db"
-log:
-  - target: stderr
-    any: error
-zone:
-  - domain: {ORIGIN}
-    file: "{folder}/zone"
-    journal-content: none
-    zonefile-sync: -1
-"""
-    )
-    with started("knot", ["knotd", "-c", str(config)], port) as server:
-        yield server
-
-
-@contextmanager
-def nsd(folder: Path, keys: list[bytes]) -> Iterator[Server]:
-    port = free_port()
-    write_zone(folder / "zone", keys)
-    config = folder / "nsd.conf"
-    config.write_text(
-        f"""
-server:
-    server-count: 1
-    ip-address: {HOST}@{port}
-    username: ""
-    chroot: ""
-    zonesdir: "{folder}"
-    database: ""
-    pidfile: "{folder}/nsd.pid"
-    xfrdfile: "{folder}/xfrd.state"
-    xfrdir: "{folder}"
-    zonelistfile: "{folder}/zone.list"
-    rrl-ratelimit: 0
-remote-control:
-    control-enable: no
-zone:
-    name: {ORIGIN}
-    zonefile: zone
-"""
-    )
-    with started("nsd", ["nsd", "-d", "-c", str(config)], port) as server:
-        yield server
-
-
-PEERS = {"knot": (knot, "knotd"), "nsd": (nsd, "nsd")}
-
-
-@contextmanager
-def started(name: str, command: list[str], port: int) -> Iterator[Server]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=sys.stderr)
+def writing(folder: Path, data: Data) -> Iterator[None]:
+    """A process that changes packets as the node's writer does, `WRITES_PER_S` commits a second."""
+    context = multiprocessing.get_context("spawn")  # LMDB must not be forked
+    process = context.Process(target=write, args=(folder, data.keys), daemon=True)
+    process.start()
+    time.sleep(1)
     try:
-        yield Server(name, port, process.pid)
+        yield
     finally:
         process.terminate()
+        process.join()
+
+
+def write(folder: Path, keys: list[bytes]) -> None:
+    os.sched_setaffinity(0, {load.LOAD_CORE})
+    store, page = Store.open(folder), StatusPage.open(folder / "status.page")
+    strangers = make_keys(2 * len(keys))[len(keys) :]
+    due = time.monotonic()
+    for number in range(1_000_000):
+        key = (keys if number % 2 else strangers)[number // 2 % len(keys)]
+        payload = bytes(64) + time.time_ns().to_bytes(8, "big") + make_message(encode_key(key))
+        page.note_changes(apply(store, [PacketPut(key, payload)]))
+        due += 1 / WRITES_PER_S
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+def flood(bench: Bench) -> None:
+    data = Data(make_keys(HOT))
+    asked = load.hot_queries(bench.folder / "hot", data.keys)
+    missing = load.missing_queries(bench.folder / "missing", MILLION)
+    bench.compare("dns_flood", data, missing)
+    with aspen(bench.make("aspen"), data) as server:
+        on_core((server,))
+        command = [sys.executable, "-m", "bench.dns", "--seconds", str(bench.seconds + 2)]
+        command += ["--flood", str(server.port), str(missing.queries)]
+        other = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            process.wait(START_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            time.sleep(1)
+            figures = load.dnsperf(server, asked, bench.seconds, qps=1_000, latencies=True)
+        finally:
+            other.wait()
+    load.report("dns_flood_others_p99_ms", figures.p99_ms, 2, "the bound", 2)
+    load.report("dns_flood_others_lost", figures.lost, 0, "none", 4)
 
 
-def free_port() -> int:
-    """A port that is free for UDP and TCP."""
-    udp, tcp = bind_udp_and_tcp(HOST, 0, 1)
-    port = int(tcp.getsockname()[1])
-    for sock in (*udp, tcp):
-        sock.close()
-    return port
+def cookies(bench: Bench) -> None:
+    data = Data(make_keys(HOT))
+    asked = load.cookie_queries(bench.folder / "queries", data.keys, 1_500_000)
+    bench.compare("dns_cookies", data, asked, cookies=True)
 
 
-def wait_until_answering(server: Server, key: bytes) -> None:
-    labels = [b"_iroh", encode_key(key).encode(), *ORIGIN.encode().split(b".")]
-    name = b"".join(bytes((len(label),)) + label for label in labels) + b"\x00"
-    query = b"\x12\x34\x01\x00\x00\x01" + bytes(6) + name + b"\x00\x10\x00\x01"
-    deadline = time.monotonic() + START_S
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(0.2)
-        while time.monotonic() < deadline:
-            try:
-                sock.sendto(query, (HOST, server.port))
-                reply = sock.recv(4_096)
-            except OSError:
-                time.sleep(0.05)
-                continue
-            if reply[:2] == query[:2] and int.from_bytes(reply[6:8], "big") == len(TEXTS):
-                return
-    raise RuntimeError(f"{server.name} doesn't answer")
+def workers(bench: Bench) -> None:
+    data = Data(make_keys(HOT))
+    asked = load.hot_queries(bench.folder / "queries", data.keys)
+    with aspen(bench.make("one"), data) as one, aspen(bench.make("two"), data, workers=2) as two:
+        on_core((one,))
+        for core, pid in enumerate(two.pids):
+            pin(pid, core)
+        runs: dict[str, list[load.Figures]] = {"one": [], "two": []}
+        for _ in range(bench.rounds):
+            for name, server in (("one", one), ("two", two)):
+                runs[name].append(load.dnsperf(server, asked, bench.seconds))
+    single, double = load.medians(runs["one"]), load.medians(runs["two"])
+    load.report_both("dns_workers", double, single, "one worker")
+    load.report("dns_workers_scale", 2 * single.cpu_us / double.cpu_us, 2, "workers", 2)
 
 
-def family(pid: int) -> list[int]:
-    """A process and its descendants (NSD answers in a child)."""
-    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [pid] + [descendant for child in children for descendant in family(child)]
+def zone(bench: Bench) -> None:
+    data = Data(make_keys(10), ZONE_NAMES)
+    bench.compare("dns_zone", data, load.zone_queries(bench.folder / "queries", ZONE_NAMES, MILLION))
 
 
-def pin(pid: int, core: int) -> None:
-    for process in family(pid):
-        for task in Path(f"/proc/{process}/task").iterdir():
-            os.sched_setaffinity(int(task.name), {core})
-
-
-def cpu_s(pid: int) -> float:
-    """CPU time, user and system, of a process and its descendants so far."""
-    ticks = 0
-    for process in family(pid):
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def run_dnsperf(server: Server, names: Path, seconds: int) -> Figures:
-    command = ["taskset", "-c", str(LOAD_CORE), "dnsperf", "-s", HOST, "-p", str(server.port)]
-    command += ["-d", str(names), "-l", str(seconds), "-c", "20", "-T", "1", "-q", "200"]
-    before = cpu_s(server.pid)
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    spent = cpu_s(server.pid) - before
-
-    def said(pattern: str) -> float:
-        found = re.search(pattern, done.stdout)
-        if found is None:
-            raise RuntimeError(f"dnsperf said: {done.stdout}")
-        return float(found[1])
-
-    completed = said(r"Queries completed:\s+(\d+)")
-    lost = said(r"Queries lost:\s+(\d+)")
-    if "NOERROR" not in done.stdout or re.search(r"SERVFAIL|NXDOMAIN|REFUSED", done.stdout):
-        raise RuntimeError(f"{server.name}: not a clean run: {done.stdout}")
-    if lost > completed / 1_000:
-        print(f"# {server.name}: {lost:.0f} of {completed:.0f} queries lost")
-    return Figures(said(r"Queries per second:\s+([\d.]+)"), spent / completed * 1e6)
-
-
-def write_queries(path: Path, keys: list[bytes]) -> None:
-    names = [f"_iroh.{encode_key(key)}.{ORIGIN} TXT" for key in keys]
-    random.Random(11).shuffle(names)
-    path.write_text("\n".join(names) + "\n")
-
-
-def compare(peer: str, folder: Path, count: int, seconds: int, rounds: int) -> None:
-    """Run both in turn and print the medians."""
-    keys = make_keys(count)
-    queries = folder / "queries"
-    write_queries(queries, keys)
-    start_peer, _ = PEERS[peer]
-    for name in ("aspen", peer):
-        (folder / name).mkdir()
-    (folder / peer / "db").mkdir()
-    with aspen(folder / "aspen", keys) as ours, start_peer(folder / peer, keys) as theirs:
-        measured: dict[str, list[Figures]] = {}
-        for server in (ours, theirs):
-            wait_until_answering(server, keys[-1])
-            pin(server.pid, SERVER_CORE)
-            run_dnsperf(server, queries, 1)  # warm
-        for _ in range(rounds):
-            for server in (ours, theirs):
-                measured.setdefault(server.name, []).append(run_dnsperf(server, queries, seconds))
-    for figure, digits in (("qps", 0), ("cpu_us", 2)):
-        x, y = (median(getattr(one, figure) for one in measured[name]) for name in ("aspen", peer))
-        label = f"dns_hot_{figure}"
-        print(
-            f"bench: {label} aspen={x:.{digits}f} peer={y:.{digits}f} ({peer}) ratio={x / y:.2f}", flush=True
-        )
+SCENARIOS: dict[str, Callable[[Bench], None]] = {
+    each.__name__: each for each in (hot, million, writes, flood, cookies, workers, zone)
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--names", type=int, default=10_000)
-    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("scenarios", nargs="*", metavar="scenario", help=", ".join(SCENARIOS))
+    parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peer", choices=[*PEERS, "all"], default="knot")
+    parser.add_argument("--flood", nargs=2, metavar=("PORT", "QUERIES"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if shutil.which("dnsperf") is None:
         print("# skipped: dnsperf is not installed")
         return 0
-    for peer in PEERS if arguments.peer == "all" else [arguments.peer]:
-        program = PEERS[peer][1]
-        if shutil.which(program) is None:
-            print(f"# skipped: {program} is not installed")
-            continue
+    if arguments.flood:
+        port, queries = arguments.flood
+        server = Server("flooded", int(port), ())
+        load.dnsperf(server, load.Load(Path(queries), rcodes=("NXDOMAIN",)), arguments.seconds)
+        return 0
+    unknown = set(arguments.scenarios) - SCENARIOS.keys()
+    if unknown:
+        parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
+    for name in arguments.scenarios or SCENARIOS:
         with tempfile.TemporaryDirectory(prefix="aspen-bench-") as folder:
-            compare(peer, Path(folder), arguments.names, arguments.seconds, arguments.rounds)
+            SCENARIOS[name](Bench(Path(folder), arguments.seconds, arguments.rounds))
     return 0
 
 
