@@ -125,6 +125,11 @@ class NodeProcess:
             "ASPEN_PEERS": ",".join(self.peers),
             "ASPEN_DNS_SERVER_ORIGINS": ",".join(ORIGINS),
             "ASPEN_DNS_SERVER_WORKERS": str(self.workers),
+            # Clients of these tests are in a hurry, and not all of them come from loopback.
+            "ASPEN_PKARR_PUTS_PER_ADDRESS": "0",
+            "ASPEN_PKARR_GETS_PER_ADDRESS": "0",
+            "ASPEN_PKARR_PUTS_PER_KEY": "0",
+            "ASPEN_PKARR_PUTS_IN_ALL": "0",
             "PYTHONUNBUFFERED": "1",
             "PYTHONFAULTHANDLER": "1",
             **self.settings,
