@@ -45,6 +45,7 @@ DNS_WORKER_STOP_MS: Final = 2_000  # then a worker is killed
 DNS_UDP_BUFFER_BYTES: Final = 4 * 1_048_576  # asked of the kernel for each UDP socket
 DNS_UDP_BATCH: Final = 64  # datagrams answered in the node process before others have their turn
 DNS_FORWARDED: Final = 1_024  # datagrams that workers passed on, being answered
+DNS_FORWARDED_PER_S: Final = 5_000  # of them in the long run
 DNS_FORWARD_BYTES: Final = 8_192  # of one, its client's address included
 DNS_FORWARD_BUFFER_BYTES: Final = 1_048_576  # of a worker's queue to the node process
 DNS_TRANSFERS: Final = 16  # zones going out at one time

@@ -17,17 +17,24 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import structlog
 
-from aspen.dns.name import HEADER_BYTES
+from aspen.dns.name import HEADER_BYTES, read_name
 from aspen.dns.sockets import Ancillary
-from aspen.dns.wire import ARCOUNT_OFFSET, AXFR, IXFR, OPCODE_MASK, TSIG
-from aspen.limits import DNS_FORWARD_BUFFER_BYTES, DNS_FORWARD_BYTES, DNS_FORWARDED, DNS_UDP_BATCH
+from aspen.dns.tsig import read_tsig
+from aspen.dns.wire import AXFR, IXFR, OPCODE_MASK, TSIG
+from aspen.errors import DnsWireError
+from aspen.limits import (
+    DNS_FORWARD_BUFFER_BYTES,
+    DNS_FORWARD_BYTES,
+    DNS_FORWARDED,
+    DNS_FORWARDED_PER_S,
+    DNS_UDP_BATCH,
+)
 
 log = structlog.get_logger("aspen.dns.forward")
 
 _AXFR_MARK: Final = AXFR.to_bytes(2, "big") + b"\x00\x01"
 _CLASS_IN: Final = b"\x00\x01"
-_CLASS_ANY: Final = b"\x00\xff"
-_TSIG_MARK: Final = TSIG.to_bytes(2, "big") + _CLASS_ANY
+_TSIG_MARK: Final = TSIG.to_bytes(2, "big")
 _IXFR_MARK: Final = IXFR.to_bytes(2, "big") + _CLASS_IN
 _OPCODES: Final = frozenset({4 << 3, 5 << 3})
 """NOTIFY and UPDATE, as they stand in octet 2."""
@@ -50,24 +57,42 @@ _DECODER: Final = msgspec.msgpack.Decoder(tuple[bytes, Any, list[tuple[int, int,
 
 
 def needs_node(query_untrusted: bytes) -> bool:
-    """Whether a datagram looks like one for the node process: NOTIFY, UPDATE, signed, or IXFR.
+    """Whether a datagram is one for the node process: NOTIFY, UPDATE, signed, or IXFR.
 
-    A look, not a parse: the marks may stand in a query by chance, and the node process answers that
-    query too.
+    A glance tells nearly always that it isn't. Where the octets that would show it do stand in the
+    message, it is parsed: an ordinary query that holds them on purpose must not get round cookies and
+    rate limits.
     """
     query = query_untrusted
     if len(query) < HEADER_BYTES:
         return False
     if query[2] & OPCODE_MASK in _OPCODES:
         return True
-    return _IXFR_MARK in query or (
-        query[ARCOUNT_OFFSET : ARCOUNT_OFFSET + 2] != b"\x00\x00" and _TSIG_MARK in query
-    )
+    if _IXFR_MARK in query:
+        return _asks_for(query, IXFR) or _is_signed(query)
+    return _TSIG_MARK in query and _is_signed(query)
+
+
+def _asks_for(query: bytes, qtype: int) -> bool:
+    try:
+        _, offset = read_name(query, HEADER_BYTES)
+    except DnsWireError:
+        return False
+    return query[offset : offset + 2] == qtype.to_bytes(2, "big")
+
+
+def _is_signed(query: bytes) -> bool:
+    """Whether there is a TSIG record, or the message is too broken to tell: then it is FORMERR's."""
+    try:
+        return read_tsig(query) is not None
+    except DnsWireError:
+        return True
 
 
 def needs_time(query_untrusted: bytes) -> bool:
     """As `needs_node`, of a message that came by a connection: there, AXFR too."""
-    return needs_node(query_untrusted) or _AXFR_MARK in query_untrusted
+    query = query_untrusted
+    return needs_node(query) or (_AXFR_MARK in query and _asks_for(query, AXFR))
 
 
 def forward_pair() -> tuple[socket.socket, socket.socket]:
@@ -101,7 +126,9 @@ class ForwardedQueries:
         self._tasks: set[asyncio.Task[None]] = set()
         self.taken = 0
         self.dropped = 0
-        """Datagrams that found too many others waiting."""
+        """Datagrams that found too many others waiting, or came too fast for all."""
+        self._allowance = float(DNS_FORWARDED)
+        self._allowed_at = 0.0
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -119,12 +146,22 @@ class ForwardedQueries:
 
     def submit(self, udp: socket.socket, forwarded: Forwarded) -> None:
         """Have a datagram answered by and by, and the reply sent by the socket it came in at."""
-        if len(self._tasks) >= DNS_FORWARDED:
+        loop = asyncio.get_running_loop()
+        if len(self._tasks) >= DNS_FORWARDED or not self._has_allowance(loop.time()):
             self.dropped += 1
             return
-        task = asyncio.get_running_loop().create_task(self._reply(udp, forwarded))
+        task = loop.create_task(self._reply(udp, forwarded))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _has_allowance(self, now_s: float) -> bool:
+        """A flood must leave the event loop time for consensus."""
+        grown = self._allowance + (now_s - self._allowed_at) * DNS_FORWARDED_PER_S
+        self._allowance, self._allowed_at = min(grown, DNS_FORWARDED) - 1.0, now_s
+        if self._allowance >= 0:
+            return True
+        self._allowance = 0.0
+        return False
 
     def _take(self, pair: socket.socket, udp: socket.socket) -> None:
         for _ in range(DNS_UDP_BATCH):

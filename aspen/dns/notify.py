@@ -99,13 +99,14 @@ class Notifier:
     async def _watch(self) -> None:
         while True:
             await self._moved.wait()
+            # Changes of a moment are told of together; and the followers, which a secondary may ask
+            # then, have applied them too.
+            await asyncio.sleep(self._delay_s)
             self._moved.clear()
             try:
                 self._look()
             except Exception:
                 log.exception("zones_not_compared")
-            # Changes of the next moment are told of together.
-            await asyncio.sleep(self._delay_s)
 
     def _look(self) -> None:
         term = self._leading_term()

@@ -278,6 +278,12 @@ class Primary:
         serial = ixfr_serial(asked.message, query) if query.qtype == IXFR else None
         zone = self._zones.get(query.name) if query.qclass == CLASS_IN else None
         failure = _transfer_failure(asked, zone)
+        if zone is not None and failure is None and zone.settings.consistency != "stale":
+            try:
+                await self._proposer.barrier(Consistency(zone.settings.consistency))
+            except ProposalError as error:
+                failure = Failure(Rcode.SERVFAIL, EDE_NO_REACHABLE_AUTHORITY, error.code)
+            zone = self._zones.get(query.name)  # as it is after the barrier
         if zone is None or failure is not None:
             await send(_bare(asked.message, query.question_end, query.edns, failure or _NOT_OURS))
             return

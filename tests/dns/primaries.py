@@ -76,6 +76,7 @@ class RecordingProposer:
     commands: list[Any] = field(default_factory=list)
     barriers: list[Any] = field(default_factory=list)
     gate: asyncio.Event | None = None
+    barrier_error: Exception | None = None
 
     async def propose(self, command: Any) -> Any:
         self.commands.append(command)
@@ -87,6 +88,8 @@ class RecordingProposer:
 
     async def barrier(self, consistency: Any) -> None:
         self.barriers.append(consistency)
+        if self.barrier_error is not None:
+            raise self.barrier_error
 
     def freshness(self) -> Freshness:
         return Freshness(1, 1, 0)

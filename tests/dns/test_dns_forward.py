@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import dns.asyncquery
+import dns.edns
 import dns.flags
 import dns.message
 import dns.opcode
@@ -17,10 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aspen.dns.forward import ForwardedQueries, forward_pair, needs_node, pass_on
+from aspen.dns.forward import Forwarded, ForwardedQueries, forward_pair, needs_node, needs_time, pass_on
 from aspen.dns.lookup import DnsSettings
 from aspen.dns.sockets import bind_udp
 from aspen.dns.udp import InProcessUdp, UdpWorkers
+from aspen.limits import DNS_FORWARDED
 
 SECONDS = 10.0
 
@@ -60,6 +62,35 @@ def test_notify_update_signed_and_ixfr_are_for_the_node_process() -> None:
     for rrtype in ("A", "TXT", "SOA", "ANY", "AXFR"):
         query = dns.message.make_query("zone.example.", rrtype, use_edns=True, want_dnssec=True)
         assert not needs_node(query.to_wire())
+
+
+def test_an_ordinary_query_with_those_octets_in_it_gets_round_nothing() -> None:
+    """Cookies and rate limits are the worker's: nobody passes them by by what stands in an option."""
+    for mark in (b"\x00\xfa\x00\xff\x00\x00\x00\x00", b"\x00\xfb\x00\x01", b"\x00\xfc\x00\x01"):
+        option = dns.edns.GenericOption(65_001, mark)
+        query = dns.message.make_query("zone.example.", "A", use_edns=0, options=[option])
+        assert mark in query.to_wire()
+        assert not needs_node(query.to_wire())
+        assert not needs_time(query.to_wire())
+
+
+def test_a_tsig_record_that_is_out_of_place_is_for_who_says_formerr_rfc8945_5_1() -> None:
+    wire = bytearray(signed().to_wire())
+    wire[8:12] = b"\x00\x01\x00\x00"  # in the authority section
+    assert needs_node(bytes(wire))
+
+
+async def test_a_flood_leaves_the_event_loop_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aspen.dns.forward.DNS_FORWARDED_PER_S", 0)
+    node = Node()
+    forwarded = ForwardedQueries((), node.answer)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        for _ in range(DNS_FORWARDED + 7):
+            forwarded.submit(udp, Forwarded(notify().to_wire(), ("127.0.0.1", 1), []))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert forwarded.dropped == 7
+        await forwarded.close()
 
 
 @given(st.binary(max_size=200))

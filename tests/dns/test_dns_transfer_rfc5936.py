@@ -19,7 +19,7 @@ import dns.zone
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from primaries import HEAD, KEY, OPEN, RememberingZone, Step, make_primary, records_of
+from primaries import HEAD, KEY, OPEN, RecordingProposer, RememberingZone, Step, make_primary, records_of
 
 from aspen.dns.lookup import DnsSettings, View
 from aspen.dns.primary import Primary
@@ -28,7 +28,7 @@ from aspen.dns.stream import TcpServer
 from aspen.dns.transfer import Record, is_newer, ixfr_serial, plan_transfer, transfer_messages
 from aspen.dns.wire import parse_query
 from aspen.dns.zone import MemoryZone, ZoneSettings
-from aspen.errors import DnsWireError
+from aspen.errors import DnsWireError, NoLeader
 from aspen.limits import DNS_TRANSFER_MESSAGE_BYTES
 
 SECONDS = 10.0
@@ -291,6 +291,18 @@ async def test_too_many_transfers_wait_and_then_hear_servfail(
     primary._slots.release()
     (message,) = await raw(address, query)
     assert dns.message.from_wire(message, xfr=True).rcode() == dns.rcode.NOERROR
+
+
+async def test_a_zone_that_is_to_be_fresh_waits_for_the_barrier_before_it_goes_out(serve: Serve) -> None:
+    fresh = ZoneSettings(transfer_acl=("127.0.0.0/8",), consistency="consistent")
+    proposer = RecordingProposer()
+    _, address = await serve(primary=make_primary(RememberingZone("", settings=fresh), proposer=proposer))
+    await take(address)
+    assert proposer.barriers == ["consistent"]
+    proposer.barrier_error = NoLeader("none is known")
+    with pytest.raises(dns.xfr.TransferError) as caught:
+        await take(address)
+    assert caught.value.rcode == dns.rcode.SERVFAIL
 
 
 async def test_axfr_by_datagram_is_formerr_section_4_2() -> None:
