@@ -1,9 +1,10 @@
 """The Python face of a cluster: what programs that embed Aspen import.
 
-`ClusterController` and `KeyValueStore` are Protocols; `RaftControlClient` and `KvClient`
-implement them over a node in this process: one started by `aspen.node.bootstrap_node`, or a
+`ClusterController`, `KeyValueStore` and `ZoneStore` are Protocols; `RaftControlClient`, `KvClient`
+and `ZoneClient` implement them over a node in this process: one started by `aspen.node.bootstrap_node`, or a
 member of an `aspen.deterministic.DeterministicCluster`, for tests without network, disk and
-clock. Every error is a kind of `ControlPlaneError` or `KeyValueStoreError`.
+clock. Every error is a kind of `ControlPlaneError`, `KeyValueStoreError` or
+`ZoneError`.
 
 For a cluster in other processes there is `aspen.client`.
 """
@@ -19,3 +20,8 @@ from aspen.api.control import RaftControlClient as RaftControlClient
 from aspen.api.kv import Handle as Handle
 from aspen.api.kv import KeyValueStore as KeyValueStore
 from aspen.api.kv import KvClient as KvClient
+from aspen.api.zones import NewZone as NewZone
+from aspen.api.zones import RecordChange as RecordChange
+from aspen.api.zones import RecordSet as RecordSet
+from aspen.api.zones import ZoneClient as ZoneClient
+from aspen.api.zones import ZoneStore as ZoneStore

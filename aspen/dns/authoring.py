@@ -27,7 +27,7 @@ from aspen.dns.zone import ZoneReader, ZoneSettings
 from aspen.errors import CommandError, InvariantViolation, MasterFileError, ProposalError, ZoneError
 from aspen.limits import ZONE_STAGE_BYTES, ZONE_STAGE_RECORDS, ZONE_STAGE_RETRIES, ZONE_STAGE_RETRY_MS
 from aspen.state.commands import Rejected
-from aspen.state.ports import Proposer
+from aspen.state.ports import Consistency, Proposer
 from aspen.state.zone_commands import (
     STAGE_ID_BYTES,
     Change,
@@ -78,6 +78,7 @@ class ZoneAuthor:
         return await self._propose(command, [record_text(record) for record in records])
 
     async def configure(self, apex: bytes, changes: dict[str, Any]) -> ZoneSettings:
+        await self._proposer.barrier(Consistency.CONSISTENT)
         settings = changed_settings(self._settings(apex), changes)
         await self._propose(ZoneConfigure(apex, settings))
         return settings
@@ -87,6 +88,8 @@ class ZoneAuthor:
 
     async def change(self, apex: bytes, changes: Sequence[RecordChange]) -> ZoneResult:
         """All of the changes, or none."""
+        if self._zones.get(apex) is None:  # perhaps it is only this replica that hasn't heard of it yet
+            await self._proposer.barrier(Consistency.CONSISTENT)
         steps: list[Change] = []
         shown: list[str] = []
         for edit in read_changes(changes, apex, self._settings(apex).default_ttl_s):
@@ -110,6 +113,7 @@ class ZoneAuthor:
         settings: ZoneSettings | None = None,
     ) -> ZoneResult:
         """Import a master file that comes in pieces: the zone is made of it, or its content replaced."""
+        await self._proposer.barrier(Consistency.CONSISTENT)
         existing = self._zones.get(apex)
         if existing is not None and not replace:
             raise ZoneError.Exists(f"there is a zone {name_to_text(apex)} already")

@@ -98,6 +98,9 @@ async def test_a_zone_is_created_shown_configured_listed_and_deleted(http: Clien
     assert shown.status == 200
     assert shown.json["settings"]["enabled"] is True
     assert member.barriers == [Consistency.CONSISTENT]
+    await http.get(ZONE + "?consistency=stale")
+    await http.get(ZONE + "/records?consistency=leader")
+    assert member.barriers == [Consistency.CONSISTENT, Consistency.LEADER]
     configured = await send(
         http, "PATCH", ZONE, {"settings": {"consistency": "leader", "transfer_acl": ["192.0.2.0/24"]}}
     )
