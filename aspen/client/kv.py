@@ -281,7 +281,7 @@ class KvCalls:
 
     async def lease_keep_alive(self, lease: int) -> LeaseInfo:
         """Raises `ClientError` with code `lease_not_found` if it has ended."""
-        return (await self.call("POST", f"/v1/leases/{lease}/keepalive", body=b"")).read(LeaseInfo)
+        return (await self.call("POST", f"/v1/leases/{lease}", body=b"")).read(LeaseInfo)
 
     async def lease_revoke(self, lease: int) -> KvWritten:
         return (await self.call("DELETE", f"/v1/leases/{lease}")).read(KvWritten)

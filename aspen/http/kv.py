@@ -15,8 +15,10 @@ import msgspec
 from aiohttp import web
 
 from aspen.errors import HttpError
+from aspen.http import kv_api as api
 from aspen.http.errors import json_response, problem
 from aspen.http.kv_access import REVISION, Beyond, KvAccess
+from aspen.http.kv_api import OCTETS
 from aspen.http.kv_bodies import BatchBody, IncrementBody, TxnBody, entry_json, read_json, txn_json
 from aspen.http.kv_query import (
     RANGE,
@@ -60,7 +62,6 @@ from aspen.state.ports import Proposer
 
 PATH: Final = "/v1/kv"
 TXN_PATH: Final = "/v1/txn"
-OCTETS: Final = "application/octet-stream"
 
 _GET: Final = READ | {"revision"}
 _COMPARE: Final = frozenset({"if_value", "if_mod_revision"})
@@ -88,10 +89,10 @@ class KvRoutes:
 
     def add_routes(self, router: Router) -> None:
         several = {"GET": self.scan, "POST": self.change_several, "DELETE": self.delete_range}
-        router.add(PATH, several, public=False)
+        router.add(PATH, several, public=False, operations=api.SEVERAL)
         one_key = {"GET": self.get, "PUT": self.put, "POST": self.increment, "DELETE": self.delete}
-        router.add(PATH + "/", one_key, public=False)
-        router.add(TXN_PATH, {"POST": self.txn}, public=False)
+        router.add(PATH + "/", one_key, public=False, operations=api.ONE_KEY, parameter=api.KEY)
+        router.add(TXN_PATH, {"POST": self.txn}, public=False, operations=api.TXN)
 
     # --- one key ------------------------------------------------------------------------------
 

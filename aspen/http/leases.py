@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 from aiohttp import web
 
 from aspen.errors import HttpError, KeyValueStoreError
+from aspen.http import kv_api as api
 from aspen.http.errors import json_response
 from aspen.http.kv_access import Beyond, KvAccess
 from aspen.http.kv_bodies import LeaseBody, LeasesBody, read_json
@@ -22,7 +23,6 @@ from aspen.state.ports import Proposer
 PATH: Final = "/v1/leases"
 _LIST: Final = READ | {"after", "limit"}
 _NONE: Final[frozenset[str]] = frozenset()
-_KEEP_ALIVE: Final = "keepalive"
 
 
 class LeaseReader(Protocol):
@@ -46,10 +46,11 @@ class LeaseRoutes:
         self._wall_ms = wall_ms
 
     def add_routes(self, router: Router) -> None:
-        router.add(PATH, {"GET": self.list, "POST": self.grant}, public=False)
-        router.add(f"{PATH}/{_KEEP_ALIVE}", {"POST": self.keep_several_alive}, public=False)
+        router.add(PATH, {"GET": self.list, "POST": self.grant}, public=False, operations=api.LEASES)
+        several = {"POST": self.keep_several_alive}
+        router.add(f"{PATH}/keepalive", several, public=False, operations=api.KEEP_ALIVE)
         one = {"GET": self.get, "DELETE": self.revoke, "POST": self.keep_alive}
-        router.add(PATH + "/", one, public=False)
+        router.add(PATH + "/", one, public=False, operations=api.ONE_LEASE, parameter=api.LEASE)
 
     async def grant(self, request: Request, _rest: str) -> web.StreamResponse:
         """A new lease: `{"ttl_ms": 30000}`."""
@@ -61,11 +62,8 @@ class LeaseRoutes:
     async def keep_alive(self, request: Request, rest: str) -> web.StreamResponse:
         """Begin the lease's time anew."""
         query_of(request, _NONE)
-        number, slash, action = rest.partition("/")
-        if not slash or action != _KEEP_ALIVE:
-            raise HttpError(404, "not_found", "there is nothing at this path")
         await read_body(request, HTTP_CONTROL_BYTES)
-        command = LeaseKeepAlive((_number(number),))
+        command = LeaseKeepAlive((_number(rest),))
         result, headers = await self._access.write(request, command, LeaseResult)
         return json_response(_lease_json(result), headers=headers)
 

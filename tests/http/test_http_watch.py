@@ -1,4 +1,4 @@
-"""Watching: every change once and in order; resumed, compacted, slow; by the client of a node and of several."""
+"""Watching: every change once and in order; resumed, compacted, slow; by clients of a node and of several."""
 
 from __future__ import annotations
 
