@@ -34,7 +34,17 @@ DEFAULT_ADDR: Final = "http://127.0.0.1:8080"
 
 # The node did nothing: these codes say so (`aspen.errors.ProposalError`).
 _NOTHING_DONE: Final = frozenset(
-    {"no_leader", "not_leader", "overloaded", "no_room", "not_ready", "timeout", "unavailable", "too_many"}
+    {
+        "no_leader",
+        "not_leader",
+        "overloaded",
+        "no_room",
+        "not_ready",
+        "timeout",
+        "unavailable",
+        "too_many",
+        "future_revision",
+    }
 )
 
 

@@ -102,7 +102,7 @@ class KvRoutes:
         key = unquote(raw_key)
         validate_key(key)
         revision = number_of(query, "revision")
-        headers = await self._access.fresh(query, revision)
+        headers = await self._access.fresh(query)
         entry, at = self._reader.look(key, revision)
         headers[REVISION] = str(at)
         headers["Cache-Control"] = "no-store"
@@ -200,7 +200,7 @@ class KvRoutes:
             range_, revision = KvRange(cursor.start, cursor.end, cursor.descending), cursor.revision
         most, usual = (KV_COUNT_MAX, KV_COUNT_MAX) if count_only else (KV_SCAN_MAX, KV_SCAN_DEFAULT)
         limit = number_of(query, "limit", most, 1) or usual
-        headers = await self._access.fresh(query, revision)
+        headers = await self._access.fresh(query, 0 if cursor is None else cursor.revision)
         page = _Page(self._reader, limit, keys_only=keys_only, count_only=count_only)
         rest, at = await page.fill(range_, revision)
         headers[REVISION] = str(at)

@@ -61,22 +61,22 @@ class KvAccess:
         headers[REVISION] = str(told.revision)
         return result, headers
 
-    async def fresh(self, query: Query, revision: int | None = None) -> dict[str, str]:
+    async def fresh(self, query: Query, revision: int = 0) -> dict[str, str]:
         """Wait until the local replica is as fresh as asked; the headers that say how fresh.
 
-        The replica must have reached `min_revision`, and the `revision` that is to be looked at.
-        Raises a kind of `ProposalError`, or `KeyValueStoreError.Timeout`.
+        It must have reached `min_revision` and the `revision` that a cursor goes on at. After a barrier
+        it has, or nobody has; a stale replica is given a while. Raises a kind of `ProposalError`, or
+        `KeyValueStoreError.FutureRevision`.
         """
         consistency = consistency_of(query)
-        if consistency is not Consistency.STALE:
+        at_least = max(number_of(query, "min_revision") or 0, revision)
+        stale = consistency is Consistency.STALE
+        if not stale:
             await self._proposer.barrier(consistency)
-        at_least = max(number_of(query, "min_revision") or 0, revision or 0)
         if at_least:
             try:
-                async with asyncio.timeout(KV_MIN_REVISION_MS / 1_000):
+                async with asyncio.timeout(KV_MIN_REVISION_MS / 1_000 if stale else 0):
                     await self._beyond(at_least - 1)
             except TimeoutError:
-                raise KeyValueStoreError.Timeout(
-                    f"this node's replica has not reached revision {at_least} yet"
-                ) from None
+                raise KeyValueStoreError.FutureRevision(f"revision {at_least} is not known here") from None
         return freshness_headers(self._proposer)

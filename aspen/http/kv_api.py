@@ -270,7 +270,7 @@ LEASES: Final = {
     "GET": Operation(
         "List leases",
         {200: Answer("In the order of their grants.", {JSON: LeasePage})},
-        {},
+        {409: "`future_revision`: `min_revision` is not known here."},
         (
             *_READ,
             Parameter("after", "Only those granted after this one.", _NUMBER),
@@ -287,7 +287,10 @@ LEASES: Final = {
         tag=_TAG,
     ),
 }
-_NO_LEASE: Final = {404: "`lease_not_found`: never granted, expired or revoked."}
+_NO_LEASE: Final = {
+    404: "`lease_not_found`: never granted, expired or revoked.",
+    409: "`future_revision`, or `request_reused`.",
+}
 ONE_LEASE: Final = {
     "GET": Operation(
         "Look at a lease",

@@ -186,8 +186,9 @@ async def test_a_read_must_not_fall_behind(
     monkeypatch.setattr("aspen.http.kv_access.KV_MIN_REVISION_MS", 20)
     cluster.set(a=b"")
     assert (await client.get("/v1/kv/a?consistency=stale&min_revision=1")).status == 200
-    assert (await client.get("/v1/kv/a?consistency=stale&min_revision=2")).error == (503, "timeout")
-    assert (await client.get("/v1/kv/a?revision=2")).error == (503, "timeout")
+    assert (await client.get("/v1/kv/a?consistency=stale&min_revision=2")).error == (409, "future_revision")
+    assert (await client.get("/v1/kv/a?min_revision=2")).error == (409, "future_revision")
+    assert (await client.get("/v1/kv/a?revision=2")).error == (409, "future_revision")
 
 
 # --- what is wrong ------------------------------------------------------------------------------
