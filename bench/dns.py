@@ -5,8 +5,8 @@
 - `hot`: 10,000 names `_iroh.<key>.aspen.local TXT`, asked at random; beside Knot and NSD.
 - `million`: the same with 1,000,000 packets, names drawn anew for each query; also the time from the start
   of the process to the first answer, and the memory that is the server's own.
-- `writes`: `hot` while 300 packets a second change, each by a commit of its own, as the node's writer
-  makes them; beside our own figure without. Of the changed names half are asked for. p99 at 20,000 queries a second.
+- `writes`: `hot` while 300 packets a second change, each by a commit of its own, as the node's writer does
+  it; beside our own figure without. Half of the changed names are asked for. p99 at 20,000 queries a second.
 - `flood`: random names that don't exist; and what another client meets meanwhile, asking for hot names.
 - `cookies`: queries as dig writes them, with a fresh client cookie each; beside Knot with its cookies on.
 - `workers`: two workers on two cores. dnsperf needs a core as well, so what is compared is CPU time per query

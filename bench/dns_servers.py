@@ -24,7 +24,7 @@ import msgspec
 from aspen.dns.cookie_secret import SETTING
 from aspen.dns.cookies import CookieSecrets
 from aspen.dns.lookup import DnsSettings
-from aspen.dns.ready import build_ready_answers
+from aspen.dns.packet_zone import build_ready_answers
 from aspen.dns.sockets import bind_udp, bind_udp_and_tcp
 from aspen.dns.udp import UdpWorkers
 from aspen.dns.zone_rules import ZoneRecord

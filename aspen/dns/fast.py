@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from aspen.dns.fast_zone import ZonePlan, make_zone_plan
 from aspen.dns.lookup import Records, View
 from aspen.dns.name import HEADER_BYTES
 from aspen.dns.networks import UNKNOWN
@@ -40,6 +41,7 @@ from aspen.limits import DNS_LABEL_BYTES, DNS_PLANS
 from aspen.z32 import ALPHABET, KEY_CHARS
 
 ID_BYTES: Final = 2
+_NO_OPTIONS: Final = b"\x00\x00"  # how an OPT record without options ends
 _PREFIX: Final = bytes((READY_VERSION,)) + DEFAULT_MARK
 _KEY_LABEL_BYTES: Final = 1 + KEY_CHARS
 _COUNT_START: Final = 4  # of ANCOUNT, in a header without its id
@@ -115,7 +117,7 @@ class _Noted:
 class FastResponder:
     """Answers datagrams from one view. Replies come without the two octets of id."""
 
-    __slots__ = ("_packet_answers", "_plans", "consistency", "packets", "shared", "view")
+    __slots__ = ("_packet_answers", "_plans", "_zone_plans", "consistency", "packets", "shared", "view")
 
     def __init__(self, view: View) -> None:
         self.packets: list[bytes] = []
@@ -127,6 +129,7 @@ class FastResponder:
         self.view = view._replace(records=_Noted(view.records, self.packets))
         self._packet_answers = view.records.packet_answers
         self._plans: dict[bytes, Plan | None] = {}
+        self._zone_plans: dict[bytes, ZonePlan | None] = {}
 
     def begin(self) -> None:
         """Forget the last answer's conditions."""
@@ -135,13 +138,19 @@ class FastResponder:
 
     def answer(self, query_untrusted: bytes, client: bytes = UNKNOWN) -> bytes | None:
         """What `respond` answers over UDP, but for the id; None for what must not be answered."""
-        self.packets.clear()
+        reply = self.quick(query_untrusted)
+        return self._respond(query_untrusted, client) if reply is None else reply
+
+    def quick(self, query_untrusted: bytes) -> bytes | None:
+        """The same for what there is a plan for, or can be made; None for all else."""
         query = query_untrusted
         try:
+            if query[11] and query[-2:] != _NO_OPTIONS:
+                return None
             key_offset = HEADER_BYTES
             while (length := query[key_offset]) != KEY_CHARS:
                 if not 0 < length <= DNS_LABEL_BYTES:
-                    return self._respond(query, client)
+                    return self._quick_in_zone(query) if not length else None
                 key_offset += 1 + length
             # The key's length octet stays in: it marks where the key was taken out.
             after = key_offset + _KEY_LABEL_BYTES
@@ -149,22 +158,22 @@ class FastResponder:
             plan = self._plans.get(shape)
             if plan is None:
                 if shape in self._plans:
-                    return self._respond(query, client)
+                    return None
                 plan = self._make_plan(query, shape, key_offset)
                 if plan is None:
-                    return self._respond(query, client)
+                    return None
             number = int(query[key_offset + 1 : after].translate(_DIGITS), 32)
         except (IndexError, ValueError):
-            return self._respond(query, client)
+            return None
         if number & 15:
-            return self._respond(query, client)
+            return None
         question = query[HEADER_BYTES : plan.opt_start]
         public_key = (number >> 4).to_bytes(32, "big")
         answers = self._packet_answers(public_key)
         if answers is None:
             reply = plan.no_name + question + plan.authority
         elif not answers.startswith(_PREFIX):
-            return self._respond(query, client)
+            return None
         elif (at := answers.find(plan.needle, INDEX_OFFSET)) >= 0:
             count, _, start, end = _UNPACK_ENTRY(answers, at + len(plan.needle))
             head = plan.heads.get(count) or plan.make_head(count)
@@ -174,11 +183,32 @@ class FastResponder:
         elif _UNPACK_ENTRY(answers, at + len(plan.any_type))[:2] == (0, Outcome.NODATA):
             reply = plan.no_data + question + plan.authority
         else:
-            return self._respond(query, client)
+            return None
         if len(reply) > plan.limit:
-            return self._respond(query, client)
-        self.packets.append(public_key)
+            return None
+        self.packets[:] = (public_key,)
         self.shared, self.consistency = True, "stale"
+        return reply
+
+    def _quick_in_zone(self, query: bytes) -> bytes | None:
+        after = HEADER_BYTES + 1 + query[HEADER_BYTES]
+        # The first label's length stays in.
+        shape = query[ID_BYTES : HEADER_BYTES + 1] + query[after:]
+        plans = self._zone_plans
+        plan = plans.get(shape)
+        if plan is None:
+            if shape in plans:
+                return None
+            if len(plans) >= DNS_PLANS:
+                plans.clear()
+            asked = self._plain_query(query)
+            plan = plans[shape] = None if asked is None else make_zone_plan(query, asked, self.view)
+            if plan is None:
+                return None
+        reply = plan.answer(query)
+        if reply is not None:
+            self.packets.clear()
+            self.shared, self.consistency = True, "stale"
         return reply
 
     def _respond(self, query_untrusted: bytes, client: bytes) -> bytes | None:
@@ -194,24 +224,32 @@ class FastResponder:
         if len(self._plans) >= DNS_PLANS:
             self._plans.clear()
         plan = None
-        if len(query_untrusted) >= HEADER_BYTES and not query_untrusted[2] & (FLAG_QR | OPCODE_MASK):
-            try:
-                query = parse_query(query_untrusted)
-            except DnsWireError:
-                query = None
-            if query is not None and self._is_plain(query, key_offset):
-                plan = Plan(query_untrusted, query, key_offset, self.view)
+        query = self._plain_query(query_untrusted)
+        if query is not None and self._is_plain(query, key_offset):
+            plan = Plan(query_untrusted, query, key_offset, self.view)
         self._plans[shape] = plan
         return plan
+
+    def _plain_query(self, query_untrusted: bytes) -> Query | None:
+        """A query that everybody may ask and that says nothing but its question: neither options nor
+        records beside it."""
+        view, query = self.view, query_untrusted
+        if view.policy.clients is not None or view.staleness is not Staleness.FRESH:
+            return None
+        if len(query) < HEADER_BYTES or query[2] & (FLAG_QR | OPCODE_MASK) or query[6:11] != bytes(5):
+            return None
+        try:
+            asked = parse_query(query)
+        except DnsWireError:
+            return None
+        edns = asked.edns
+        if query[11] != (0 if edns is None else 1):
+            return None
+        return None if edns is not None and (edns.version or edns.options) else asked
 
     def _is_plain(self, query: Query, key_offset: int) -> bool:
         """Whether a query's answer is its type's entry in the packet of the key at `key_offset`."""
         view = self.view
-        if view.policy.clients is not None or view.staleness is not Staleness.FRESH:
-            return False
-        edns = query.edns
-        if edns is not None and (edns.version or (edns.options and view.policy.nsid)):
-            return False
         if query.qclass != CLASS_IN or query.qtype in _SPECIAL_QTYPES:
             return False
         above = key_offset + _KEY_LABEL_BYTES - HEADER_BYTES

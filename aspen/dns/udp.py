@@ -22,7 +22,7 @@ import structlog
 from aspen.config import LogFormat, LogLevel
 from aspen.dns.cookies import CookieMaker
 from aspen.dns.fast import ID_BYTES
-from aspen.dns.forward import Answer, Forwarded, ForwardedQueries, forward_pair, needs_node
+from aspen.dns.forward import Answer, Forwarded, ForwardedQueries, forward_pair
 from aspen.dns.lookup import DnsSettings, View
 from aspen.dns.respond import servfail
 from aspen.dns.sockets import ANCILLARY_BYTES, bind_udp, bind_udp_and_tcp, is_wildcard, reply_source
@@ -178,7 +178,14 @@ class InProcessUdp:
         """`answer` answers what needs more than the replica, as `UdpWorkers`'."""
         self._sockets = list(sockets)
         self._deferred = None if answer is None else ForwardedQueries((), answer)
-        self._answers = UdpAnswers(view, policy=settings.cookies, rrl=settings.rrl, caching=False, stride=1)
+        self._answers = UdpAnswers(
+            view,
+            policy=settings.cookies,
+            rrl=settings.rrl,
+            caching=False,
+            forwards=answer is not None,
+            stride=1,
+        )
         self._cookies = cookies
         self._maker: CookieMaker | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -210,7 +217,7 @@ class InProcessUdp:
         self._answers.replace_view(view)
 
     def _tick(self) -> None:
-        self._answers.limiter.tick()
+        self._answers.tick(0)
         self._ticker = asyncio.get_running_loop().call_later(1, self._tick)
 
     def _take(self, sock: socket.socket) -> None:
@@ -219,9 +226,6 @@ class InProcessUdp:
                 query, client = sock.recvfrom(_RECEIVE_BYTES)
             except OSError:  # BlockingIOError: none left
                 return
-            if self._deferred is not None and needs_node(query):
-                self._deferred.submit(sock, Forwarded(query, client, []))
-                continue
             reply = self._answer(query, client[0])
             if reply is None and self._deferred is not None and self._answers.must_pass_on:
                 self._deferred.submit(sock, Forwarded(query, client, []))
@@ -237,9 +241,6 @@ class InProcessUdp:
                 query, ancillary, _, client = sock.recvmsg(_RECEIVE_BYTES, ANCILLARY_BYTES)
             except OSError:
                 return
-            if self._deferred is not None and needs_node(query):
-                self._deferred.submit(sock, Forwarded(query, client, reply_source(ancillary)))
-                continue
             reply = self._answer(query, client[0])
             if reply is None and self._deferred is not None and self._answers.must_pass_on:
                 self._deferred.submit(sock, Forwarded(query, client, reply_source(ancillary)))

@@ -5,12 +5,13 @@ The worker's loop looks into the plain cache itself; whatever isn't found there,
 while a network is watched by the rate limiter, comes to `reply_to`.
 
 Cookies are taken off before anything else looks at the query, and put on last (`cookies`). A query
-whose cookie stands at its very end, as resolvers and dig write it, is answered from the cache of
-replies without cookies: that costs one MAC and no parsing.
+whose cookie stands at its very end, as resolvers and dig write it, is answered as the same query
+without it, from ready replies too: that costs one MAC and no parsing.
 """
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable
 from enum import IntEnum
@@ -19,26 +20,34 @@ from typing import Final
 from aspen.dns.cookies import (
     CLIENT_BYTES,
     COOKIE_OPTION,
+    REPLY_OPTION_BYTES,
     SERVER_BYTES,
     CookieMaker,
     Standing,
+    add_cookie,
     answer_with_cookie,
     bad_cookie,
 )
 from aspen.dns.fallback import UnknownKey
 from aspen.dns.fast import ID_BYTES, FastResponder
+from aspen.dns.forward import needs_node
 from aspen.dns.lookup import View
 from aspen.dns.origin import CookiePolicy
 from aspen.dns.reply_cache import ReplyCache
 from aspen.dns.rrl import RRL_STRIDE, RateLimiter, RrlSettings, Verdict, truncated
 from aspen.dns.sockets import packed_address
-from aspen.dns.wire import FLAG_TC
-from aspen.limits import DNS_UDP_EDNS_BYTES
+from aspen.dns.wire import FLAG_TC, OPT
+from aspen.limits import DNS_UDP_EDNS_BYTES, DNS_UDP_PLAIN_BYTES
 
-_COOKIE_BYTES: Final = CLIENT_BYTES + SERVER_BYTES
-_NEW_MARK: Final = COOKIE_OPTION.to_bytes(2, "big") + CLIENT_BYTES.to_bytes(2, "big")
-_FULL_MARK: Final = COOKIE_OPTION.to_bytes(2, "big") + _COOKIE_BYTES.to_bytes(2, "big")
+# The length of an OPT's RDATA and the head of its one option, before a client's cookie or a whole one.
+_NEW_END: Final = struct.pack(">HHH", 4 + CLIENT_BYTES, COOKIE_OPTION, CLIENT_BYTES)
+_FULL_END: Final = struct.pack(">HHH", REPLY_OPTION_BYTES, COOKIE_OPTION, CLIENT_BYTES + SERVER_BYTES)
+_EMPTY_OPT: Final = b"\x00" + OPT.to_bytes(2, "big")
+_NO_OPTIONS: Final = b"\x00\x00"
+_COUNTS: Final = struct.pack(">HHHH", 1, 0, 0, 1)
 _RCODES: Final = 16
+_MANY: Final = 2_000  # queries a second of which it matters whether they find a ready reply
+_SPARING: Final = 7
 _NO_LIMIT: Final = RrlSettings()
 
 
@@ -82,6 +91,12 @@ _STANDINGS: Final = {
 }
 
 
+def _mask(now: tuple[int, int], before: tuple[int, int]) -> int:
+    """Which misses to keep, by hits and misses of the last second."""
+    hits, misses = now[0] - before[0], now[1] - before[1]
+    return _SPARING if hits + misses > _MANY and hits * 8 < hits + misses else 0
+
+
 class UdpAnswers:
     """Answers datagrams. `cache` and `limiter.watched` are for the loop to look at."""
 
@@ -94,22 +109,42 @@ class UdpAnswers:
         processes: int = 1,
         stride: int = RRL_STRIDE,
         caching: bool = True,
+<<<<<<< HEAD
         waiting: bool = False,
         wall_s: Callable[[], float] = time.time,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """`waiting`: unknown keys are raised, for the caller to wait for them (`fallback.answering`).
         `processes` share the rate of `rrl`, and one reply of at most `stride` is sampled.
+=======
+        forwards: bool = False,
+        wall_s: Callable[[], float] = time.time,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`processes` share the rate of `rrl`, and one reply of at most `stride` is sampled. `forwards`:
+        there is a node process to pass on to, which answers what needs more than the replica.
+>>>>>>> 1dff051 (Zones by plans as keys are; cookies of any query from its plain reply; misses kept where that pays)
         Raises `ConfigError`."""
         self.tally = [0] * COUNTERS
         self.cache = ReplyCache()
         self.limiter = RateLimiter(rrl, processes, stride)
         self.must_pass_on = False
+<<<<<<< HEAD
         """Whether the last datagram needs a read barrier first (`Reply.consistency`), or a key looked up
         that is unknown here (`fallback`)."""
         self._policy = policy
         self._caching = caching
         self._waiting = waiting
+=======
+        """Whether the last datagram is for the node process (`forward`)."""
+        self._policy = policy
+        self._caching = caching
+        self._forwards = forwards
+        self._plain_hits = self._plain_misses = self._error_hits = self._error_misses = 0
+        self._plain_before = self._errors_before = (0, 0)
+        # One miss of so many is kept ready, less one: all, or one of eight where it hardly ever pays.
+        self._plain_mask = self._error_mask = 0
+>>>>>>> 1dff051 (Zones by plans as keys are; cookies of any query from its plain reply; misses kept where that pays)
         self._maker: CookieMaker | None = None
         self._wall_s, self._monotonic_s = wall_s, monotonic_s
         self._responder: FastResponder
@@ -128,8 +163,8 @@ class UdpAnswers:
     def reply_to(self, query_untrusted: bytes, host: str) -> bytes | None:
         """What to send to a client for its datagram, but for the id; None for nothing, unless
         `must_pass_on`. Raises whatever the replica raises that can't be read."""
-        tally = self.tally
         self.must_pass_on = False
+<<<<<<< HEAD
         watched = bool(self.limiter.watched)
         limited = watched and not self._is_proven(query_untrusted, host)
         reply = self._from_cookied(query_untrusted, host)
@@ -153,6 +188,18 @@ class UdpAnswers:
                 tally[Counter.HITS] += 1
         if limited:
             reply = self._limit(query_untrusted, reply, host)
+=======
+        if self.limiter.watched:
+            return self._reply_watched(query_untrusted, host)
+        cache, tally = self.cache, self.tally
+        if cache.errors and (reply := cache.errors.get(query_untrusted[ID_BYTES:])) is not None:
+            tally[Counter.HITS] += 1
+            self._error_hits += 1
+        elif (reply := self._responder.quick(query_untrusted)) is not None:
+            self._keep(query_untrusted, reply)
+        elif (reply := self._with_cookie(query_untrusted, host)) is None:
+            reply = self._look_up(query_untrusted, host)
+>>>>>>> 1dff051 (Zones by plans as keys are; cookies of any query from its plain reply; misses kept where that pays)
             if reply is None:
                 return None
         tally[Counter.RCODE_0 + (reply[1] & 0x0F)] += 1
@@ -160,9 +207,53 @@ class UdpAnswers:
             tally[Counter.TRUNCATED] += 1
         return reply
 
+    def _reply_watched(self, query: bytes, host: str) -> bytes | None:
+        """As `reply_to`, while the rate limiter watches a network."""
+        tally = self.tally
+        is_proven = self._is_proven(query, host)
+        reply = self._with_cookie(query, host)
+        if reply is None:
+            key = query[ID_BYTES:]
+            reply = self.cache.plain.get(key) or self.cache.errors.get(key)
+            if reply is not None:
+                tally[Counter.HITS] += 1
+            else:
+                reply = self._look_up(query, host)
+        if reply is not None and not is_proven:
+            reply = self._limit(query, reply, host)
+        if reply is not None:
+            tally[Counter.RCODE_0 + (reply[1] & 0x0F)] += 1
+            if reply[0] & FLAG_TC:
+                tally[Counter.TRUNCATED] += 1
+        return reply
+
+    def tick(self, plain_hits: int) -> None:
+        """A second or so has passed; `plain_hits` is how often the loop found what it looked for, in all."""
+        self.cache.clear()
+        self.limiter.tick()
+        plain = plain_hits + self._plain_hits, self._plain_misses
+        errors = self._error_hits, self._error_misses
+        self._plain_mask = _mask(plain, self._plain_before)
+        self._error_mask = _mask(errors, self._errors_before)
+        self._plain_before, self._errors_before = plain, errors
+
+    def _keep(self, query: bytes, reply: bytes) -> None:
+        """Count a reply that was looked up, and keep it ready if that is likely to pay."""
+        self.tally[Counter.MISSES] += 1
+        if reply[1] & 0x0F:
+            self._error_misses = misses = self._error_misses + 1
+            if not misses & self._error_mask and self._caching:
+                self.cache.keep(self.cache.errors, query[ID_BYTES:], reply, self._responder.packets)
+        else:
+            self._plain_misses = misses = self._plain_misses + 1
+            if not misses & self._plain_mask and self._caching:
+                self.cache.keep(self.cache.plain, query[ID_BYTES:], reply, self._responder.packets)
+
     def _look_up(self, query_untrusted: bytes, host: str) -> bytes | None:
+        if self._forwards and needs_node(query_untrusted):
+            self.must_pass_on = True
+            return None
         responder, tally = self._responder, self.tally
-        tally[Counter.MISSES] += 1
         maker = self._maker
         address = packed_address(host)
         # A query for the pipeline either way; those without EDNS have no cookie to be looked for.
@@ -172,15 +263,15 @@ class UdpAnswers:
         else:
             reply, standing = self._look_up_cookie(query_untrusted, address, maker)
         if reply is None:
+            tally[Counter.MISSES] += 1
             tally[Counter.IGNORED] += 1
-            return None
-        if responder.consistency != "stale":
+        elif responder.consistency != "stale" and self._forwards:
             self.must_pass_on = True
             return None
-        if self._caching and responder.shared and standing is None:
-            cache = self.cache
-            replies = cache.errors if reply[1] & 0x0F else cache.plain
-            cache.keep(replies, query_untrusted[ID_BYTES:], reply, responder.packets)
+        elif responder.shared and responder.consistency == "stale" and standing is None:
+            self._keep(query_untrusted, reply)
+        else:
+            tally[Counter.MISSES] += 1
         return reply
 
     def _look_up_cookie(
@@ -201,48 +292,58 @@ class UdpAnswers:
             self.tally[_STANDINGS[standing]] += 1
         if message is None:
             return None, standing
-        reply = message[ID_BYTES:]
-        if standing is not None and self._caching and responder.shared and query[5]:
-            self._keep_cookied(query, reply, required)
-        return reply, standing
+        return message[ID_BYTES:], standing
 
-    def _keep_cookied(self, query: bytes, reply: bytes, required: bool) -> None:
-        """Keep the reply for whoever asks the same with another cookie, if both ends are cookies."""
-        if reply[-_COOKIE_BYTES - 4 : -_COOKIE_BYTES] != _FULL_MARK or required:
-            return
-        if query[-_COOKIE_BYTES - 4 : -_COOKIE_BYTES] == _FULL_MARK:
-            key = query[ID_BYTES:-_COOKIE_BYTES]
-        elif query[-CLIENT_BYTES - 4 : -CLIENT_BYTES] == _NEW_MARK:
-            key = query[ID_BYTES:-CLIENT_BYTES]
-        else:
-            return
-        cache = self.cache
-        cache.keep(cache.cookied, key, reply[:-_COOKIE_BYTES], self._responder.packets)
-
-    def _from_cookied(self, query: bytes, host: str) -> bytes | None:
-        """The reply from what was kept for other cookies."""
-        cookied, maker = self.cache.cookied, self._maker
-        if maker is None:
+    def _with_cookie(self, query: bytes, host: str) -> bytes | None:
+        """The reply to a query that is plain but for a cookie at its very end: the plain one's, and ours.
+        None for any other query."""
+        maker = self._maker
+        if maker is None or self._policy is CookiePolicy.REQUIRED:
             return None
-        if query[-12:-8] == _NEW_MARK:
-            start = cookied.get(query[ID_BYTES:-CLIENT_BYTES])
-            if start is None:
-                return None
-            client = query[-CLIENT_BYTES:]
-            self.tally[Counter.COOKIES_NEW] += 1
-            server = maker.make(client, packed_address(host), int(self._wall_s()))
-        elif query[-28:-24] == _FULL_MARK:
-            start = cookied.get(query[ID_BYTES:-_COOKIE_BYTES])
-            if start is None:
-                return None
-            client = query[-_COOKIE_BYTES:-SERVER_BYTES]
-            address = packed_address(host)
-            standing, server = maker.judge(client, query[-SERVER_BYTES:], address, int(self._wall_s()))
-            self.tally[_STANDINGS[standing]] += 1
+        if query[-14:-8] == _NEW_END:
+            cut, client, server = 14, query[-8:], b""
+        elif query[-30:-24] == _FULL_END:
+            cut, client, server = 30, query[-24:-16], query[-16:]
         else:
             return None
-        self.tally[Counter.HITS] += 1
-        return start + client + server
+        # One question and one record, the OPT: so the plain query ends where its options would begin.
+        if query[4:12] != _COUNTS or query[-cut - 9 : -cut - 6] != _EMPTY_OPT:
+            return None
+        plain = query[:-cut] + _NO_OPTIONS
+        address = packed_address(host)
+        reply = self._plain_reply(plain, address)
+        if reply is None:
+            return None
+        standing, server = maker.judge(client, server, address, int(self._wall_s()))
+        self.tally[_STANDINGS[standing]] += 1
+        offered = query[-cut - 6] << 8 | query[-cut - 5]
+        limit = min(max(offered, DNS_UDP_PLAIN_BYTES), DNS_UDP_EDNS_BYTES)
+        fits = ID_BYTES + len(reply) + REPLY_OPTION_BYTES <= limit
+        if fits and reply[-11:-8] == _EMPTY_OPT and reply[-2:] == _NO_OPTIONS:
+            return reply[:-2] + _FULL_END + client + server
+        return add_cookie(query[:ID_BYTES] + reply, client + server, limit)[ID_BYTES:]
+
+    def _plain_reply(self, plain: bytes, address: bytes) -> bytes | None:
+        """The reply to a query that has had its cookie taken off; None if it comes with a condition."""
+        cache, key = self.cache, plain[ID_BYTES:]
+        reply = cache.plain.get(key)
+        if reply is not None:
+            self.tally[Counter.HITS] += 1
+            self._plain_hits += 1
+            return reply
+        reply = cache.errors.get(key)
+        if reply is not None:
+            self.tally[Counter.HITS] += 1
+            self._error_hits += 1
+            return reply
+        if self._forwards and needs_node(plain):
+            return None
+        responder = self._responder
+        reply = responder.answer(plain, address)
+        if reply is None or not responder.shared or responder.consistency != "stale":
+            return None
+        self._keep(plain, reply)
+        return reply
 
     # --- rate limits --------------------------------------------------------------------------
 

@@ -32,8 +32,13 @@ from aspen.dns.cookie_secret import read_cookie_maker
 from aspen.dns.cookies import CookieMaker
 from aspen.dns.fallback import DemandingRecords
 from aspen.dns.fast import ID_BYTES
+<<<<<<< HEAD
 from aspen.dns.forward import needs_node, pass_on
 from aspen.dns.lookup import DnsSettings, Records, View
+=======
+from aspen.dns.forward import pass_on
+from aspen.dns.lookup import DnsSettings, View
+>>>>>>> 1dff051 (Zones by plans as keys are; cookies of any query from its plain reply; misses kept where that pays)
 from aspen.dns.members import LiveNodes
 from aspen.dns.members_file import read_nodes
 from aspen.dns.policy import Staleness
@@ -99,8 +104,9 @@ class Worker:
         self._socket.setblocking(True)
         descriptor = options.forward_descriptor
         self._node = None if descriptor < 0 else socket.socket(fileno=descriptor)
-        # The kernel wakes an idle loop, so that it can count what it did.
-        timeout = _TIMEVAL.pack(int(_TICK_S), int(_TICK_S * 1e6) % 1_000_000)
+        # The kernel wakes an idle loop, so that it can count what it did. Well before the timer's signal,
+        # which begins the wait anew.
+        timeout = _TIMEVAL.pack(0, int(_TICK_S * 1e6 / 2))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
 
     def run(self) -> None:
@@ -181,9 +187,6 @@ class Worker:
         """Answer a query that the loop can't; None if nothing is to be sent from here."""
         self._slow += 1
         answers = self._answers
-        if self._node is not None and needs_node(query_untrusted):
-            self._pass_on(query_untrusted, client, received)
-            return None
         try:
             reply = answers.reply_to(query_untrusted, client[0])
         except Exception as error:
@@ -250,7 +253,11 @@ class Worker:
         self._view.touch.staleness = Staleness(self._page.dns_staleness)
         if before is None:
             self._answers = UdpAnswers(
-                self._view, policy=settings.cookies, rrl=settings.rrl, processes=self._page.worker_count
+                self._view,
+                policy=settings.cookies,
+                rrl=settings.rrl,
+                processes=self._page.worker_count,
+                forwards=options.forward_descriptor >= 0,
             )
         else:
             self._answers.replace_view(self._view)
@@ -279,9 +286,8 @@ class Worker:
             log.error("replica_unreadable", worker=self._options.index, error=repr(error))
 
     def _tick(self, _signal: int, _frame: object) -> None:
-        self._answers.cache.clear()
-        self._answers.limiter.tick()
         self._publish()
+        self._answers.tick(self._fast)
         self._hear_of_nodes()
         staleness = Staleness(self._page.dns_staleness)
         if staleness is not self._view.touch.staleness:

@@ -8,7 +8,7 @@ keeps one in memory, for tests and for programs that embed Aspen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -95,6 +95,10 @@ class Zones(Protocol):
         """The zone of this apex, enabled or not."""
         ...
 
+    def apexes(self) -> Sequence[bytes]:
+        """Of all zones, enabled or not."""
+        ...
+
 
 class Announced(NamedTuple):
     """A zone with secondaries that are told of changes."""
@@ -113,6 +117,9 @@ class NoZones:
 
     def get(self, apex: bytes) -> ZoneReader | None:
         return None
+
+    def apexes(self) -> Sequence[bytes]:
+        return ()
 
 
 def canonical_rdata(rrtype: int, rdata: bytes) -> bytes:
@@ -222,3 +229,6 @@ class MemoryZones:
 
     def get(self, apex: bytes) -> ZoneReader | None:
         return self._zones.get(apex)
+
+    def apexes(self) -> Sequence[bytes]:
+        return list(self._zones)
