@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from aspen.dns.lookup import KeySource, View, locate
+from aspen.dns.members import Overlay, ServedZone
 from aspen.dns.name import HEADER_BYTES, label_offsets, read_name
 from aspen.dns.respond import Transport, size_limit
 from aspen.dns.wire import (
@@ -34,7 +35,7 @@ from aspen.dns.wire import (
     reply_header,
 )
 from aspen.dns.writer import Writer, records_of
-from aspen.dns.zone import MemoryZone, Node, RRset, ZoneReader, negative_ttl
+from aspen.dns.zone import MemoryZone, Node, RRset, negative_ttl
 from aspen.limits import DNS_LABEL_BYTES, DNS_TCP_MESSAGE_BYTES
 from aspen.z32 import KEY_CHARS
 
@@ -65,7 +66,7 @@ class ZonePlan:
     )
 
     def __init__(
-        self, query_bytes: bytes, query: Query, view: View, zone: ZoneReader, apexes: Collection[bytes]
+        self, query_bytes: bytes, query: Query, view: View, zone: ServedZone, apexes: Collection[bytes]
     ) -> None:
         apex_offset = len(query.name) - len(zone.apex)
         self._qtype = query.qtype
@@ -83,7 +84,7 @@ class ZonePlan:
         self._no_name = reply_header(query_bytes, Rcode.NXDOMAIN, FLAG_AA, counts)[_ID_BYTES:]
         self._tail, self._names = self._negative(query, zone, apex_offset)
 
-    def _negative(self, query: Query, zone: ZoneReader, apex_offset: int) -> tuple[bytes, set[bytes]]:
+    def _negative(self, query: Query, zone: ServedZone, apex_offset: int) -> tuple[bytes, set[bytes]]:
         """What follows the question in a negative answer; and the names that it would point to."""
         soa = (zone.node(zone.apex) or {})[SOA]
         # Compressed against a question whose first label is none: nothing points to that.
@@ -144,7 +145,7 @@ def make_zone_plan(query_bytes: bytes, query: Query, view: View) -> ZonePlan | N
     return ZonePlan(query_bytes, query, view, source, apexes)
 
 
-def _is_open(zone: ZoneReader, parent: bytes) -> bool:
+def _is_open(zone: ServedZone, parent: bytes) -> bool:
     """Whether a name in the zone exists, with neither cut nor DNAME at it or between it and the apex."""
     while True:
         node = zone.node(parent)
@@ -157,9 +158,17 @@ def _is_open(zone: ZoneReader, parent: bytes) -> bool:
         parent = _parent(parent)
 
 
-def _node_reader(view: View, zone: ZoneReader) -> Callable[[bytes], Node | None]:
-    if isinstance(zone, MemoryZone):
+def _node_reader(view: View, zone: ServedZone) -> Callable[[bytes], Node | None]:
+    if isinstance(zone, MemoryZone) or (isinstance(zone, Overlay) and isinstance(zone.zone, MemoryZone)):
         return zone.node
+    if isinstance(zone, Overlay):
+        under, names = _node_reader(view, zone.zone), zone.names
+
+        def read_either(owner: bytes) -> Node | None:
+            node = under(owner)
+            return node or names.get(owner, node)
+
+        return read_either
     apex, get = zone.apex, view.zones.get
 
     def read(owner: bytes) -> Node | None:

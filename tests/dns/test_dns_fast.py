@@ -7,7 +7,9 @@ import tracemalloc
 from typing import Any
 
 import dns.message
+import dns.name
 import dns.rcode
+import dns.rdata
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -153,3 +155,119 @@ def test_any_tail_after_a_plain_header(world: Any, module_z32: str, data: st.Dat
     fast = FastResponder(world.view)
     for _ in range(2):
         assert fast.answer(query) == (None if reply is None else reply[2:])
+
+
+# --- names in zones --------------------------------------------------------------------------------
+
+ZONE = """
+@ 300 SOA ns1.zone.test. hostmaster.zone.test. 7 3600 600 604800 60
+@ 300 NS ns1.zone.test.
+ns1 300 A 192.0.2.53
+www 300 A 192.0.2.80
+www 300 A 192.0.2.81
+www 300 AAAA 2001:db8::80
+alias 300 CNAME www
+text 300 TXT "one" "two"
+sub 300 NS ns.sub
+ns.sub 300 A 192.0.2.54
+moved 300 DNAME elsewhere.test.
+a.b.c 300 A 192.0.2.1
+*.wild 300 A 192.0.2.99
+x.wild 300 TXT "not wild"
+own 300 A 192.0.2.7
+mx 300 MX 10 www
+"""
+
+
+def zone_records(text: str, apex: str) -> list[tuple[bytes, int, int, bytes]]:
+    records = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        owner, ttl, rrtype, rdata = line.split(None, 3)
+        name = dns.name.from_text(owner if owner != "@" else apex + ".", dns.name.from_text(apex))
+        parsed = dns.rdata.from_text("IN", rrtype, rdata, origin=dns.name.from_text(apex), relativize=False)
+        records.append((name.to_wire().lower(), int(parsed.rdtype), int(ttl), parsed.to_wire()))
+    return records
+
+
+@pytest.fixture(scope="module")
+def zone_view() -> Any:
+    from aspen.dns.lookup import DnsSettings, View
+    from aspen.dns.zone import MemoryZone, MemoryZones, ZoneSettings
+
+    class NoPackets:
+        def packet_answers(self, public_key: bytes) -> bytes | None:
+            return None
+
+    soa = "@ 300 SOA ns1 h 1 1 1 1 1\n@ 300 NS ns1\nwww 300 A 192.0.2.9\nhidden 60 A 192.0.2.8"
+    zones = [
+        MemoryZone(dns.name.from_text("zone.test").to_wire(), zone_records(ZONE, "zone.test")),
+        MemoryZone(dns.name.from_text("own.zone.test").to_wire(), zone_records(soa, "own.zone.test")),
+        MemoryZone(
+            dns.name.from_text("closed.test").to_wire(),
+            zone_records(soa, "closed.test"),
+            ZoneSettings(query_acl=("192.0.2.0/24",)),
+        ),
+        MemoryZone(
+            dns.name.from_text("strict.test").to_wire(),
+            zone_records(soa, "strict.test"),
+            ZoneSettings(consistency="consistent"),
+        ),
+    ]
+    return View.build(NoPackets(), DnsSettings(origins=("aspen.local", "keys.zone.test")), MemoryZones(zones))
+
+
+LABELS = (
+    "www WWW nope NoPe alias text sub moved a c wild ns1 hostmaster own keys mx x * n ab abc".split()
+    + ["y" * 52, "y" * 51 + "b"]
+)  # fmt: skip
+PARENTS = [
+    *(
+        f"{below}zone.test"
+        for below in ("", "c.", "b.c.", "sub.", "moved.", "wild.", "own.", "keys.", "none.")
+    ),
+    *("ZONE.test", "closed.test", "strict.test", "aspen.local", "test", ""),
+]
+
+
+def test_names_in_zones_are_answered_alike(zone_view: Any) -> None:
+    fast = FastResponder(zone_view)
+    quick = 0
+    for _ in range(2):  # plans made, then used
+        for parent in PARENTS:
+            for label in LABELS:
+                for rrtype in ("A", "AAAA", "TXT", "MX", "NS", "CNAME", "DS", "ANY", "TYPE65400"):
+                    for options in ({}, {"use_edns": 0, "payload": 600}, {"want_dnssec": True}):
+                        query = dns.message.make_query(f"{label}.{parent}", rrtype, **options).to_wire()
+                        expected = respond(query, zone_view, Transport.UDP)
+                        assert expected is not None
+                        assert query[:2] + (fast.answer(query) or b"") == expected, (label, parent, rrtype)
+                        quick += fast.quick(query) is not None
+    assert quick > 1_000, "the shortcut is taken"
+
+
+def test_mutated_queries_for_zones_are_answered_alike(zone_view: Any) -> None:
+    fast, rng = FastResponder(zone_view), random.Random(3)
+    for number in range(4_000):
+        name = f"{rng.choice(LABELS)}.{rng.choice(PARENTS)}"
+        options = rng.choice([{}, {"use_edns": 0}, {"want_dnssec": True}])
+        query = mutate(dns.message.make_query(name, rng.choice(("A", "TXT")), **options).to_wire(), rng)
+        expected = respond(query, zone_view, Transport.UDP)
+        answered = fast.answer(query)
+        assert (None if answered is None else query[:2] + answered) == expected, number
+
+
+def test_a_renewed_view_forgets_its_plans(zone_view: Any) -> None:
+    """What was found out about a zone holds until it changes: then there is another responder."""
+    from aspen.dns.zone import MemoryZone, MemoryZones
+
+    fast = FastResponder(zone_view)
+    query = dns.message.make_query("later.zone.test", "A").to_wire()
+    assert fast.quick(query) is not None
+    assert fast.quick(query)[1] & 15 == dns.rcode.NXDOMAIN  # type: ignore[index]
+    changed = MemoryZone(
+        dns.name.from_text("zone.test").to_wire(), zone_records(ZONE + "* 60 A 192.0.2.3", "zone.test")
+    )
+    view = zone_view._replace(zones=MemoryZones([changed]))
+    reply = FastResponder(view).answer(query)
+    assert reply is not None
+    assert reply[1] & 15 == dns.rcode.NOERROR
