@@ -109,42 +109,28 @@ class UdpAnswers:
         processes: int = 1,
         stride: int = RRL_STRIDE,
         caching: bool = True,
-<<<<<<< HEAD
+        forwards: bool = False,
         waiting: bool = False,
         wall_s: Callable[[], float] = time.time,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`waiting`: unknown keys are raised, for the caller to wait for them (`fallback.answering`).
-        `processes` share the rate of `rrl`, and one reply of at most `stride` is sampled.
-=======
-        forwards: bool = False,
-        wall_s: Callable[[], float] = time.time,
-        monotonic_s: Callable[[], float] = time.monotonic,
-    ) -> None:
         """`processes` share the rate of `rrl`, and one reply of at most `stride` is sampled. `forwards`:
-        there is a node process to pass on to, which answers what needs more than the replica.
->>>>>>> 1dff051 (Zones by plans as keys are; cookies of any query from its plain reply; misses kept where that pays)
+        there is a node process to pass on to, which answers what needs more than the replica. `waiting`:
+        unknown keys are raised, for the caller to wait for them (`fallback.answering`).
         Raises `ConfigError`."""
         self.tally = [0] * COUNTERS
         self.cache = ReplyCache()
         self.limiter = RateLimiter(rrl, processes, stride)
         self.must_pass_on = False
-<<<<<<< HEAD
-        """Whether the last datagram needs a read barrier first (`Reply.consistency`), or a key looked up
-        that is unknown here (`fallback`)."""
-        self._policy = policy
-        self._caching = caching
-        self._waiting = waiting
-=======
         """Whether the last datagram is for the node process (`forward`)."""
         self._policy = policy
         self._caching = caching
         self._forwards = forwards
+        self._waiting = waiting
         self._plain_hits = self._plain_misses = self._error_hits = self._error_misses = 0
         self._plain_before = self._errors_before = (0, 0)
         # One miss of so many is kept ready, less one: all, or one of eight where it hardly ever pays.
         self._plain_mask = self._error_mask = 0
->>>>>>> 1dff051 (Zones by plans as keys are; cookies of any query from its plain reply; misses kept where that pays)
         self._maker: CookieMaker | None = None
         self._wall_s, self._monotonic_s = wall_s, monotonic_s
         self._responder: FastResponder
@@ -164,44 +150,24 @@ class UdpAnswers:
         """What to send to a client for its datagram, but for the id; None for nothing, unless
         `must_pass_on`. Raises whatever the replica raises that can't be read."""
         self.must_pass_on = False
-<<<<<<< HEAD
-        watched = bool(self.limiter.watched)
-        limited = watched and not self._is_proven(query_untrusted, host)
-        reply = self._from_cookied(query_untrusted, host)
-        if reply is None:
-            key = query_untrusted[ID_BYTES:]
-            cache = self.cache
-            reply = cache.errors.get(key)
-            if reply is None and watched:
-                reply = cache.plain.get(key)
-            if reply is None:
-                try:
-                    reply = self._look_up(query_untrusted, host)
-                except UnknownKey:
-                    if self._waiting:
-                        raise
-                    self.must_pass_on = True
-                    return None
+        cache, tally = self.cache, self.tally
+        try:
+            if self.limiter.watched:
+                return self._reply_watched(query_untrusted, host)
+            if cache.errors and (reply := cache.errors.get(query_untrusted[ID_BYTES:])) is not None:
+                tally[Counter.HITS] += 1
+                self._error_hits += 1
+            elif (reply := self._responder.quick(query_untrusted)) is not None:
+                self._keep(query_untrusted, reply)
+            elif (reply := self._with_cookie(query_untrusted, host)) is None:
+                reply = self._look_up(query_untrusted, host)
                 if reply is None:
                     return None
-            else:
-                tally[Counter.HITS] += 1
-        if limited:
-            reply = self._limit(query_untrusted, reply, host)
-=======
-        if self.limiter.watched:
-            return self._reply_watched(query_untrusted, host)
-        cache, tally = self.cache, self.tally
-        if cache.errors and (reply := cache.errors.get(query_untrusted[ID_BYTES:])) is not None:
-            tally[Counter.HITS] += 1
-            self._error_hits += 1
-        elif (reply := self._responder.quick(query_untrusted)) is not None:
-            self._keep(query_untrusted, reply)
-        elif (reply := self._with_cookie(query_untrusted, host)) is None:
-            reply = self._look_up(query_untrusted, host)
->>>>>>> 1dff051 (Zones by plans as keys are; cookies of any query from its plain reply; misses kept where that pays)
-            if reply is None:
-                return None
+        except UnknownKey:
+            if self._waiting:
+                raise
+            self.must_pass_on = True
+            return None
         tally[Counter.RCODE_0 + (reply[1] & 0x0F)] += 1
         if reply[0] & FLAG_TC:
             tally[Counter.TRUNCATED] += 1

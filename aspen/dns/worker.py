@@ -32,13 +32,8 @@ from aspen.dns.cookie_secret import read_cookie_maker
 from aspen.dns.cookies import CookieMaker
 from aspen.dns.fallback import DemandingRecords
 from aspen.dns.fast import ID_BYTES
-<<<<<<< HEAD
-from aspen.dns.forward import needs_node, pass_on
-from aspen.dns.lookup import DnsSettings, Records, View
-=======
 from aspen.dns.forward import pass_on
-from aspen.dns.lookup import DnsSettings, View
->>>>>>> 1dff051 (Zones by plans as keys are; cookies of any query from its plain reply; misses kept where that pays)
+from aspen.dns.lookup import DnsSettings, Records, View
 from aspen.dns.members import LiveNodes
 from aspen.dns.members_file import read_nodes
 from aspen.dns.policy import Staleness
