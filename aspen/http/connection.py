@@ -26,6 +26,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aspen import limits as bounds
 from aspen.errors import HttpError
 from aspen.http.errors import RETRY_AFTER_SECONDS, problem, raw_problem
+from aspen.http.http2 import Http2Connection
 from aspen.http.routing import Request
 from aspen.http.sse import Stream
 
@@ -77,7 +78,7 @@ class Service(web.Server):
         """Requests being answered."""
         self.streams = 0
         """Requests whose answer is a stream of events; they don't count as being answered."""
-        self.open: set[Connection] = set()
+        self.open: set[Connection | Http2Connection] = set()
         self.refused = 0
         """Connections over the limit, since the start."""
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -98,10 +99,25 @@ class Service(web.Server):
     def end_streams(self) -> None:
         """Streams of events have no end of their own: end them all."""
         for connection in list(self.open):
-            if connection.stream is not None:
-                connection.stream.end()
-                if connection.stalled_since is not None:
-                    connection.abort()
+            connection.end_streams()
+
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        """A request is answered by a stream from here on. Raises `HttpError` if there are too many."""
+        if self.streams >= self.limits.streams:
+            raise HttpError(
+                503,
+                "overloaded",
+                f"{self.limits.streams} streams are open; try again",
+                headers={"Retry-After": RETRY_AFTER_SECONDS},
+            )
+        self.streams += 1
+        self.in_flight -= 1
+        try:
+            yield
+        finally:
+            self.in_flight += 1
+            self.streams -= 1
 
     def start_sweeping(self) -> None:
         self._sweep_timer = self._event_loop.call_later(
@@ -114,13 +130,8 @@ class Service(web.Server):
 
     def _sweep(self) -> None:
         now = self._event_loop.time()
-        head_due = now - self.limits.head_ms / 1_000
-        send_due = now - self.limits.send_ms / 1_000
         for connection in list(self.open):
-            if connection.head_began is not None and connection.head_began < head_due:
-                connection.head_overdue()
-            elif connection.stalled_since is not None and connection.stalled_since < send_due:
-                connection.abort()
+            connection.sweep(now)
         self.start_sweeping()
 
 
@@ -264,8 +275,15 @@ class Connection(RequestHandler):
         else:
             super()._process_keepalive()
 
-    def head_overdue(self) -> None:
-        """Called by the sweep."""
+    def sweep(self, now: float) -> None:
+        """Called now and then: end what takes too long."""
+        limits = self.service.limits
+        if self.head_began is not None and self.head_began < now - limits.head_ms / 1_000:
+            self._head_overdue()
+        elif self.stalled_since is not None and self.stalled_since < now - limits.send_ms / 1_000:
+            self.abort()
+
+    def _head_overdue(self) -> None:
         if self.head_received:
             seconds = self.service.limits.head_ms / 1_000
             self._end_with(408, "timeout", f"the request's headers did not arrive within {seconds:g} seconds")
@@ -300,23 +318,19 @@ class Connection(RequestHandler):
     @contextmanager
     def streaming(self, stream: Stream) -> Iterator[None]:
         """The request is answered by a stream from here on. Raises `HttpError` if there are too many."""
-        service = self.service
-        if service.streams >= service.limits.streams:
-            raise HttpError(
-                503,
-                "overloaded",
-                f"{service.limits.streams} streams are open; try again",
-                headers={"Retry-After": RETRY_AFTER_SECONDS},
-            )
-        service.streams += 1
-        service.in_flight -= 1
-        self.stream = stream
-        try:
-            yield
-        finally:
-            service.in_flight += 1
-            service.streams -= 1
-            self.stream = None
+        with self.service.streaming():
+            self.stream = stream
+            try:
+                yield
+            finally:
+                self.stream = None
+
+    def end_streams(self) -> None:
+        """Called when the server stops."""
+        if self.stream is not None:
+            self.stream.end()
+            if self.stalled_since is not None:
+                self.abort()
 
     def discard_rest(self) -> None:
         """The answer is there before the body: take in a little more of it, so that the client

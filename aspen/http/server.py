@@ -25,6 +25,7 @@ from aspen.errors import AspenError, ConfigError, InvariantViolation
 from aspen.http.admin import AdminGuard, names_loopback
 from aspen.http.connection import SERVER_NAME, Connection, HttpLimits, Service
 from aspen.http.errors import RETRY_AFTER_SECONDS, answer_to, problem
+from aspen.http.http2 import Http2Connection
 from aspen.http.openapi import JSON, Answer, Operation, document
 from aspen.http.request import query_of, target_of
 from aspen.http.routing import Request, Route, Router
@@ -59,7 +60,7 @@ _PUBLIC_HEADERS: Final = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Expose-Headers": _EXPOSED,
 }
-_ALPN: Final = ("http/1.1",)
+_ALPN: Final = ("h2", "http/1.1")
 
 
 class Https(NamedTuple):
@@ -116,7 +117,10 @@ class Listener:
         self._service.stop_sweeping()
         self._service.pre_shutdown()
         self._service.end_streams()
-        await self._service.shutdown(SHUTDOWN_MS / 1_000)
+        multiplexed = [one for one in self._service.open if isinstance(one, Http2Connection)]
+        await asyncio.gather(
+            self._service.shutdown(SHUTDOWN_MS / 1_000), *(one.finish() for one in multiplexed)
+        )
 
     @property
     def connections(self) -> int:
@@ -130,7 +134,7 @@ class Listener:
 
     def _protocol(self, alpn: str | None) -> asyncio.Protocol:
         """What speaks on a new TLS connection."""
-        return self._service()
+        return Http2Connection(self._service) if alpn == "h2" else self._service()
 
     # --- one request --------------------------------------------------------------------------
 

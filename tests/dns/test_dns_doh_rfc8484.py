@@ -343,6 +343,32 @@ async def test_curl_resolves_a_name_by_us(doh: Doh, z32: str) -> None:
     assert b"192.0.2." in output
 
 
+@pytest.mark.skipif(shutil.which("kdig") is None, reason="kdig is not installed")
+@pytest.mark.parametrize("host", V4_AND_V6)
+async def test_rfc8484_5_2_kdig_asks_by_http_2(doh: Doh, z32: str, host: str) -> None:
+    for way in ("+https", "+https-get"):
+        text = await run(
+            *("kdig", f"@{host}", "-p", str(doh.port), f"+tls-ca={ca_file(doh.folder)}"),
+            *("+tls-hostname=localhost", way, f"{z32}.aspen.local", "A"),
+        )
+        assert "192.0.2.1" in text
+        assert "HTTP/2" in text
+        assert "Received 468 B" in text  # padded, since kdig pads
+
+
+@pytest.mark.skipif(shutil.which("dig") is None, reason="dig is not installed")
+@pytest.mark.parametrize("host", V4_AND_V6)
+async def test_rfc8484_5_2_dig_asks_by_http_2(doh: Doh, z32: str, host: str) -> None:
+    if "+[no]https" not in await run("dig", "-h"):
+        pytest.skip("this dig has no +https")
+    for way in ("+https", "+https-get"):
+        text = await run(
+            *("dig", f"@{host}", "-p", str(doh.port), f"+tls-ca={ca_file(doh.folder)}"),
+            *("+tls-hostname=localhost", way, "+short", f"www.{z32}.aspen.local", "A"),
+        )
+        assert "192.0.2.2" in text
+
+
 async def test_tls_without_http_is_told_so(doh: Doh) -> None:
     reader, writer = await asyncio.open_connection(
         "127.0.0.1", doh.port, ssl=client_context(doh.folder, "http/1.1"), server_hostname="localhost"

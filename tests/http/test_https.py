@@ -16,7 +16,6 @@ from http_fakes import NODE_MS, Client, FakeCluster, Line, within
 from aspen.errors import ConfigError
 from aspen.http.cluster import ClusterRoutes
 from aspen.http.connection import HttpLimits
-from aspen.http.kv import KvRoutes
 from aspen.http.server import Https, HttpServer
 from aspen.pkarr.relay import Relay
 from aspen.tls.certificates import Certificates
@@ -46,7 +45,6 @@ async def serve_https(certificates: Certificates) -> AsyncIterator[Serve]:
             )
             relay = Relay(cluster, cluster.packet_reader, wall_us=lambda: NODE_MS * 1_000)
             relay.add_routes(server.public)
-            KvRoutes(cluster, cluster.kv_reader).add_routes(server.admin)
             ClusterRoutes(cluster).add_routes(server.public, server.admin)
             await server.start()
             stack.push_async_callback(server.close)
