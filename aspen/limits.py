@@ -264,6 +264,12 @@ GOSSIP_OUTBOX: Final = 65_536
 GOSSIP_ANNOUNCEMENT_BYTES: Final = 4_096
 GOSSIP_MESSAGE_BYTES: Final = 16_384
 
+# --- multicast DNS -----------------------------------------------------------------------------
+MDNS_LOOKUPS: Final = 64  # services being looked up at a time
+MDNS_LOOKUP_MS: Final = 3_000
+MDNS_REFRESH_MS: Final = 15_000  # between two looks at this node's own addresses
+MDNS_RETRY_MS: Final = 30_000
+
 # --- tickets -----------------------------------------------------------------------------------
 TICKET_NODES: Final = 16
 TICKET_LIFE_S: Final = 86_400

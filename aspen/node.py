@@ -281,6 +281,10 @@ class Node:
         if config.iroh.enable_gossip:
             discovery.gossip.start(endpoint.channel(ALPN_GOSSIP))
             self._stack.push_async_callback(discovery.gossip.stop)
+        if config.iroh.enable_mdns:
+            mdns = discovery.mdns(config.host)
+            mdns.start()
+            self._stack.push_async_callback(mdns.stop)
         self._endpoint, self._transport = endpoint, transport
         self.control = consensus.control
         self.view = NodeView(config.node_id, self.identity, consensus, endpoint)

@@ -10,6 +10,7 @@ from typing import Final
 
 from aspen.discovery.announcement import topology_hash
 from aspen.discovery.gossip import GossipPorts, SelfDescription, Topology
+from aspen.discovery.mdns import Mdns
 from aspen.discovery.messages import Peer as GossipPeer
 from aspen.discovery.service import TOPIC_CONTEXT, GossipService
 from aspen.http.peers import PeerAddress, PeerConnection, PeersStatus, PeerStatus
@@ -55,6 +56,11 @@ class Discovery:
             ),
             address_book,
         )
+
+    def mdns(self, host: str) -> Mdns:
+        """Discovery on the link, for a node bound to `host`."""
+        own = self._identity.endpoint_id
+        return Mdns(own, self.topic, self._address_book, lambda: self.describe().addresses, host)
 
     def service(self, hello: Callable[[], Hello]) -> Service:
         """For the endpoint."""
