@@ -117,9 +117,7 @@ class Mdns:
         before = self._announced
         if before is None:
             await zeroconf.async_register_service(info, allow_name_change=False)
-        elif (
-            info.parsed_addresses() != self._announced.parsed_addresses() or info.port != self._announced.port
-        ):
+        elif (info.parsed_addresses(), info.port) != (before.parsed_addresses(), before.port):
             await zeroconf.async_update_service(info)
         self._announced = info
 
