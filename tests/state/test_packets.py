@@ -11,6 +11,7 @@ from dns_answers import answer_of
 from aspen.errors import CommandError
 from aspen.identity import Identity
 from aspen.limits import PKARR_EXPIRE_BATCH
+from aspen.pkarr.expiry import Lifetimes, PacketExpiry
 from aspen.pkarr.records import build_message
 from aspen.state import packet_events
 from aspen.state.commands import Command, Result, encode_command, validate_command
@@ -26,6 +27,7 @@ from aspen.state.packet_commands import (
 )
 from aspen.state.packet_events import EventPage, LmdbPacketEvents, PacketEvent, PacketEventKind
 from aspen.state.packets import LmdbPackets, LmdbRecords, PacketLife
+from aspen.state.ports import Consistency, Freshness
 from aspen.state.store import Store, TableStore
 
 ALICE, BOB, CAROL = (Identity.from_seed(bytes([n]) * 32) for n in range(3))
@@ -264,3 +266,71 @@ def test_what_is_forgotten_is_not_passed_over_in_silence(
     state.apply(put(4, A))
     assert state.events.page(1, 10) is None
     assert [index for index, _, _ in state.told(2)] == [2, 3, 4]
+
+
+# --- what republishing and expiring cost ------------------------------------------------------
+
+
+def test_thirty_thousand_clients_that_republish_cost_half_a_log_entry_a_second() -> None:
+    """Simulated: a part of them, for a week, each the same packet every five minutes."""
+    clients, scale, every_ms, days_ms = 100, 300, 300_000, 7 * 86_400_000
+    state, life = State(MemoryStore()), PacketLife()
+    packets = [
+        put(1, A, identity=Identity.from_seed(number.to_bytes(32, "big"))) for number in range(clients)
+    ]
+    entries = 0
+    for beat_ms in range(0, days_ms, every_ms):
+        for number, packet in enumerate(packets):
+            now_ms = beat_ms + number * every_ms // clients  # as they happen to have started
+            stored = state.packets.get(packet.public_key)
+            if stored is None or now_ms - stored.received_at_ms >= life.renew_ms(stored):
+                entries += beat_ms > 0  # the first of each is no repetition
+                state.apply(packet, now_ms)
+    a_second = entries * scale / (days_ms / 1_000)
+    puts_a_second = clients * scale * 1_000 / every_ms
+    print(f"{clients * scale} clients: {puts_a_second:g} puts/s, {a_second:.2f} log entries/s")
+    assert puts_a_second == 100
+    assert 0.4 < a_second < 0.55
+    assert state.packets.count() == clients
+
+
+class Led(State):
+    """A state whose proposals are applied at once; a proposer for what the leader does."""
+
+    def __init__(self, store: TableStore) -> None:
+        super().__init__(store)
+        self.batches: list[int] = []
+
+    async def propose(self, command: Command) -> Result:
+        result = self.apply(command, self.now_ms)
+        assert isinstance(result, ExpireResult)
+        self.batches.append(result.removed)
+        return result
+
+    async def barrier(self, consistency: Consistency) -> None:
+        raise NotImplementedError
+
+    def freshness(self) -> Freshness:
+        raise NotImplementedError
+
+
+async def test_the_leader_expires_what_is_due_in_batches_and_is_silent_otherwise() -> None:
+    state = Led(MemoryStore())
+    duty = PacketExpiry(state, state.packets, Lifetimes(packets_ms=1_000, tombstones_ms=5_000))
+    for number in range(600):
+        state.apply(put(1, A, identity=Identity.from_seed(number.to_bytes(32, "big"))), 10 + number // 300)
+    for state.now_ms, expected in ((1_010, []), (1_011, [256, 44]), (1_012, [256, 44])):
+        state.batches.clear()
+        while await duty.run(state.now_ms, 0):
+            pass
+        assert state.batches == expected
+    assert state.packets.count() == state.ages == 0
+
+
+@pytest.mark.parametrize(
+    ("packets_ms", "interval_ms"), [(100, 100), (10_000, 1_000), (7 * 86_400_000, 60_000)]
+)
+def test_the_leader_looks_often_enough(packets_ms: int, interval_ms: int) -> None:
+    state = Led(MemoryStore())
+    lifetimes = Lifetimes(packets_ms=packets_ms, tombstones_ms=7 * 86_400_000)
+    assert PacketExpiry(state, state.packets, lifetimes).interval_ms == interval_ms
