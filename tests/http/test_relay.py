@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from http_fakes import NODE_MS, Client, FakeCluster
+from http_fakes import NODE_MS, Client, FakeCluster, Line, Serve
 from nacl.bindings import crypto_sign
 
 from aspen.errors import NoLeader, OutcomeUnknown, Overloaded, StorageError
+from aspen.http.connection import HttpLimits
 from aspen.identity import Identity
 from aspen.limits import PKARR_FUTURE_MS, PKARR_RENEW_PART, PKARR_RETENTION_MS
 from aspen.pkarr.packet import SignedPacket, signable
@@ -151,6 +152,63 @@ async def test_each_bad_put_says_what_is_wrong(
     assert answer.headers["access-control-allow-origin"] == "*"
     assert cluster.commands == []
     assert (await client.get("/healthz")).status == 200
+
+
+HEAD = f"PUT {PATH} HTTP/1.1\r\nHost: a\r\n"
+BAD_BODIES = [
+    ("a gigabyte announced", "Content-Length: 1073741824\r\n\r\n", b"", False, 413, "size"),
+    (
+        "a gigabyte in chunks",
+        "Transfer-Encoding: chunked\r\n\r\n",
+        b"4000\r\n" + bytes(0x4000) + b"\r\n",
+        False,
+        413,
+        "size",
+    ),
+    ("half-closed", "Content-Length: 300\r\n\r\n", PACKET.payload[:100], True, 400, "bad_body"),
+    ("never the rest", "Content-Length: 300\r\n\r\n", PACKET.payload[:100], False, 408, "timeout"),
+    (
+        "compressed",
+        "Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\n",
+        b"abc",
+        False,
+        415,
+        "content_encoding",
+    ),
+    ("no length at all", "\r\n", b"", False, 400, "size"),
+]
+
+
+@pytest.mark.parametrize(
+    ("head", "sent", "end", "status", "code"), [row[1:] for row in BAD_BODIES], ids=[r[0] for r in BAD_BODIES]
+)
+async def test_each_bad_body_says_what_is_wrong(
+    serve: Serve, cluster: FakeCluster, head: str, sent: bytes, end: bool, status: int, code: str
+) -> None:
+    server = await serve(limits=HttpLimits(body_ms=200))
+    line = await Line.open(server.address)
+    await line.send((HEAD + head).encode() + sent)
+    if end:
+        line.writer.write_eof()
+    assert (await line.answer()).error == (status, code)
+    assert cluster.commands == []
+
+
+async def test_a_body_of_a_byte_now_and_then_is_given_up(serve: Serve, cluster: FakeCluster) -> None:
+    server = await serve(limits=HttpLimits(body_ms=200))
+    line = await Line.open(server.address)
+    await line.send((HEAD + f"Content-Length: {len(PACKET.payload)}\r\n\r\n").encode())
+
+    async def dribble() -> None:
+        for octet in PACKET.payload:
+            await line.send(bytes((octet,)))
+            await asyncio.sleep(0.02)
+
+    dribbling = asyncio.create_task(dribble())
+    assert (await line.answer()).error == (408, "timeout")
+    dribbling.cancel()
+    await asyncio.wait({dribbling})
+    assert cluster.commands == []
 
 
 async def test_the_near_future_is_accepted(client: Client) -> None:
