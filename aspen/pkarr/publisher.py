@@ -75,6 +75,7 @@ class Publisher:
         self._floor_us = 0
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._everywhere = asyncio.Event()
         self.progress = {target.name: Progress() for target in self._targets}
 
     def start(self) -> None:
@@ -85,6 +86,10 @@ class Publisher:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+
+    async def wait_published(self) -> None:
+        """Until every target has taken a packet once."""
+        await self._everywhere.wait()
 
     def changed(self) -> None:
         """What `records` say may have changed: publish now."""
@@ -122,6 +127,8 @@ class Publisher:
             return False
         progress.published, progress.published_at_us = packet, self._wall_us()
         progress.failures, progress.error = 0, ""
+        if all(each.published is not None for each in self.progress.values()):
+            self._everywhere.set()
         return True
 
     async def _keep(self, target: Target) -> None:

@@ -107,8 +107,10 @@ async def test_a_failing_target_is_tried_again_and_holds_up_no_other() -> None:
     bad.fail = 3
     publisher = World().publisher(good, bad)
     publisher.start()
-    await bad.wait_told(4)
+    async with asyncio.timeout(5):
+        await publisher.wait_published()
     await publisher.close()
+    assert len(bad.told) == 4
     assert len(good.told) == 1
     assert publisher.progress["bad"].failures == 0
 
