@@ -73,7 +73,7 @@ class RateLimiter:
         self._slip = settings.slip
         self._exempt = [_network(text) for text in settings.exempt]
         self.stride = max(1, min(stride, self.rate // _SAMPLES_PER_RATE))
-        self._limit = max(1, self.rate // self.stride)
+        self._limit = max(1, self.rate // self.stride) if self.rate else 0  # 0 is never reached
         self._samples: dict[str, int] = {}
         self.watched: set[str] = set()
         """Networks over the rate, by `prefix_of`. Empty nearly always: look at this first."""
