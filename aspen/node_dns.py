@@ -148,6 +148,8 @@ class NodeDns:
             datagram, stream = self._waiting.datagram, waiting_stream(primary.stream)
         self.answers.defer = stream
         tcp = TcpServer(self.view, defer=stream)
+        if self.settings.cookies is not CookiePolicy.OFF:
+            tcp.cookies = cookies
         self._stack.push_async_callback(tcp.close)
         self.address = await tcp.start_on(tcp_socket)
         if workers:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from enum import Enum
@@ -21,9 +22,10 @@ from typing import Any, Final, cast
 
 import structlog
 
+from aspen.dns.cookies import CookieMaker, answer_with_cookie
 from aspen.dns.fallback import UnknownKey
 from aspen.dns.forward import needs_time
-from aspen.dns.networks import UNKNOWN, packed_address
+from aspen.dns.networks import UNKNOWN, packed_address, unmapped
 from aspen.dns.padding import PADDING, option_codes, padded
 from aspen.dns.respond import Transport, View, answer, servfail
 from aspen.limits import (
@@ -32,6 +34,7 @@ from aspen.limits import (
     DNS_TCP_CONNECTIONS_PER_CLIENT,
     DNS_TCP_DEFERRED,
     DNS_TCP_IDLE_MS,
+    DNS_TCP_MESSAGE_BYTES,
     DNS_TCP_PIPELINE,
     DNS_TCP_READ_MS,
     DNS_TCP_WRITE_BYTES,
@@ -70,6 +73,8 @@ class Answers:
         self.view = view
         self.padding = padding
         self.defer = defer
+        self.cookies: Callable[[], CookieMaker | None] = lambda: None
+        """The cluster's DNS cookies, if they are to be answered."""
         self.must_wait = False
         """Whether the last query has no answer yet: its zone asks for a barrier first, or it is under a key
         that has to be looked up elsewhere."""
@@ -80,14 +85,20 @@ class Answers:
         """The reply; None for what must not be answered, unless `must_wait`. `client` is a packed
         address."""
         self.must_wait = False
+        maker = self.cookies()
+        reply: bytes | None
         try:
-            conditional = answer(query_untrusted, self.view, Transport.TCP, client)
-            if conditional is None:
-                return None
-            if conditional.consistency != "stale" and self.defer is not None:
-                self.must_wait = True
-                return None
-            reply: bytes | None = conditional.message
+            if maker is None or client == UNKNOWN:
+                reply = self._message(query_untrusted, client)
+            else:
+                reply, _ = answer_with_cookie(
+                    query_untrusted,
+                    unmapped(client),
+                    int(time.time()),
+                    maker,
+                    lambda plain: self._message(plain, client),
+                    limit=DNS_TCP_MESSAGE_BYTES,
+                )
         except UnknownKey:
             if self.defer is not None:
                 self.must_wait = True
@@ -104,6 +115,16 @@ class Answers:
             return None
         self.answered += 1
         return self.pad(query_untrusted, reply)
+
+    def _message(self, query_untrusted: bytes, client: bytes) -> bytes | None:
+        """The reply without cookie and padding; None for what must not be answered, or waits."""
+        conditional = answer(query_untrusted, self.view, Transport.TCP, client)
+        if conditional is None:
+            return None
+        if conditional.consistency != "stale" and self.defer is not None:
+            self.must_wait = True
+            return None
+        return conditional.message
 
     async def answer_in_time(self, query_untrusted: bytes, client: bytes, peer: Any) -> bytes | None:
         """As `answer`, with the barrier waited for. `peer` is the client as the socket spells it."""

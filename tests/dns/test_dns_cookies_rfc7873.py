@@ -30,6 +30,7 @@ from aspen.dns.cookies import (
 from aspen.dns.origin import CookiePolicy
 from aspen.dns.respond import Transport, respond
 from aspen.dns.sockets import bind_udp
+from aspen.dns.stream import Answers
 from aspen.dns.udp import InProcessUdp
 from aspen.dns.udp_answers import Counter, UdpAnswers
 from aspen.errors import DnsWireError
@@ -346,6 +347,23 @@ def test_cookies_off_are_an_option_like_any_other(served: Any, z32: str) -> None
     reply = answers.reply_to(query, "192.0.2.1")
     assert reply is not None
     assert cookie_of(query[:2] + reply) == b""
+
+
+async def test_over_tcp_cookies_are_answered_too(served: Any, z32: str) -> None:
+    server = Answers(served.view)
+    query = query_with(f"_iroh.{z32}.aspen.local", CLIENT)
+    plain = server.answer(query, ADDRESS)
+    assert plain is not None
+    assert cookie_of(plain) == b""
+    secrets = maker()
+    server.cookies = lambda: secrets
+    for address in (ADDRESS, bytes(10) + b"\xff\xff" + ADDRESS):
+        reply = server.answer(query, address)
+        assert reply is not None
+        cookie = cookie_of(reply)
+        assert cookie[:8] == CLIENT
+        now = int.from_bytes(cookie[12:16], "big")
+        assert secrets.judge(CLIENT, cookie[8:], ADDRESS, now)[0] is Standing.GOOD
 
 
 # --- real clients ----------------------------------------------------------------------------------

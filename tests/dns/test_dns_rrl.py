@@ -232,8 +232,8 @@ async def test_a_worker_limits_and_counts(replica: Any, z32: str) -> None:
                 slips += bool(reply[2] & 2)
         assert slips == 3
         counters = replica.page.worker(0)
-        while loop.time() < deadline and not counters.get(Counter.SLIPPED):
-            await asyncio.sleep(0.02)  # noqa: ASYNC110 -- another process writes it
+        while loop.time() < deadline and not counters.get(Counter.SLIPPED):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
         assert counters.get(Counter.SLIPPED) > 0
     finally:
         await udp.close()
