@@ -41,6 +41,7 @@ al CNAME b.al2
 *.al2 CNAME a.other.
 old DNAME new
 up DNAME up.up
+grow DNAME zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz
 x.new A 192.0.2.2
 sub NS ns.sub
 ns.sub A 192.0.2.3
@@ -107,7 +108,7 @@ def make_queries() -> list[bytes]:
         "com.",
     ]
     names += ["aspen.local.", "www.aspen.local.", "_aspen._udp.aspen.local.", "version.bind.", "a.other."]
-    names += ["A." * 120, f"{'y' * 63}." * 3 + "old.example."]
+    names += ["A." * 120, f"{'y' * 63}." * 3 + "grow.example."]
     for key in keys:
         names += [
             f"{sub}{key}{end}" for sub in ("", "_iroh.", "x.d.", "_a._tcp.") for end in (".aspen.local.", ".")
