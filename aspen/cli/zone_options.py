@@ -28,7 +28,9 @@ UpdateAcl = Annotated[
 UpdateKey = Annotated[list[str] | None, typer.Option(metavar="KEY", help="TSIG keys that may.")]
 Notify = Annotated[
     list[str] | None,
-    typer.Option(metavar="ADDRESS", help="Secondaries to tell of changes: address or address:port."),
+    typer.Option(
+        metavar="ADDRESS", help="Secondaries to tell of changes: ADDRESS, ADDRESS:PORT; then #KEY to sign."
+    ),
 ]
 
 
