@@ -88,6 +88,7 @@ PKARR_EVENTS: Final = 100_000  # log entries that watchers can go back, of those
 PKARR_REASON_BYTES: Final = 1_024  # why a key is on a list
 PKARR_WATCHES_PER_CLIENT: Final = 32  # streams of one address, open at one time
 PKARR_WATCH_BATCH: Final = 1_000  # rows of events looked at before others have their turn
+RATE_LIMIT_ADDRESSES: Final = 4_096  # whose text need not be parsed anew
 RATE_LIMIT_PEERS: Final = 65_536  # buckets kept, of those not full
 PKARR_CACHE_MIN_MS: Final = 300_000  # of a GET's Cache-Control, whatever its records' TTL
 PKARR_CACHE_MAX_MS: Final = 86_400_000

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("dns", "net", "put", "snapshot")
+NAMES = ("dns", "net", "put", "shares", "snapshot")
 
 
 def main() -> int:

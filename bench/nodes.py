@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "e2e"))
 
 from clients import HOST, Published, now_us, sign
-from cluster import Cluster, NodeProcess, free_port, running
+from cluster import Cluster, NodeProcess, free_port, running, started
 from processes import end_with_parent, wait_until
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "now_us",
     "running",
     "sign",
+    "started",
     "wait_until",
 ]

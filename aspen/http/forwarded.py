@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 from aspen.errors import ConfigError
 from aspen.http.routing import Request
+from aspen.limits import RATE_LIMIT_ADDRESSES
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -81,6 +83,7 @@ def _elements(text: str) -> list[str]:
     return [element.strip() for element in (*elements, text[start:])]
 
 
+@lru_cache(RATE_LIMIT_ADDRESSES)
 def _address(text_untrusted: str) -> Address | None:
     """An address, perhaps quoted, in brackets, or with a port."""
     text = text_untrusted.strip().strip('"').strip()

@@ -12,18 +12,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final, Protocol
 
 from aspen.errors import HttpError
 from aspen.http.forwarded import ClientAddress, Network
 from aspen.http.routing import Request
-from aspen.limits import PKARR_WATCHES_PER_CLIENT
+from aspen.limits import PKARR_WATCHES_PER_CLIENT, RATE_LIMIT_ADDRESSES
 from aspen.ratelimit import Rate, RateLimiter, peer_of, retry_after
 from aspen.z32 import encode_key
 
-DENIED: Final = "pkarr/denied/"
-ALLOWED: Final = "pkarr/allowed/"
+_LISTS: Final = "pkarr/"
+DENIED: Final = _LISTS + "denied/"
+ALLOWED: Final = _LISTS + "allowed/"
 """Settings of the whole cluster: these prefixes and a key's z-base-32; the value is a reason."""
 
 UNLIMITED: Final = Rate(0, 0)
@@ -92,6 +94,10 @@ class Gate:
         rules, settings = self._rules, self._settings
         if public_key in rules.denied:
             raise HttpError(403, "denied", "this relay takes no packets under this key")
+        if settings is not None and not settings.any_under(_LISTS):
+            settings = None  # nothing to look up: the usual case costs one read
+        if settings is None and not rules.allowed:
+            return
         z32 = encode_key(public_key)
         if settings is not None and (reason := settings.get(DENIED + z32)) is not None:
             text = reason.decode("utf-8", "replace")
@@ -121,10 +127,8 @@ class Gate:
 
     def _client(self, request: Request) -> str | None:
         """Whose buckets a request draws from; None if it isn't limited."""
-        address = self._addresses.of(request)
-        if not self._rules.limit_loopback and ip_address(address).is_loopback:
-            return None
-        return peer_of(address)
+        peer, is_loopback = _known(self._addresses.of(request))
+        return None if is_loopback and not self._rules.limit_loopback else peer
 
     def _address(self, request: Request, limiter: RateLimiter, what: str) -> None:
         if not limiter.rate.unlimited and (client := self._client(request)) is not None:
@@ -136,6 +140,11 @@ class Gate:
             raise _too_often(f"too many {what}: {limiter.rate.per_s:g} a second are taken", wait_s)
 
 
+@lru_cache(RATE_LIMIT_ADDRESSES)
+def _known(address: str) -> tuple[str, bool]:
+    """Whose bucket an address draws from, and whether it is this machine's."""
+    return peer_of(address), ip_address(address).is_loopback
+
+
 def _too_often(reason: str, wait_s: float) -> HttpError:
-    # A body may still be on its way, and nobody will read it.
     return HttpError(429, "rate_limited", reason, headers={"Retry-After": retry_after(wait_s)})
