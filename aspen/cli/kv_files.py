@@ -161,7 +161,10 @@ def import_(
 
     async def action(client: NodeClient) -> int:
         done = 0
-        with _reading(file) as source, _progress("imported", _size(source)) as advance:
+        with (
+            _reading(file) as source,
+            _progress("imported", None if file == "-" else os.stat(file).st_size) as advance,
+        ):
             for pairs, octets in _batches(source):
                 await client.kv_batch(pairs)
                 done += len(pairs)
@@ -242,10 +245,6 @@ def _writing(file: str) -> Iterator[IO[bytes]]:
     else:
         with open(file, "wb") as target:
             yield target
-
-
-def _size(source: IO[bytes]) -> int | None:
-    return os.fstat(source.fileno()).st_size if source.seekable() else None
 
 
 @contextmanager
