@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shlex
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from typer.testing import Result
 
 from aspen.dns.lookup import View
 from aspen.dns.origin import DnsSettings
 from aspen.dns.stream import TcpServer
 from aspen.dns.udp import InProcessUdp, bind_udp_and_tcp
+from aspen.http.errors import json_response
 from aspen.http.server import HttpServer
 from aspen.http.zones import ZoneRoutes
 from aspen.state.commands import Command, encode_command
@@ -55,6 +59,7 @@ class OneNode:
     async def _serve(self) -> None:
         server = HttpServer(listen=("127.0.0.1", 0))
         ZoneRoutes(self, self.zones).add_routes(server.admin)
+        server.admin.add("/v1/cluster/status", {"GET": self._status}, public=False)
         await server.start()
         self.url = f"http://127.0.0.1:{server.address[1]}"
         view = View.build(LmdbRecords(self.store), DnsSettings(origins=("aspen.test",)), self.zones)
@@ -67,6 +72,9 @@ class OneNode:
         await tcp.close()
         await udp.close()
         await server.close()
+
+    async def _status(self, _request: web.BaseRequest, _rest: str) -> web.StreamResponse:
+        return json_response({"dns": {"origins": [], "port": int(self.dns.rpartition(":")[2])}})
 
     async def propose(self, command: Command) -> Applied:
         self.index += 1
@@ -167,3 +175,16 @@ def test_dig_asks_by_datagram_and_by_stream(one: OneNode, aspen: Aspen) -> None:
     assert refused.exit_code == 1
     assert "extended error 20" in refused.stdout
     assert aspen("dig", "example.com", "NOPE", *server).exit_code == 2
+
+
+def test_what_the_documentation_shows_works(
+    one: OneNode, aspen: Aspen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "zones.md").read_text("utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    assert len(lines) > 15
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        done = aspen(*arguments)
+        assert (program, done.exit_code) == ("aspen", 0), f"{line}: {done.stderr}"

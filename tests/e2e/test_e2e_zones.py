@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 
 import pytest
-from clients import Answer, texts
+from clients import Answer, sign, texts
 from cluster import Cluster, NodeProcess
 from processes import wait_until
 
@@ -137,3 +137,34 @@ def test_a_kill_in_the_midst_of_an_import_leaves_the_old_zone_or_the_new(
     if status == 200:
         assert seen == [{"2"}] * 3
     cluster.wait_same_state()
+
+
+def test_a_zone_of_an_origins_name_gives_it_records_and_its_keys_stay(cluster: Cluster) -> None:
+    one, two, three = cluster
+    packet = sign("relay=https://relay.example./")
+    assert one.put(packet).status == 204
+    new = (
+        b'{"name": "aspen.local", "nameservers": ["ns1"], "responsible": "author",'
+        b' "records": [{"name": "www", "type": "TXT", "ttl": 60, "data": ["static"]}]}'
+    )
+    assert two.request("POST", "/v1/zones", new).status == 201
+
+    def authored(node: NodeProcess, tcp: bool) -> bool:
+        """Static records, and the zone's SOA in what is denied under a key."""
+        www = texts(node.dig("www.aspen.local", tcp=tcp))
+        denied = node.dig(f"none.{packet.z32}.aspen.local", tcp=tcp)
+        return www == ['"static"'] and "author.aspen.local." in denied.authority[0].to_text()
+
+    try:
+        for node in cluster:
+            for tcp in (False, True):
+                wait_until(lambda node=node, tcp=tcp: authored(node, tcp), f"{node} has taken the zone up")
+            assert node.resolves(packet)
+    finally:
+        assert three.request("DELETE", "/v1/zones/aspen.local").status == 200
+    for node in cluster:
+        wait_until(
+            lambda node=node: "hostmaster.aspen.local." in node.dig("x.aspen.local").authority[0].to_text(),
+            f"{node} has its own records for the origin again",
+        )
+        assert node.resolves(packet)
