@@ -85,7 +85,7 @@ class EncryptedDns:
         if self._https.enable_dot:
             self._start_dot(view, defer)
         if self._https.enable_doq:
-            self._start_doq(view)
+            self._start_doq(view, defer)
 
     def _start_dot(self, view: View, defer: Defer) -> None:
         try:
@@ -98,13 +98,13 @@ class EncryptedDns:
         self._listener = TlsListener(lambda: context(_DOT), lambda _alpn: dot.new_connection())
         self.dot_address = self._listener.start(sock)
 
-    def _start_doq(self, view: View) -> None:
+    def _start_doq(self, view: View, defer: Defer) -> None:
         try:
             (sock,) = bind_udp(self._host, self._https.doq_port, 1)
         except OSError as error:
             raise ConfigError(f"DoQ can't bind {self._host}:{self._https.doq_port}: {error}") from None
-        answers = Answers(view, Padding.EDNS)
-        self._doq = DoqServer(answers.answer, self._certificates, self._reset_identity)
+        answers = Answers(view, Padding.EDNS, defer=defer)
+        self._doq = DoqServer(answers, self._certificates, self._reset_identity)
         self.doq_address = self._doq.start(sock)
 
     async def close(self) -> None:

@@ -14,24 +14,29 @@ import time
 from collections import Counter
 from typing import Any, Final
 
+import structlog
 from aioquic.quic.configuration import QuicConfiguration
 
 from aspen.dns.sockets import ANCILLARY_BYTES, Ancillary, reply_source
-from aspen.dns.stream import client_of
+from aspen.dns.stream import Answers, client_of
 from aspen.identity import Identity
 from aspen.limits import (
+    DNS_TCP_WRITE_MS,
     DOQ_CONNECTIONS,
     DOQ_CONNECTIONS_PER_CLIENT,
     DOQ_DATAGRAMS_PER_TURN,
     DOQ_HANDSHAKES,
     DOQ_IDLE_MS,
     DOQ_RETRY_ABOVE,
+    DOQ_SEND_BYTES,
 )
 from aspen.net.demultiplexer import Demultiplexer
 from aspen.net.quic_internals import QueryPipe, ResetTokens, query_configuration
 from aspen.net.udp import SocketAddress, received_from
 from aspen.tls.certificates import Bundle, Certificates
-from aspen.tls.doq_connection import Answer, DoqConnection, DoqError
+from aspen.tls.doq_connection import DoqConnection, DoqError
+
+log = structlog.get_logger("aspen.dns.doq")
 
 ALPN: Final = "doq"
 _DATAGRAM_MAX_BYTES: Final = 65_535
@@ -42,7 +47,7 @@ class DoqServer:
 
     def __init__(
         self,
-        answer: Answer,
+        answers: Answers,
         certificates: Certificates,
         identity: Identity,
         *,
@@ -52,7 +57,7 @@ class DoqServer:
         retry_above: int = DOQ_RETRY_ABOVE,
     ) -> None:
         """`identity` only makes tokens for stateless resets."""
-        self._answer = answer
+        self._answers = answers
         self._certificates = certificates
         self._idle_s = idle_ms / 1_000
         self._max = connections_max
@@ -70,6 +75,9 @@ class DoqServer:
         self._timers: dict[DoqConnection, tuple[float, asyncio.TimerHandle]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._socket: socket.socket | None = None
+        self._deferred: dict[DoqConnection, set[asyncio.Task[None]]] = {}
+        self._news: dict[DoqConnection, asyncio.Event] = {}
+        """Set when a datagram of a client has come that may have made room for more of an answer."""
         self._source: Ancillary = []
         """What the datagram just read must be answered with."""
         self.refused = 0
@@ -122,10 +130,21 @@ class DoqServer:
             connection = self._demultiplexer.route(datagram, address, now)
             if connection is not None:
                 self._sources[connection] = self._source
-                connection.receive(datagram, address, now)
+                self._hand_over(connection, datagram, address, now)
                 touched[connection] = None
+                if connection in self._news:
+                    self._news[connection].set()
         for connection in touched:
             self._transmit(connection)
+
+    def _hand_over(
+        self, connection: DoqConnection, datagram: bytes, address: SocketAddress, now: float
+    ) -> None:
+        try:
+            connection.receive(datagram, address, now)
+        except Exception:
+            log.exception("a DoQ connection failed")  # ours to mend; the others go on
+            connection.close(DoqError.INTERNAL_ERROR)
 
     def _accept(
         self, original_id: bytes, retry_source_id: bytes | None, address: SocketAddress, now: float
@@ -136,7 +155,7 @@ class DoqServer:
             original_destination_connection_id=original_id,
             retry_source_connection_id=retry_source_id,
         )
-        connection = DoqConnection(quic, self._answer, address=address, now=now)
+        connection = DoqConnection(quic, self._answers, self._answer_later, address=address, now=now)
         client = self._connections[connection] = client_of(address)
         self._clients[client] += 1
         self._unproven[connection] = None
@@ -185,6 +204,9 @@ class DoqServer:
             del self._clients[client]
         self._unproven.pop(connection, None)
         self._sources.pop(connection, None)
+        for task in self._deferred.pop(connection, ()):
+            task.cancel()
+        self._news.pop(connection, None)
         self._demultiplexer.remove(connection)
         timer = self._timers.pop(connection, None)
         if timer is not None:
@@ -204,6 +226,45 @@ class DoqServer:
             self._socket.sendmsg((datagram,), source, 0, address)
         except OSError:
             pass  # a full buffer or an unreachable network is packet loss, which QUIC repairs
+
+    # --- answers that take their time -----------------------------------------------------------
+
+    def _answer_later(self, connection: DoqConnection, stream_id: int, query: bytes) -> None:
+        tasks = self._deferred.setdefault(connection, set())  # no more than a connection has streams
+        task = asyncio.get_running_loop().create_task(self._answered_later(connection, stream_id, query))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async def _answered_later(self, connection: DoqConnection, stream_id: int, query: bytes) -> None:
+        assert self._answers.defer is not None
+
+        async def send(reply: bytes) -> None:
+            await self._room(connection)
+            connection.send(stream_id, self._answers.pad(query, reply), time.monotonic())
+            self._transmit(connection)
+
+        whole = False
+        try:
+            await self._answers.defer(query, connection.address, send)
+            whole = True
+        except ConnectionError:
+            pass  # the client is gone, or took its query back
+        except Exception as error:
+            log.warning("answer_cut_off", client=self._connections.get(connection), error=repr(error))
+        finally:
+            connection.end(stream_id, whole=whole)
+            self._transmit(connection)
+
+    async def _room(self, connection: DoqConnection) -> None:
+        """Wait until the client has taken enough of what went before. Raises `ConnectionError`."""
+        while connection.unacknowledged_bytes > DOQ_SEND_BYTES // 4:
+            news = self._news.setdefault(connection, asyncio.Event())
+            news.clear()
+            try:
+                async with asyncio.timeout(DNS_TCP_WRITE_MS / 1_000):
+                    await news.wait()
+            except TimeoutError:
+                raise ConnectionResetError("the client takes nothing") from None
 
     # --- timers -------------------------------------------------------------------------------
 

@@ -14,8 +14,10 @@ from typing import Final
 
 from aioquic.quic import events
 
+from aspen.dns.forward import needs_time
 from aspen.dns.networks import packed_address
 from aspen.dns.padding import TCP_KEEPALIVE, option_codes
+from aspen.dns.stream import Answers
 from aspen.limits import (
     DNS_TCP_READ_MS,
     DOQ_QUIET_MS,
@@ -25,8 +27,8 @@ from aspen.limits import (
 from aspen.net.quic_internals import QuicPipe
 from aspen.net.udp import SocketAddress
 
-Answer = Callable[[bytes, bytes], bytes | None]
-"""The reply to a message of a client (a packed address); None for what must not be answered."""
+AnswerLater = Callable[["DoqConnection", int, bytes], None]
+"""Takes a query that can't be answered at once, and its stream; `send` and `end` follow by and by."""
 
 _LENGTH_BYTES: Final = 2
 
@@ -44,7 +46,15 @@ class DoqError(IntEnum):
 class DoqConnection:
     """See the module's docstring. After each call, look at `closed` and `connection_ids`."""
 
-    def __init__(self, quic: QuicPipe, answer: Answer, *, address: SocketAddress, now: float) -> None:
+    def __init__(
+        self,
+        quic: QuicPipe,
+        answers: Answers,
+        answer_later: AnswerLater,
+        *,
+        address: SocketAddress,
+        now: float,
+    ) -> None:
         self.quic = quic
         self.address = address
         self.proven = False
@@ -55,7 +65,8 @@ class DoqConnection:
         self.answered = 0
         self.error: DoqError | None = None
         """What it was closed with, if by us."""
-        self._answer = answer
+        self._answers = answers
+        self._answer_later = answer_later
         self._client = packed_address(address)
         self._handshake_by = now + TLS_HANDSHAKE_MS / 1_000
         self._quiet_at = now + DOQ_QUIET_MS / 1_000
@@ -186,20 +197,50 @@ class DoqConnection:
         if TCP_KEEPALIVE in (option_codes(query_untrusted) or ()):
             self.close(DoqError.PROTOCOL_ERROR, "edns-tcp-keepalive")
             return
-        reply = self._answer(query_untrusted, self._client)
-        if reply is None:
-            self.close(DoqError.PROTOCOL_ERROR, "not a query")
-            return
+        answers = self._answers
         self._sending = {other for other in self._sending if not self.quic.is_stream_finished(other)}
-        waiting = sum(self.quic.unacknowledged_bytes(other) for other in self._sending)
-        if waiting + len(reply) > DOQ_SEND_BYTES:
-            self.close(DoqError.EXCESSIVE_LOAD, "too many answers are not taken")
-            return
         self._sending.add(stream_id)
-        self.quic.send_stream_data(
-            stream_id, len(reply).to_bytes(_LENGTH_BYTES, "big") + reply, end_stream=True
-        )
-        self.answered += 1
+        if answers.defer is not None and needs_time(query_untrusted):
+            self._answer_later(self, stream_id, query_untrusted)
+            return
+        reply = answers.answer(query_untrusted, self._client)
+        if answers.must_wait:
+            self._answer_later(self, stream_id, query_untrusted)
+        elif reply is None:
+            self.close(DoqError.PROTOCOL_ERROR, "not a query")
+        elif self.unacknowledged_bytes + len(reply) > DOQ_SEND_BYTES:
+            self.close(DoqError.EXCESSIVE_LOAD, "too many answers are not taken")
+        else:
+            self.quic.send_stream_data(stream_id, _framed(reply), end_stream=True)
+            self.answered += 1
+
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """Of answers, on all streams."""
+        return sum(self.quic.unacknowledged_bytes(stream_id) for stream_id in self._sending)
+
+    def send(self, stream_id: int, reply: bytes, now: float) -> None:
+        """A message of an answer that took its time. Raises `ConnectionError` if nobody wants it."""
+        if self.closed or self.quic.is_stream_finished(stream_id):
+            raise ConnectionResetError("the client is gone")
+        self._quiet_at = now + DOQ_QUIET_MS / 1_000
+        try:
+            self.quic.send_stream_data(stream_id, _framed(reply), end_stream=False)
+        except (ValueError, AssertionError):
+            raise ConnectionResetError("the client took its query back") from None
+
+    def end(self, stream_id: int, *, whole: bool) -> None:
+        """The answer that took its time is over; unless it is `whole`, the client must see that."""
+        if self.closed:
+            return
+        try:
+            if whole:
+                self.quic.send_stream_data(stream_id, b"", end_stream=True)
+                self.answered += 1
+            else:
+                self.quic.reset_stream(stream_id, DoqError.INTERNAL_ERROR)
+        except (ValueError, AssertionError):
+            pass  # the stream is reset already
 
     def _stream_reset(self, stream_id: int) -> None:
         """The client takes its query back (§4.3.1), or what it sent is lost."""
@@ -215,3 +256,7 @@ class DoqConnection:
             self.quic.reset_stream(stream_id, DoqError.REQUEST_CANCELLED)
         except (ValueError, AssertionError):
             pass  # the answer has gone out whole
+
+
+def _framed(message: bytes) -> bytes:
+    return len(message).to_bytes(_LENGTH_BYTES, "big") + message

@@ -117,9 +117,9 @@ async def starting(serve: Any, tmp_path: Path) -> AsyncIterator[Start]:
     certificates = self_signed(tmp_path)
     async with AsyncExitStack() as stack:
 
-        async def start_one(host: str = "127.0.0.1", **limits: int) -> Doq:
+        async def start_one(host: str = "127.0.0.1", *, defer: Any = None, **limits: int) -> Doq:
             server = DoqServer(
-                Answers(view, Padding.EDNS).answer, certificates, Identity.generate(), **limits
+                Answers(view, Padding.EDNS, defer=defer), certificates, Identity.generate(), **limits
             )
             _, port = server.start(bind_udp(host, 0, 1)[0])
             stack.callback(server.close)
@@ -303,8 +303,9 @@ def paused(serve: Any, tmp_path: Path) -> tuple[Any, DoqConnection]:
         original_destination_connection_id=client.original_destination_connection_id,
         retry_source_connection_id=None,
     )
-    answers = Answers(serve(RECORDS).view)
-    connection = DoqConnection(pipe, answers.answer, address=("192.0.2.9", 1), now=0.0)
+    connection = DoqConnection(
+        pipe, Answers(serve(RECORDS).view), lambda *_: None, address=("192.0.2.9", 1), now=0.0
+    )
     exchange(client, connection, 0.0)
     assert connection.proven
     return client, connection
@@ -357,6 +358,58 @@ def test_windows_do_not_grow(serve: Any, tmp_path: Path) -> None:
     # Credit moved on with what was used, and never beyond what may be under way at one time.
     assert connection.quic._local_max_streams_bidi.value <= 400 + 2 * DOQ_STREAMS
     assert connection.quic._local_max_data.value <= 400 * len(query) + 262_144
+
+
+async def test_an_answer_may_take_its_time_and_many_messages(start: Start, z32: str) -> None:
+    """As transfers do (RFC 9250 §5.3.3)."""
+    message = dns.message.make_response(dns.message.make_query("a.example", "AXFR", id=0)).to_wire()
+    asked: list[Any] = []
+
+    async def defer(query: bytes, peer: Any, send: Callable[[bytes], Awaitable[None]]) -> None:
+        asked.append((query, peer[0]))
+        for number in range(100):
+            await send(message + bytes(10_000) if number else message)
+
+    doq = await start(defer=defer)
+    async with doq.client() as client:
+        client.send(0, framed(dns.message.make_query("a.example", "AXFR", id=0).to_wire()))
+        assert (await client.ask(4, f"{z32}.aspen.local")).answer  # others don't wait
+        await client.until(lambda: 0 in client.ended)
+        assert len(client.streams[0]) == 100 * (2 + len(message)) + 99 * 10_000
+        assert asked[0][1] == "127.0.0.1"
+
+
+async def test_an_answer_that_breaks_off_is_not_taken_for_whole(start: Start, z32: str) -> None:
+    async def defer(query: bytes, peer: Any, send: Callable[[bytes], Awaitable[None]]) -> None:
+        await send(query)
+        raise RuntimeError("half-way")
+
+    doq = await start(defer=defer)
+    async with doq.client() as client:
+        client.send(0, framed(dns.message.make_query("a.example", "AXFR", id=0).to_wire()))
+        await client.until(lambda: 0 in client.resets)
+        assert client.resets[0] == DoqError.INTERNAL_ERROR
+        assert (await client.ask(4, f"{z32}.aspen.local")).answer
+
+
+async def test_who_leaves_before_the_answer_ends_it(start: Start) -> None:
+    cancelled = asyncio.Event()
+    begun = asyncio.Event()
+
+    async def defer(query: bytes, peer: Any, send: Callable[[bytes], Awaitable[None]]) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    doq = await start(defer=defer)
+    async with doq.client() as client:
+        client.send(0, framed(dns.message.make_query("a.example", "AXFR", id=0).to_wire()))
+        async with asyncio.timeout(SECONDS):
+            await begun.wait()
+    async with asyncio.timeout(SECONDS):
+        await cancelled.wait()
 
 
 async def test_garbage_costs_nothing(start: Start, z32: str) -> None:
