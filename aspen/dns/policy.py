@@ -42,9 +42,6 @@ class Policy(NamedTuple):
     clients: Networks | None = None
     """Who may ask at all; None: everybody."""
 
-    def admits(self, client: bytes) -> bool:
-        return self.clients is None or client in self.clients
-
 
 def compile_policy(
     *, nsid: str, version: str, identity: str, minimal_responses: bool, query_acl: tuple[str, ...]

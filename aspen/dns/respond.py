@@ -108,15 +108,24 @@ def answer(query_untrusted: bytes, view: View, transport: Transport, client: byt
     edns = query.edns
     if edns is not None and edns.version:
         return Reply(bare_reply(query_untrusted, query, Rcode.BADVERS))
-    if not view.policy.admits(client):
-        return Reply(bare_reply(query_untrusted, query, Rcode.REFUSED, _EDE_PROHIBITED), shared=False)
+    if view.policy.clients is not None:
+        if client not in view.policy.clients:
+            return Reply(bare_reply(query_untrusted, query, Rcode.REFUSED, _EDE_PROHIBITED), shared=False)
+        return _answer_query(query_untrusted, query, view, transport, client)._replace(shared=False)
+    return _answer_query(query_untrusted, query, view, transport, client)
+
+
+def _answer_query(
+    query_untrusted: bytes, query: Query, view: View, transport: Transport, client: bytes
+) -> Reply:
+    """Answer a well-formed query of somebody who may ask: class, type, data."""
     if query.qclass == CLASS_CHAOS:
         return Reply(_chaos(query_untrusted, query, view))
     if query.qclass not in (CLASS_IN, CLASS_ANY) or query.qtype in (AXFR, IXFR):
         return Reply(bare_reply(query_untrusted, query, Rcode.REFUSED))
     if query.qtype in META_QTYPES:
         return Reply(bare_reply(query_untrusted, query, Rcode.NOTIMP))
-    return _look_up(query_untrusted, query, view, size_limit(edns, transport), client)
+    return _look_up(query_untrusted, query, view, size_limit(query.edns, transport), client)
 
 
 def servfail(query_untrusted: bytes) -> bytes | None:

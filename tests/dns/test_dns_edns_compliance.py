@@ -20,6 +20,7 @@ from aspen.dns.lookup import DnsSettings, View
 from aspen.dns.sockets import bind_udp_and_tcp
 from aspen.dns.stream import TcpServer
 from aspen.dns.udp import InProcessUdp
+from aspen.dns.udp_answers import UdpAnswers
 from aspen.dns.zone import MemoryZones
 
 AA, TC, RD, RA, Z, AD, CD = 0x0400, 0x0200, 0x0100, 0x0080, 0x0040, 0x0020, 0x0010
@@ -228,3 +229,12 @@ def test_rfc8914_4_19_a_listener_closed_to_a_client_refuses_everything(serve: An
         assert [option.code for option in reply.options] == [18]
     served.client = bytes((192, 0, 2, 1))
     assert len(served.ask(f"{z32}.aspen.local").answer) == 1
+    # What one client was told is not kept ready for another.
+    answers = UdpAnswers(served.view)
+    query = dns.message.make_query(f"{z32}.aspen.local", "TXT").to_wire()
+    rcodes = []
+    for host in ("192.0.2.1", "198.51.100.1", "192.0.2.2"):
+        reply = answers.reply_to(query, host)
+        assert reply is not None
+        rcodes.append(reply[1] & 15)
+    assert rcodes == [NOERROR, dns.rcode.REFUSED, NOERROR]
