@@ -173,7 +173,7 @@ SETTING_VALUE_BYTES: Final = 262_144
 
 # --- authored zones ----------------------------------------------------------------------------
 ZONES: Final = 10_000
-ZONE_NAME_BYTES: Final = 253  # of a name as text, its final dot left off (RFC 1035 §2.3.4)
+ZONE_NAME_BYTES: Final = DNS_NAME_BYTES - 2  # of a name as text, its final dot left off
 TTL_MAX_S: Final = 2**31 - 1  # RFC 2181 §8
 ZONE_TTL_MIN_S: Final = 60  # of records authored one by one; imports, transfers and updates take any
 ZONE_TTL_MAX_S: Final = 604_800
@@ -194,8 +194,7 @@ ZONE_STAGE_RETRIES: Final = 20  # of a chunk whose outcome is not known, or that
 ZONE_STAGE_RETRY_MS: Final = 250
 ZONE_IMPORT_BYTES: Final = 512 * 1_048_576  # of a master file over HTTP
 ZONE_IMPORT_PIECE_MS: Final = 60_000  # for a client to send the next piece of it
-ZONES_PAGE: Final = 1_000  # zones in one answer
-ZONE_RECORDS_PAGE: Final = 1_000  # names in one answer
+ZONE_PAGE: Final = 1_000  # zones, or names of one, in one answer
 ZONE_EXPORT_MS: Final = 120_000  # to take an export; it is read at one moment of the store
 ZONE_EXPORT_NAMES: Final = 200  # written before others have their turn
 ZONE_CHANGES: Final = 1_000  # differences kept of one zone, for IXFR
@@ -434,7 +433,6 @@ assert KV_VALUE_BYTES < HTTP_BODY_BYTES < RAFT_ENTRY_BYTES < RAFT_FRAME_BYTES
 assert HTTP_HEADER_BYTES < HTTP_HEAD_BYTES
 assert HTTP_STREAMS < HTTP_CONNECTIONS
 assert HTTP_HEARTBEAT_MS < HTTP_SEND_MS
-assert ZONE_NAME_BYTES == DNS_NAME_BYTES - 2
 assert ZONE_RRSET_BYTES < DNS_TCP_MESSAGE_BYTES - DNS_NAME_BYTES - 200  # header, question, SOA, OPT
 assert ZONE_STAGE_BYTES < ZONE_UPDATE_BYTES < RAFT_ENTRY_BYTES
 assert 8 + 2 * (DNS_NAME_BYTES - 5) + 3 <= LMDB_KEY_BYTES  # a content's id, an owner all of escapes

@@ -42,8 +42,7 @@ from aspen.limits import (
     ZONE_EXPORT_NAMES,
     ZONE_IMPORT_BYTES,
     ZONE_IMPORT_PIECE_MS,
-    ZONE_RECORDS_PAGE,
-    ZONES_PAGE,
+    ZONE_PAGE,
 )
 from aspen.state.ports import Consistency, Proposer
 from aspen.state.zone_commands import ZoneResult
@@ -113,7 +112,7 @@ class ZoneRoutes:
 
     async def list_zones(self, request: Request, _rest: str) -> web.StreamResponse:
         query = query_of(request, frozenset({"after", "for", "limit", "consistency"}))
-        limit = _limit(query.get("limit"), ZONES_PAGE)
+        limit = _limit(query.get("limit"), ZONE_PAGE)
         after = apex_from_text(_text(query["after"])) if "after" in query else None
         headers = await self._fresh(query)
         if "for" in query:
@@ -149,7 +148,7 @@ class ZoneRoutes:
 
     async def records(self, request: Request, apex: bytes) -> web.StreamResponse:
         query = query_of(request, frozenset({"name", "type", "after", "limit", "consistency"}))
-        limit = _limit(query.get("limit"), ZONE_RECORDS_PAGE)
+        limit = _limit(query.get("limit"), ZONE_PAGE)
         rrtype = read_type(_text(query["type"])) if "type" in query else None
         name = _owner(query["name"], apex) if "name" in query else None
         after = _owner(query["after"], apex) if "after" in query else None
