@@ -24,7 +24,6 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from aspen.dns.message import read_record, section_counts, skip_questions
 from aspen.errors import HttpError, InvariantViolation, PacketError
 from aspen.http.errors import problem
 from aspen.http.freshness import freshness_headers
@@ -38,7 +37,7 @@ from aspen.pkarr.ports import Network
 from aspen.pkarr.relay_api import RELAY_PAYLOAD, SIGNED_PACKET
 from aspen.state.commands import Rejected
 from aspen.state.packet_commands import PacketOutcome, PacketPut, PacketResult
-from aspen.state.packets import PacketLife, PacketRecord, PacketUsage
+from aspen.state.packets import PacketLife, PacketRecord, PacketUsage, answer_ttls
 from aspen.state.ports import Proposer
 from aspen.z32 import KEY_CHARS
 
@@ -230,12 +229,25 @@ class Relay:
         headers["ETag"] = f'"{etag}"'
         modified_us = min(found.timestamp_us, self._wall_us())
         headers["Last-Modified"] = formatdate(modified_us // 1_000_000, usegmt=True)
-        headers["Cache-Control"] = f"public, max-age={_cache_seconds(found.payload)}"
+        headers["Cache-Control"] = f"public, max-age={self._cache_seconds(found)}"
         headers["Vary"] = "Accept"
         if _unmodified(request, etag, modified_us):
             return web.Response(status=304, headers=headers)
         headers["Content-Type"] = _media_type(request, media_type)
         return web.Response(body=found.payload, headers=headers)
+
+    def _cache_seconds(self, found: _Answer) -> int:
+        """The least TTL of the packet's answers, within bounds; an empty packet may fill any moment.
+
+        If TTLs are strict, what is left of it.
+        """
+        ttls = list(answer_ttls(found.payload[MESSAGE_START:]))
+        least_ms = 1_000 * min(ttls, default=0)
+        if self._rules.life.strict_ttl:
+            if isinstance(found, PacketRecord):
+                least_ms -= self._wall_us() // 1_000 - found.received_at_ms
+            return max(0, least_ms) // 1_000
+        return min(max(PKARR_CACHE_MIN_MS, least_ms), PKARR_CACHE_MAX_MS) // 1_000
 
 
 def _policy(given: bytes | None) -> Policy:
@@ -295,19 +307,6 @@ def _unmodified(request: Request, etag: str, modified_us: int) -> bool:
         return any(tag.value in (etag, "*") for tag in tags)
     since = request.if_modified_since
     return since is not None and modified_us <= int(since.timestamp()) * 1_000_000
-
-
-def _cache_seconds(payload: bytes) -> int:
-    """The least TTL of the packet's answers, within bounds; an empty packet may fill any moment."""
-    message = payload[MESSAGE_START:]
-    questions, answers, _, _ = section_counts(message)
-    offset = skip_questions(message, questions)
-    least_ms = PKARR_CACHE_MAX_MS if answers else 0
-    for _ in range(answers):
-        record = read_record(message, offset)
-        least_ms = min(least_ms, record.ttl * 1_000)
-        offset = record.rdata_end
-    return max(PKARR_CACHE_MIN_MS, least_ms) // 1_000
 
 
 def _media_type(request: Request, default: str) -> str:

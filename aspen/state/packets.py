@@ -195,18 +195,20 @@ class PacketLife(NamedTuple):
         age_ms = now_ms - record.received_at_ms
         if age_ms > self.retention_ms:
             return True
-        return self.strict_ttl and age_ms > 1_000 * max(_ttls(record.payload[_MESSAGE_START:]), default=0)
+        return self.strict_ttl and age_ms > 1_000 * max(
+            answer_ttls(record.payload[_MESSAGE_START:]), default=0
+        )
 
     def renew_ms(self, record: PacketRecord) -> int:
         """Seen again sooner, a packet's life needs no renewal: no log entry."""
         life_ms = self.retention_ms
         if self.strict_ttl:
-            life_ms = min(life_ms, 1_000 * min(_ttls(record.payload[_MESSAGE_START:]), default=0))
+            life_ms = min(life_ms, 1_000 * min(answer_ttls(record.payload[_MESSAGE_START:]), default=0))
         return life_ms // PKARR_RENEW_PART
 
 
-def _ttls(message: bytes) -> Iterator[int]:
-    """Of the answers, in seconds."""
+def answer_ttls(message: bytes) -> Iterator[int]:
+    """The TTLs of a DNS message's answers, in seconds."""
     questions, answers, _, _ = section_counts(message)
     offset = skip_questions(message, questions)
     for _ in range(answers):
@@ -293,7 +295,7 @@ class LmdbRecords:
 def _answers_still_valid(record: PacketRecord, age_ms: int) -> bytes | None:
     """The answers without records that are older than their TTL; None if none is left."""
     message = record.payload[_MESSAGE_START:]
-    ttls = list(_ttls(message))
+    ttls = list(answer_ttls(message))
     if age_ms <= 1_000 * min(ttls):
         return record.answers
     if age_ms > 1_000 * max(ttls):

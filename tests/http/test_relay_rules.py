@@ -355,9 +355,12 @@ async def test_strict_a_packet_is_served_while_a_record_of_it_lives(
     payload = signed(build_message(ALICE.endpoint_id, ["@ 10 A 192.0.2.1", "a 40 A 192.0.2.1"]))
     await client.put(PATH, payload)
     record = cluster.packets[ALICE.endpoint_id]
-    for age_ms, status in ((40_000, 200), (40_001, 404)):
+    for age_ms, status, max_age in ((0, 200, 10), (4_000, 200, 6), (40_000, 200, 0), (40_001, 404, None)):
         cluster.packets[ALICE.endpoint_id] = record._replace(received_at_ms=NODE_MS - age_ms)
-        assert (await client.get(PATH)).status == status
+        answer = await client.get(PATH)
+        assert answer.status == status
+        cached = None if max_age is None else f"public, max-age={max_age}"
+        assert answer.headers.get("cache-control") == cached
 
 
 # --- operators --------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ def test_a_new_run_replaces_the_page_of_the_last(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_page_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "status.page"
-    path.write_bytes(bytes(4096))
+    path.write_bytes(bytes(2**20))
     with pytest.raises(StorageError, match="not a status page"):
         StatusPage.open(path)
     path.write_bytes(b"short")
