@@ -82,13 +82,13 @@ def make_message(z32: str) -> bytes:
 
 
 def fill(store: Store, data: Data) -> None:
-    """What PUTs and an import would leave in the store, written at once."""
+    """What PUTs and an import would leave for DNS in the store, written at once."""
     secret = msgspec.msgpack.encode(CookieSecrets(bytes(range(16)), bytes(16)))
     apply(store, [SettingPut(SETTING, secret)])
     message = make_message(TEMPLATE_Z32)
     # Owners and targets are kept relative to the key: the block is the same for every key.
     answers = build_ready_answers(message, TEMPLATE_Z32.encode())
-    record = PacketRecord(bytes(32), 1, 1, False, answers, b"")
+    record = PacketRecord(bytes(32), 1, time.time_ns() // 1_000_000, False, answers, b"")
     keys = sorted(data.keys)
     for start in range(0, len(keys), 50_000):
         with store.write() as txn:
@@ -97,7 +97,6 @@ def fill(store: Store, data: Data) -> None:
                 payload += message.replace(TEMPLATE_Z32.encode(), encode_key(key).encode())
                 value = encode_record(record._replace(public_key=key, payload=payload))
                 txn.put(key, value, db=store.tables["packets"], append=True)
-                txn.put(struct.pack(">Q32s", 1, key), b"", db=store.tables["packets_by_age"], append=True)
     if data.zone_names:
         _fill_zone(store, data.zone_names)
 

@@ -38,7 +38,7 @@ class ReplyCache:
         """Keep a reply in one of the two, made from the packets of those public keys."""
         if len(reply) > DNS_CACHE_REPLY_BYTES:
             return
-        if len(replies) >= DNS_CACHE_ENTRIES:
+        if len(self.plain) + len(self.errors) >= DNS_CACHE_ENTRIES:
             self.clear()
         replies[key] = reply
         by_mark = self._by_mark

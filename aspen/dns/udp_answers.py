@@ -37,7 +37,7 @@ from aspen.dns.reply_cache import ReplyCache
 from aspen.dns.rrl import RRL_STRIDE, RateLimiter, RrlSettings, Verdict, truncated
 from aspen.dns.sockets import packed_address
 from aspen.dns.wire import FLAG_TC, OPT
-from aspen.limits import DNS_UDP_EDNS_BYTES, DNS_UDP_PLAIN_BYTES
+from aspen.limits import DNS_CACHE_LIFE_MS, DNS_TICK_MS, DNS_UDP_EDNS_BYTES, DNS_UDP_PLAIN_BYTES
 
 # The length of an OPT's RDATA and the head of its one option, before a client's cookie or a whole one.
 _NEW_END: Final = struct.pack(">HHH", 4 + CLIENT_BYTES, COOKIE_OPTION, CLIENT_BYTES)
@@ -108,6 +108,7 @@ class UdpAnswers:
         rrl: RrlSettings = _NO_LIMIT,
         processes: int = 1,
         stride: int = RRL_STRIDE,
+        cache_life_ms: int = DNS_CACHE_LIFE_MS,
         caching: bool = True,
         forwards: bool = False,
         waiting: bool = False,
@@ -125,6 +126,8 @@ class UdpAnswers:
         """Whether the last datagram is for the node process (`forward`)."""
         self._policy = policy
         self._caching = caching
+        self._cache_ticks = cache_life_ms // DNS_TICK_MS
+        self._ticks = 0
         self._forwards = forwards
         self._waiting = waiting
         self._plain_hits = self._plain_misses = self._error_hits = self._error_misses = 0
@@ -194,8 +197,10 @@ class UdpAnswers:
         return reply
 
     def tick(self, plain_hits: int) -> None:
-        """A second or so has passed; `plain_hits` is how often the loop found what it looked for, in all."""
-        self.cache.clear()
+        """`DNS_TICK_MS` have passed; `plain_hits` is how often the loop found what it looked for, in all."""
+        self._ticks += 1
+        if self._ticks % self._cache_ticks == 0:
+            self.cache.clear()
         self.limiter.tick()
         plain = plain_hits + self._plain_hits, self._plain_misses
         errors = self._error_hits, self._error_misses

@@ -42,7 +42,7 @@ from aspen.dns.sockets import ANCILLARY_BYTES, Ancillary, is_wildcard, reply_sou
 from aspen.dns.udp_answers import COUNTERS, Counter, UdpAnswers
 from aspen.dns.wire import Rcode
 from aspen.errors import AspenError, StorageError
-from aspen.limits import DNS_CACHE_LIFE_MS, DNS_FAILURE_LOG_MS, DNS_QUERY_BYTES
+from aspen.limits import DNS_CACHE_LIFE_MS, DNS_FAILURE_LOG_MS, DNS_QUERY_BYTES, DNS_TICK_MS
 from aspen.logs import configure
 from aspen.state.packets import LmdbRecords, PacketLife
 from aspen.state.settings import LmdbSettings
@@ -53,7 +53,7 @@ from aspen.state.zones import LmdbZones
 log = structlog.get_logger("aspen.dns.worker")
 
 _RECEIVE_BYTES: Final = DNS_QUERY_BYTES + 1  # one more, so that a longer datagram shows
-_TICK_S: Final = DNS_CACHE_LIFE_MS / 1_000 - 0.05  # a reply cached just after a tick is gone with the next
+_TICK_S: Final = DNS_TICK_MS / 1_000
 _TIMEVAL: Final = struct.Struct("@ll")
 _PR_SET_PDEATHSIG: Final = 1
 _NOTHING: Final[Ancillary] = []
@@ -253,6 +253,7 @@ class Worker:
                 rrl=settings.rrl,
                 processes=self._page.worker_count,
                 forwards=options.forward_descriptor >= 0,
+                cache_life_ms=DNS_TICK_MS if settings.packet_ttl_strict else DNS_CACHE_LIFE_MS,
             )
         else:
             self._answers.replace_view(self._view)
