@@ -108,6 +108,7 @@ class NodeDns:
         self._page = page
         self._address_book = address_book
         self._generation = 0
+        self._changes = 0
         self._in_process: InProcessUdp | None = None
         self._waiting: WaitingAnswers | None = None
         self._notifier: Notifier | None = None
@@ -186,7 +187,9 @@ class NodeDns:
         generation = self._page.generation
         if generation != self._generation:
             self._generation = generation
-            if self.view.renew():
+            self._changes, packets = self._page.changes_since(self._changes)
+            if not packets:  # more than packets: zones, perhaps, of which plans and origins know
+                self.view.renew()
                 self._renew_in_process()
         if self._notifier is not None:
             self._notifier.progressed()
