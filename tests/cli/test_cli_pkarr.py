@@ -125,6 +125,20 @@ def test_a_key_in_hexadecimal_is_one_too(aspen: Aspen, node: Any) -> None:
 # --- DNS --------------------------------------------------------------------------------------
 
 
+def bound_alike() -> tuple[socket.socket, socket.socket]:
+    """A UDP and a TCP socket on one port: what is free for the one, somebody may have for the other."""
+    while True:
+        udp, tcp = socket.socket(type=socket.SOCK_DGRAM), socket.socket()
+        udp.bind(("127.0.0.1", 0))
+        try:
+            tcp.bind(udp.getsockname())
+        except OSError:
+            udp.close()
+            tcp.close()
+        else:
+            return udp, tcp
+
+
 @contextmanager
 def dns_server(*, texts: list[str], truncate: bool = False) -> Iterator[str]:
     """A name server that knows one name; with `truncate`, by TCP only."""
@@ -160,10 +174,9 @@ def dns_server(*, texts: list[str], truncate: bool = False) -> Iterator[str]:
                 connection.sendall(len(reply).to_bytes(2, "big") + reply)
 
     ended = threading.Event()
-    with socket.socket(type=socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-        udp.bind(("127.0.0.1", 0))
+    udp, tcp = bound_alike()
+    with udp, tcp:
         port = udp.getsockname()[1]
-        tcp.bind(("127.0.0.1", port))
         tcp.listen()
         udp.settimeout(0.05)
         tcp.settimeout(0.05)
