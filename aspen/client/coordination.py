@@ -46,13 +46,17 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Revokes the lease; if nobody answers it ends by itself."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self.abandon()
         try:
             await self.client.lease_revoke(self.lease)
         except ClientError:
             pass
+
+    async def abandon(self) -> None:
+        """Renew it no more, and say nothing: as if this process had died."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _keep_alive(self, renewed: float) -> None:
         loop = asyncio.get_running_loop()

@@ -212,13 +212,6 @@ async def test_a_key_outlives_its_leader_and_goes_with_its_lease(cluster: Cluste
         await gone(client, b"lease/kept", 1.0)
 
 
-async def die(session: Session) -> None:
-    """Its process is killed: no more renewals, and no farewell."""
-    assert session._task is not None
-    session._task.cancel()
-    await asyncio.gather(session._task, return_exceptions=True)
-
-
 async def test_a_lock_passes_on_when_its_holder_dies_and_tokens_grow(cluster: Cluster) -> None:
     async with Client(addrs(cluster), timeout_ms=20_000) as client, contextlib.AsyncExitStack() as stack:
         sessions = [await stack.enter_async_context(Session(client, TTL_MS)) for _ in range(3)]
@@ -227,7 +220,7 @@ async def test_a_lock_passes_on_when_its_holder_dies_and_tokens_grow(cluster: Cl
         await asyncio.sleep(0.3)
         assert not any(task.done() for task in waiting)
         died = time.monotonic()
-        await die(sessions[0])
+        await sessions[0].abandon()
         await asyncio.wait(waiting, timeout=TTL_MS / 1_000 + 2, return_when=asyncio.FIRST_COMPLETED)
         assert time.monotonic() - died >= TTL_MS / 1_000 * 2 / 3 - 0.1, "not while its lease may live"
         (second,) = [task.result() for task in waiting if task.done()]
@@ -251,7 +244,7 @@ async def test_a_dead_leader_is_followed_by_another(cluster: Cluster) -> None:
         leader = await election.leader()
         assert leader is not None
         assert (leader.value, leader.create_revision) == (b"one", term)
-        await die(one)
+        await one.abandon()
         async with asyncio.timeout(TTL_MS / 1_000 + 3):
             assert await candidate > term
         leader = await Election(two, b"elections/x").leader()
@@ -269,7 +262,7 @@ async def test_counters_count_once_and_barriers_wait_for_the_living(cluster: Clu
         sessions = [await stack.enter_async_context(Session(client, TTL_MS)) for _ in range(4)]
         waiting = [asyncio.create_task(Barrier(s, b"barriers/x", 3).wait()) for s in sessions[:2]]
         await asyncio.sleep(0.3)
-        await die(sessions[1])
+        await sessions[1].abandon()
         await gone(client, b"barriers/x/at/%016x" % sessions[1].lease, TTL_MS / 1_000 + 1.5)
         waiting.append(asyncio.create_task(Barrier(sessions[2], b"barriers/x", 3).wait()))
         await asyncio.sleep(0.3)
