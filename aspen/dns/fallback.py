@@ -72,17 +72,39 @@ class FallbackRecords:
         self._elsewhere = elsewhere
 
     def packet_answers(self, public_key: bytes) -> bytes | None:
-        """Raises `UnknownKey` unless the task at hand has given the key up."""
+        """Raises `UnknownKey` unless `answering` has asked for the key, or given it up."""
         answers = self._records.packet_answers(public_key)
         if answers is not None:
             return answers
         known, answers = self._elsewhere.known(public_key)
-        if not known and public_key not in _given_up.get():
+        waiting = _waiting.get()
+        if waiting is None:
+            # Only `answering` can wait, and only there is an answer marked as somebody else's.
+            if not known or answers is not None:
+                raise UnknownKey(public_key, self._elsewhere)
+            return None
+        if not known and public_key not in waiting.given_up:
             raise UnknownKey(public_key, self._elsewhere)
+        waiting.foreign |= answers is not None
         return answers
 
 
-_given_up: ContextVar[frozenset[bytes]] = ContextVar("given_up", default=frozenset())
+class _Waiting:
+    """An answer in the making, whose maker can wait."""
+
+    def __init__(self) -> None:
+        self.given_up: set[bytes] = set()
+        self.foreign = False
+        """Whether what it says so far is somebody else's word."""
+
+
+_waiting: ContextVar[_Waiting | None] = ContextVar("waiting", default=None)
+
+
+def is_foreign() -> bool:
+    """Whether the answer being made holds what elsewhere said. For use within `answering`."""
+    waiting = _waiting.get()
+    return waiting is not None and waiting.foreign
 
 
 async def answering(answer: Callable[[], Awaitable[T]], wait_ms: int = DNS_ELSEWHERE_MS) -> T:
@@ -90,15 +112,16 @@ async def answering(answer: Callable[[], Awaitable[T]], wait_ms: int = DNS_ELSEW
 
     All lookups together take at most `wait_ms`; keys not found by then are denied.
     """
-    loop = asyncio.get_running_loop()
-    ends_at = loop.time() + wait_ms / 1_000
-    token = _given_up.set(frozenset())
+    ends_at = asyncio.get_running_loop().time() + wait_ms / 1_000
+    waiting = _Waiting()
+    token = _waiting.set(waiting)
     try:
         for _ in range(_TRIES):
+            waiting.foreign = False
             try:
                 return await answer()
             except UnknownKey as unknown:
-                _given_up.set(_given_up.get() | {unknown.public_key})
+                waiting.given_up.add(unknown.public_key)
                 try:
                     async with asyncio.timeout_at(ends_at):
                         if unknown.elsewhere is not None:
@@ -107,4 +130,4 @@ async def answering(answer: Callable[[], Awaitable[T]], wait_ms: int = DNS_ELSEW
                     pass
         raise InvariantViolation("more unknown keys than a chain of aliases can have")
     finally:
-        _given_up.reset(token)
+        _waiting.reset(token)

@@ -23,7 +23,7 @@ _LENGTH_BYTES: Final = 2
 
 def option_codes(message_untrusted: bytes) -> frozenset[int] | None:
     """The EDNS options of a message; None if it has no OPT record, or is none that can be read."""
-    place = _opt_rdata(message_untrusted)
+    place = opt_rdata(message_untrusted)
     if place is None:
         return None
     offset, end = place
@@ -38,7 +38,7 @@ def option_codes(message_untrusted: bytes) -> frozenset[int] | None:
 def padded(reply: bytes) -> bytes:
     """Our own reply with a padding option at its end; as it was if it has no OPT record, or something
     stands behind that (a signature must be last, and covers all before it)."""
-    place = _opt_rdata(reply)
+    place = opt_rdata(reply)
     if place is None or place[1] != len(reply):
         return reply
     start, end = place
@@ -52,7 +52,7 @@ def padded(reply: bytes) -> bytes:
     return head + _OPTION.pack(PADDING, filling) + bytes(filling)
 
 
-def _opt_rdata(message_untrusted: bytes) -> tuple[int, int] | None:
+def opt_rdata(message_untrusted: bytes) -> tuple[int, int] | None:
     """Where the RDATA of the OPT record begins and ends."""
     try:
         questions, answers, authority, additional = section_counts(message_untrusted)

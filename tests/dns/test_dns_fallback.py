@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from aspen.dns.fallback import DemandingRecords, FallbackRecords, UnknownKey, answering
+from aspen.dns.fallback import DemandingRecords, FallbackRecords, UnknownKey, answering, is_foreign
 from aspen.limits import DNS_CNAME_CHAIN
 
 KEY, OTHER = b"k" * 32, b"o" * 32
@@ -109,3 +109,28 @@ async def test_a_chain_of_aliases_may_lead_to_as_many_unknown_keys_as_it_has_nam
     keys = [bytes((number,)) * 32 for number in range(DNS_CNAME_CHAIN + 1)]
     elsewhere = FakeElsewhere({key: b"x" for key in keys})
     assert await asked(FallbackRecords(Replica(), elsewhere), *keys) == [b"x"] * len(keys)
+
+
+async def test_who_can_not_wait_is_told_to_even_of_what_is_known_but_not_of_what_nobody_has() -> None:
+    """So that there is one way by which elsewhere's word goes out, and it is marked there."""
+    elsewhere = FakeElsewhere({KEY: b"one"})
+    records = FallbackRecords(Replica(), elsewhere)
+    assert await asked(records, KEY, OTHER) == [b"one", None]
+    with pytest.raises(UnknownKey) as unknown:
+        records.packet_answers(KEY)
+    assert unknown.value.elsewhere is elsewhere
+    assert records.packet_answers(OTHER) is None
+
+
+async def test_only_an_answer_that_holds_elsewheres_word_is_foreign() -> None:
+    records = FallbackRecords(Replica(), FakeElsewhere({KEY: b"one"}))
+    seen: list[bool] = []
+
+    async def once(key: bytes) -> None:
+        records.packet_answers(key)
+        seen.append(is_foreign())
+
+    await answering(lambda: once(KEY))
+    await answering(lambda: once(OTHER))
+    assert seen == [True, False]
+    assert not is_foreign()

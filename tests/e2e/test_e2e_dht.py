@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import dns.message
+import dns.query
 import pytest
 from clients import sign, texts
 from cluster import Cluster, running
@@ -64,10 +66,14 @@ def test_dht_put_resolves_by_dns(cluster: Cluster, dht: list[Node], tcp: bool) -
         assert missing.authority
 
 
-def test_what_was_found_is_not_replicated(cluster: Cluster, dht: list[Node]) -> None:
+def test_what_was_found_is_not_replicated_and_says_so(cluster: Cluster, dht: list[Node]) -> None:
     identity = put_by_libtorrent(dht[2], "@ A 192.0.2.8")
     for node in cluster:
-        assert texts(node.dig(f"{identity.z32}.aspen.local", "A"), "A") == ["192.0.2.8"]
+        name = f"{identity.z32}.aspen.local"
+        assert texts(node.dig(name, "A"), "A") == ["192.0.2.8"]
+        with_edns = dns.message.make_query(name, "A", use_edns=0)
+        reply = dns.query.udp(with_edns, node.host, port=node.dns_port, timeout=5)
+        assert "not replicated" in reply.options[0].to_text()
         assert identity.endpoint_id not in node.tables()["packets"]
 
 
@@ -101,3 +107,15 @@ def test_what_is_published_here_is_read_by_libtorrent(cluster: Cluster, dht: lis
     found = wait_until(lambda: dht[7].get(key), "the DHT has it", timeout_s=10)
     assert found is not None
     assert found[1] + found[0].to_bytes(8, "big") + found[2] == packet.payload
+
+
+def test_what_was_deleted_here_does_not_come_back_from_there(cluster: Cluster, dht: list[Node]) -> None:
+    packet = sign("addr=192.0.2.8:8")
+    node = cluster.nodes[0]
+    assert node.put(packet).status == 204
+    wait_until(lambda: dht[4].get(decode_key(packet.z32)), "the DHT has it", timeout_s=10)
+    assert node.request("DELETE", f"/v1/packets/{packet.z32}").status < 300
+    cluster.wait_caught_up()
+    for each in cluster:
+        assert each.dig(packet.name()).rcode().name == ABSENT  # type: ignore[attr-defined]
+        assert each.request("GET", packet.path).status == 404
