@@ -6,6 +6,7 @@
                   "n" ‖ zone id u64        → ZoneNumbers: what changes with every record
                   "s" ‖ stage id           → StageInfo: an import under way
                   "g" ‖ content id u64     → nothing: a content out of use
+                  "v" ‖ version u64        → apex: whose `ZoneInfo` moved the version to this; the newest
     zone_changes  zone id u64 ‖ number u64 → ZoneDifference, the newest of each zone
 
 In table `machine`: `zones_version` moves whenever a `ZoneInfo` does, so that readers keep an index
@@ -38,6 +39,7 @@ ZONE: Final = b"z"
 _NUMBERS_OF: Final = b"n"
 _STAGE: Final = b"s"
 _GARBAGE: Final = b"g"
+_MOVED: Final = b"v"
 _SERIAL_HALF: Final = 1 << 31
 _SERIAL_MASK: Final = (1 << 32) - 1
 
@@ -137,7 +139,7 @@ class ZoneTables:
         if self._txn.get(zone_key(apex), db=self.zones) is None:
             self._add(_COUNT, 1)
         self._txn.put(zone_key(apex), _INFO_ENCODER.encode(info), db=self.zones)
-        self._add(VERSION, 1)
+        self._move_version(apex)
 
     def delete_zone(self, apex: bytes, info: ZoneInfo) -> None:
         """The zone, its numbers and differences; its content becomes garbage."""
@@ -145,8 +147,22 @@ class ZoneTables:
         self._txn.delete(zone_key(apex), db=self.zones)
         self._txn.delete(_NUMBERS_OF + _U64.pack(info.zone_id), db=self.zones)
         self._add(_COUNT, -1)
-        self._add(VERSION, 1)
+        self._move_version(apex)
         self.put_garbage(info.content_id)
+
+    def _move_version(self, apex: bytes) -> None:
+        version = self._add(VERSION, 1)
+        self._txn.put(_MOVED + _U64.pack(version), apex, db=self.zones)
+        if version > ZONE_CHANGES:
+            self._txn.delete(_MOVED + _U64.pack(version - ZONE_CHANGES), db=self.zones)
+
+    def moved_since(self, version: int) -> set[bytes] | None:
+        """The zones whose `ZoneInfo` is another than at that version; None if that is not known any more."""
+        now = self.word(VERSION)
+        if not 0 <= now - version <= ZONE_CHANGES:
+            return None
+        keys = (_MOVED + _U64.pack(each) for each in range(version + 1, now + 1))
+        return {self._txn.get(key, db=self.zones) for key in keys}
 
     def numbers(self, zone_id: int) -> ZoneNumbers:
         value = self._txn.get(_NUMBERS_OF + _U64.pack(zone_id), db=self.zones)

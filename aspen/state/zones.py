@@ -112,7 +112,9 @@ class LmdbZones:
         for offset in label_offsets(name):
             indexed = index.get(name[offset:])
             if indexed is not None and indexed.info.settings.enabled:
-                return self._open(name[offset:])
+                zone = self._open(name[offset:])
+                if zone is not None and zone.settings.enabled:  # still
+                    return zone
         return None
 
     def get(self, apex: bytes) -> LmdbZone | None:
@@ -120,7 +122,8 @@ class LmdbZones:
 
     def apexes(self) -> list[bytes]:
         """Of all zones, enabled or not, in canonical order."""
-        return list(self._current())
+        index = self._current()
+        return sorted(index, key=lambda apex: index[apex].key)
 
     def summaries(self, after: bytes | None = None, limit: int | None = None) -> list[ZoneSummary]:
         """Zones by name, after the one of apex `after`, at one moment."""
@@ -198,10 +201,23 @@ class LmdbZones:
             tables = ZoneTables(self._store, txn)
             version = tables.word(VERSION)
             if version != self._version:
-                self._index = {
-                    apex: _Indexed(zone_key(apex), value, decode_info(value))
-                    for apex, value in tables.infos()
-                }
+                self._take_up(tables, txn)
                 self._version = version
         self._seen = generation
         return self._index
+
+    def _take_up(self, tables: ZoneTables, txn: Txn) -> None:
+        """Those zones that have changed, if it is known which; else all."""
+        moved = tables.moved_since(self._version) if self._version >= 0 else None
+        if moved is None:
+            self._index = {
+                apex: _Indexed(zone_key(apex), value, decode_info(value)) for apex, value in tables.infos()
+            }
+            return
+        for apex in moved:
+            key = zone_key(apex)
+            value = txn.get(key, db=tables.zones)
+            if value is None:
+                self._index.pop(apex, None)
+            else:
+                self._index[apex] = _Indexed(key, value, decode_info(value))
