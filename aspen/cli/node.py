@@ -189,6 +189,7 @@ async def _serve(config: ClusterBootstrapConfig) -> None:
             pid=os.getpid(),
             dns=f"{config.dns_host}:{config.dns_port}" if config.dns_server.enable else "off",
             http=config.http_addr,
+            https=_address(node.http.https_address),
             quic=f"{config.host}:{config.quic_port}",
             data_dir=str(config.data_path),
         )
@@ -204,6 +205,10 @@ async def _serve(config: ClusterBootstrapConfig) -> None:
     log.info("node stopped")
     if by_itself:
         raise AspenError("the node stopped by itself; its log says why")
+
+
+def _address(bound: tuple[str, int] | None) -> str:
+    return "off" if bound is None else f"{bound[0]}:{bound[1]}"
 
 
 def _stop_on_signals(stop: Any) -> Callable[[], None]:

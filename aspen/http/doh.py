@@ -25,6 +25,7 @@ from aspen.http.dns_json import json_of
 from aspen.http.errors import json_response
 from aspen.http.freshness import freshness_headers
 from aspen.http.negotiation import preferred
+from aspen.http.openapi import BINARY, JSON, Answer, Body, Operation, Parameter
 from aspen.http.request import query_of, read_body
 from aspen.http.routing import Request, Router
 from aspen.limits import DNS_CACHEABLE_S, DNS_TCP_MESSAGE_BYTES
@@ -32,7 +33,6 @@ from aspen.state.ports import Proposer
 
 DNS_MESSAGE: Final = "application/dns-message"
 DNS_JSON: Final = "application/dns-json"
-JSON: Final = "application/json"
 
 _WIRE_QUERY: Final = frozenset({"dns"})
 _WORDS: Final = frozenset({"name", "type", "do", "cd", "ct", "edns_client_subnet", "random_padding"})
@@ -49,6 +49,40 @@ _SOA: Final = 6
 _ANY_QTYPE: Final = 255
 _META_TYPE: Final = re.compile(r"(?:TYPE)?([0-9]{1,5})")
 _QUERY_FLAGS_CD: Final = 0x10
+
+
+_ANSWERS: Final = {
+    200: Answer(
+        "What DNS says, failures included.",
+        {DNS_MESSAGE: BINARY, DNS_JSON: {"type": "object"}, JSON: {"type": "object"}},
+        {"Cache-Control": "As long as the record that expires first."},
+    )
+}
+_NOT_ACCEPTABLE: Final = {406: "`Accept` allows none of the forms an answer can have"}
+_IN_WORDS: Final = (
+    Parameter("name", "A domain name."),
+    Parameter("type", "A type's name or number; A if left out."),
+    Parameter("do", "DNSSEC OK."),
+    Parameter("cd", "Checking disabled."),
+    Parameter("ct", "The answer's content type.", {"enum": list(_CONTENT_TYPES)}),
+)
+_GET: Final = Operation(
+    "DNS over HTTPS (RFC 8484)",
+    _ANSWERS,
+    _NOT_ACCEPTABLE,
+    (Parameter("dns", "A DNS message in base64url; without it, a question in words."), *_IN_WORDS),
+    tag="dns",
+)
+_POST: Final = Operation(
+    "DNS over HTTPS (RFC 8484)",
+    _ANSWERS,
+    _NOT_ACCEPTABLE | {413: "more than 65,535 octets", 415: f"the body is not {DNS_MESSAGE}"},
+    body=Body({DNS_MESSAGE: BINARY}),
+    tag="dns",
+)
+_RESOLVE: Final = Operation(
+    "DNS by question and answer in words", _ANSWERS, _NOT_ACCEPTABLE, _IN_WORDS, tag="dns"
+)
 
 
 class Answers(Protocol):
@@ -68,8 +102,13 @@ class DohRoutes:
         self._proposer = proposer
 
     def add_routes(self, public: Router) -> None:
-        public.add("/dns-query", {"GET": self.get, "POST": self.post}, public=True)
-        public.add("/resolve", {"GET": self.resolve}, public=True)
+        public.add(
+            "/dns-query",
+            {"GET": self.get, "POST": self.post},
+            public=True,
+            operations={"GET": _GET, "POST": _POST},
+        )
+        public.add("/resolve", {"GET": self.resolve}, public=True, operations={"GET": _RESOLVE})
 
     async def get(self, request: Request, _rest: str) -> web.StreamResponse:
         """A message in `dns`, or a question in words."""
