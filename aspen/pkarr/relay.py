@@ -147,13 +147,17 @@ class Relay:
             if new == old and unseen_ms < self._rules.life.renew_ms(stored):
                 return await self._accepted(packet)
         self._gate.verified(request, public_key)
-        result = await self._proposer.propose(PacketPut(public_key, packet.payload))
+        command = PacketPut(public_key, packet.payload, _unless_after_us(request))
+        result = await self._proposer.propose(command)
         if isinstance(result, Rejected):
             raise HttpError(400, "rejected", result.reason)
         if not isinstance(result, PacketResult):
             raise InvariantViolation("a packet was answered as if it were another command")
         if result.outcome is PacketOutcome.OLDER:
             return _older(result.timestamp_us)
+        if result.outcome is PacketOutcome.MODIFIED:
+            reason = "a packet later than If-Unmodified-Since is stored under this key"
+            return problem(412, "modified", reason, stored_timestamp_us=result.timestamp_us)
         return await self._accepted(packet)
 
     def _check_future(self, packet: SignedPacket, now_us: int) -> None:
@@ -248,6 +252,13 @@ class Relay:
                 least_ms -= self._wall_us() // 1_000 - found.received_at_ms
             return max(0, least_ms) // 1_000
         return min(max(PKARR_CACHE_MIN_MS, least_ms), PKARR_CACHE_MAX_MS) // 1_000
+
+
+def _unless_after_us(request: Request) -> int | None:
+    """`If-Unmodified-Since` (RFC 9110 §13.1.4), as pkarr's clients send the timestamp of the packet that
+    theirs replaces. A date means its whole second; one that is none is ignored."""
+    since = request.if_unmodified_since
+    return None if since is None else int(since.timestamp()) * 1_000_000 + 999_999
 
 
 def _policy(given: bytes | None) -> Policy:

@@ -42,9 +42,17 @@ PUT: Final = Operation(
         400: "The key, size, signature, timestamp or DNS message won't do; `error` says which.",
         403: "The relay's lists don't let this key publish.",
         409: "A more recent packet is stored under this key, or was deleted.",
+        412: "A packet later than `If-Unmodified-Since` is stored.",
         429: "Too many packets from this address, under this key, or in all.",
         507: "The relay has no room for more keys.",
     },
+    parameters=(
+        Parameter(
+            "If-Unmodified-Since",
+            "Compare and swap: only if no later packet is stored (a date means its whole second).",
+            where="header",
+        ),
+    ),
     body=Body({RELAY_PAYLOAD: _PAYLOAD, SIGNED_PACKET: _PAYLOAD, "*/*": BINARY}),
     description="The packet is durable on a majority of the cluster when this is answered. A packet without "
     "answers unpublishes the key.",

@@ -21,6 +21,8 @@ class PacketPut(msgspec.Struct, frozen=True, tag=1, array_like=True):
     public_key: bytes
     payload: bytes
     """Relay payload: signature (64) ‖ timestamp u64 BE µs (8) ‖ DNS message."""
+    unless_after_us: int | None = None
+    """Only if no packet with a higher timestamp than this is stored: compare and swap."""
 
 
 class PacketDelete(msgspec.Struct, frozen=True, tag=10, array_like=True):
@@ -58,6 +60,8 @@ class PacketOutcome(IntEnum):
     DELETED = 4
     ABSENT = 5
     """There was nothing to delete."""
+    MODIFIED = 6
+    """What is stored is later than the condition allows; nothing changed."""
 
 
 class PacketResult(msgspec.Struct, frozen=True):

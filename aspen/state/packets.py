@@ -103,6 +103,10 @@ def apply_packet_put(context: ApplyContext, command: PacketPut) -> PacketResult:
     if stored is not None:
         old = decode_record(key, stored)
         new_order, old_order = payload[_SIGNATURE_BYTES:], old.order
+        limit_us = command.unless_after_us
+        # The very packet that is stored has been put before, and its condition held then.
+        if limit_us is not None and old.timestamp_us > limit_us and new_order != old_order:
+            return PacketResult(PacketOutcome.MODIFIED, old.timestamp_us)
         if new_order < old_order:
             return PacketResult(PacketOutcome.OLDER, old.timestamp_us)
         if new_order == old_order:

@@ -21,7 +21,7 @@ from aspen.pkarr.packet import SignedPacket
 from aspen.pkarr.records import build_message
 from aspen.pkarr.relay import Relay, RelayRules
 from aspen.ratelimit import Rate
-from aspen.state.packet_commands import PacketDelete
+from aspen.state.packet_commands import PacketDelete, PacketOutcome, PacketPut, PacketResult
 from aspen.state.packets import PacketLife
 from aspen.state.settings import SettingDelete, SettingPut
 
@@ -361,6 +361,26 @@ async def test_strict_a_packet_is_served_while_a_record_of_it_lives(
         assert answer.status == status
         cached = None if max_age is None else f"public, max-age={max_age}"
         assert answer.headers.get("cache-control") == cached
+
+
+# --- compare and swap -------------------------------------------------------------------------
+
+
+async def test_a_condition_goes_into_the_log_and_its_failure_is_412(
+    start: Start, cluster: FakeCluster
+) -> None:
+    client = await start()
+    date = "Tue, 14 Nov 2023 22:13:20 GMT"
+    assert (await client.put(PATH, PACKET.payload, If_Unmodified_Since=date)).status == 204
+    assert cluster.commands == [PacketPut(ALICE.endpoint_id, PACKET.payload, NOW_US + 999_999)]
+    cluster.answer = PacketResult(PacketOutcome.MODIFIED, NOW_US + 2_000_000)
+    answer = await client.put(PATH, signed(MESSAGE, NOW_US + 3_000_000), If_Unmodified_Since=date)
+    assert answer.error == (412, "modified")
+    assert answer.json["stored_timestamp_us"] == NOW_US + 2_000_000
+    cluster.answer = None
+    late = signed(MESSAGE, NOW_US + 3_000_000)
+    assert (await client.put(PATH, late, If_Unmodified_Since="yesterday")).status == 204
+    assert cluster.commands[-1] == PacketPut(ALICE.endpoint_id, late)
 
 
 # --- operators --------------------------------------------------------------------------------

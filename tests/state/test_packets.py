@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from dns_answers import answer_of
 
@@ -135,6 +136,16 @@ def test_deleting_takes_away_what_was_unpublished_too(state: State) -> None:
     state.apply(put(5))
     assert state.outcome(PacketDelete(ALICE.endpoint_id)) is PacketOutcome.DELETED
     assert not state.dns_changed  # there was nothing to see already
+
+
+def test_compare_and_swap_is_decided_in_log_order(state: State) -> None:
+    base, mine, yours = put(5, A), put(7, A), put(8, A)
+    assert state.outcome(msgspec.structs.replace(base, unless_after_us=0)) is PacketOutcome.STORED
+    assert state.outcome(msgspec.structs.replace(mine, unless_after_us=5)) is PacketOutcome.STORED
+    lost = msgspec.structs.replace(yours, unless_after_us=5)
+    assert state.apply(lost) == PacketResult(PacketOutcome.MODIFIED, 7)
+    assert state.outcome(msgspec.structs.replace(mine, unless_after_us=5)) is PacketOutcome.IDENTICAL
+    assert state.outcome(msgspec.structs.replace(yours, unless_after_us=7)) is PacketOutcome.STORED
 
 
 # --- expiring ---------------------------------------------------------------------------------
