@@ -30,6 +30,7 @@ _CACHING: Final = {
     "ETag": "Strong, exact to the microsecond.",
     "Last-Modified": "The signer's timestamp.",
     "Cache-Control": "The least TTL of the packet's records, within bounds.",
+    "Aspen-Source": "`replica`, or `network` for what was found in the DHT and isn't replicated.",
     "Aspen-Applied-Index": "How far the replica is that answered.",
     "Aspen-Last-Contact-Ms": "How long ago it heard from a leader.",
     "Aspen-Known-Leader": "The leader's node id; 0 if none is known.",
