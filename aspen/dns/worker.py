@@ -46,7 +46,7 @@ from aspen.limits import DNS_CACHE_LIFE_MS, DNS_FAILURE_LOG_MS, DNS_QUERY_BYTES,
 from aspen.logs import configure
 from aspen.state.packets import LmdbRecords, PacketLife
 from aspen.state.settings import LmdbSettings
-from aspen.state.status_page import EPOCH, GENERATION, StatusPage
+from aspen.state.status_page import CHANGES, EPOCH, StatusPage
 from aspen.state.store import Store
 from aspen.state.zones import LmdbZones
 
@@ -127,14 +127,14 @@ class Worker:
         words, cached, limiter = self._page.words, answers.cache.plain.get, answers.limiter
         watched, sample = limiter.watched, limiter.sample if limiter.rate else None
         batch = range(limiter.stride if sample is not None else _BATCH)
-        generation, at = words[GENERATION], 0
+        changes, at = self._changes, 0
         while True:
             try:
                 while True:
                     for at in batch:  # noqa: B007 -- counted when an error ends the batch early
                         query, client = receive(_RECEIVE_BYTES)
-                        if words[GENERATION] != generation:
-                            generation = self._refresh()
+                        if words[CHANGES] != changes:
+                            changes = self._refresh()
                         reply = cached(query[ID_BYTES:])
                         if reply is None or watched:
                             reply = self._answer(query, client)
@@ -146,8 +146,8 @@ class Worker:
                         sample(client[0])
             except OSError as error:
                 self._count_error(error, at)
-                if words[GENERATION] != generation:
-                    generation = self._refresh()
+                if words[CHANGES] != changes:
+                    changes = self._refresh()
 
     def _serve_wildcard(self) -> NoReturn:
         """As `_serve`, with the destination of each query made the source of its reply."""
@@ -156,14 +156,14 @@ class Worker:
         words, cached, limiter = self._page.words, answers.cache.plain.get, answers.limiter
         watched, sample = limiter.watched, limiter.sample if limiter.rate else None
         batch = range(limiter.stride if sample is not None else _BATCH)
-        generation, at = words[GENERATION], 0
+        changes, at = self._changes, 0
         while True:
             try:
                 while True:
                     for at in batch:  # noqa: B007 -- counted when an error ends the batch early
                         query, ancillary, _, client = receive(_RECEIVE_BYTES, ANCILLARY_BYTES)
-                        if words[GENERATION] != generation:
-                            generation = self._refresh()
+                        if words[CHANGES] != changes:
+                            changes = self._refresh()
                         reply = cached(query[ID_BYTES:])
                         if reply is None or watched:
                             reply = self._answer(query, client, ancillary)
@@ -175,8 +175,8 @@ class Worker:
                         sample(client[0])
             except OSError as error:
                 self._count_error(error, at)
-                if words[GENERATION] != generation:
-                    generation = self._refresh()
+                if words[CHANGES] != changes:
+                    changes = self._refresh()
 
     def _answer(self, query_untrusted: bytes, client: Any, received: Ancillary = _NOTHING) -> bytes | None:
         """Answer a query that the loop can't; None if nothing is to be sent from here."""
@@ -207,16 +207,15 @@ class Worker:
         return failure[ID_BYTES:]
 
     def _refresh(self) -> int:
-        """Take up what the node changed; returns the generation that this is."""
-        # First the words, then the data: a cached reply may be newer than its generation, never older.
+        """Take up what the node changed; returns how many changes that makes."""
+        # First the words, then the data: a ready reply may be newer than the changes seen, never older.
         page = self._page
-        generation = int(page.words[GENERATION])
         self._changes, marks = page.changes_since(self._changes)
         epoch = int(page.words[EPOCH])
         if epoch != self._epoch:
             self._reopen()
             self._epoch = epoch
-        elif not marks:  # or a generation that says nothing of what is new
+        elif marks is None:
             self._answers.tally[Counter.FLUSHED] += 1
             self._view.renew()
             self._answers.replace_view(self._view)
@@ -224,7 +223,7 @@ class Worker:
         else:
             self._answers.tally[Counter.FORGOTTEN] += len(marks)
             self._answers.cache.forget(marks)
-        return generation
+        return self._changes
 
     def _reopen(self) -> None:
         """Read the environment that is current. Raises `StorageError` if there was none before."""
@@ -238,7 +237,7 @@ class Worker:
             log.warning("store_not_reopened", worker=options.index, error=str(error))
             return
         words = self._page.words
-        zones = LmdbZones(store, lambda: int(words[GENERATION]))
+        zones = LmdbZones(store, lambda: int(words[CHANGES]))
         settings = options.settings
         life = PacketLife(settings.packet_retention_ms, settings.packet_ttl_strict)
         records: Records = LmdbRecords(store, life)

@@ -37,7 +37,7 @@ COMMIT_INDEX: Final = 5
 APPLIED_INDEX: Final = 6
 WORKER_COUNT: Final = 7
 CHANGES: Final = 8
-"""Counts the marks ever written to the ring of changes."""
+"""Counts the marks ever written to the ring of changes: moves whenever `GENERATION` does, just before."""
 DNS_STALENESS: Final = 9
 """Whether the node is in touch with its cluster: the value of a `dns.policy.Staleness`."""
 MEMBERS: Final = 10

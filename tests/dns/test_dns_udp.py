@@ -197,7 +197,7 @@ async def test_a_worker_opens_the_store_of_a_new_epoch(
     assert (await ask(address, f"{z32}.aspen.local", "A")).answer
     before = udp.pids
     replica.page.epoch += 1
-    replica.page.generation += 1
+    replica.page.note_changes(None)
     for _ in range(8):
         assert (await ask(address, f"{z32}.aspen.local", "A")).answer
     assert (udp.pids, udp.restarts) == (before, 0)
