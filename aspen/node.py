@@ -190,7 +190,7 @@ class Node:
             self.certificates.start()
             self._stack.push_async_callback(self.certificates.stop)
         scan = LmdbPacketScan(store)
-        self.dht = NodeDht(self.config, self.identity, self.packets, scan, self.proposer, self._clock)
+        self.dht = NodeDht(self.config, self.identity, self.packets, scan, self._clock)
         self._stack.push_async_callback(self.dht.close)
         await self.dht.start(self.housekeeper)
         self._pkarr = assemble_pkarr(
@@ -201,6 +201,7 @@ class Node:
             lambda: self.consensus.driver.applied_index,
             self.dht.network,
         )
+        self.dht.relay = self._pkarr.relay
         self.housekeeper.add(self._pkarr.expiry)
         if self.config.dns_server.enable:
             await self._start_dns(store)

@@ -28,14 +28,13 @@ from aspen.pkarr.network import DhtNetwork
 from aspen.pkarr.packet import SignedPacket
 from aspen.pkarr.ports import Network
 from aspen.pkarr.publisher import Publisher, Target
+from aspen.pkarr.relay import Relay
 from aspen.pkarr.relay_client import RelayClient
 from aspen.pkarr.republish import DhtRepublish
 from aspen.pkarr.resolver import DhtSource, Resolution, Resolver
 from aspen.raft.ports import Clock
-from aspen.state.packet_commands import PacketPut
 from aspen.state.packet_scan import LmdbPacketScan
 from aspen.state.packets import LmdbPackets
-from aspen.state.ports import Proposer
 from aspen.z32 import encode_key
 
 log = structlog.get_logger("aspen.pkarr")
@@ -56,6 +55,8 @@ class NodeDht:
     """For DNS: None if unknown keys are denied at once."""
     publisher: Publisher | None = None
     resolver: Resolver
+    relay: Relay | None = None
+    """By whose rules packets from the DHT are served and stored; to be set before anybody is served."""
 
     def __init__(
         self,
@@ -63,14 +64,12 @@ class NodeDht:
         identity: Identity,
         packets: LmdbPackets,
         scan: LmdbPacketScan,
-        proposer: Proposer,
         clock: Clock,
     ) -> None:
         self._config = config
         self._identity = identity
         self._packets = packets
         self._scan = scan
-        self._proposer = proposer
         self._clock = clock
         self._stack = AsyncExitStack()
         self._client: DhtClient | None = None
@@ -89,14 +88,14 @@ class NodeDht:
             self._client = client = DhtClient(bootstrap, host=_dht_host(config.host), port=dns.dht_port)
             await client.start()
             self._stack.push_async_callback(client.close)
-            store = self._propose if dns.store_dht_results else None
+            store = self._store if dns.store_dht_results else None
             self.dht = dht = DhtNetwork(client, self._clock.monotonic_ms, store=store)
             dht.start()
             self._stack.push_async_callback(dht.close)
             if asks or publishes:
-                self.network = _Limited(dht, asks=asks, publishes=publishes)
+                self.network = _Limited(dht, self._admits, asks=asks, publishes=publishes)
             if asks:
-                self.elsewhere = _UnlessUnpublished(dht, self._packets)
+                self.elsewhere = _UnlessUnpublished(dht, self._packets, self._admits)
             if publishes:
                 housekeeper.add(DhtRepublish(dht, self._scan))
         if iroh.enable_pkarr and iroh.enable_pkarr_relay:
@@ -165,20 +164,29 @@ class NodeDht:
     async def close(self) -> None:
         await self._stack.aclose()
 
-    async def _propose(self, packet: SignedPacket) -> None:
-        await self._proposer.propose(PacketPut(packet.public_key, packet.payload))
+    async def _store(self, packet: SignedPacket) -> None:
+        if self.relay is not None:
+            await self.relay.take_found(packet)
+
+    def _admits(self, public_key: bytes) -> bool:
+        return self.relay is None or self.relay.admits(public_key)
 
 
 class _Limited:
     """The DHT for the relay, as far as it is switched on."""
 
-    def __init__(self, dht: DhtNetwork, *, asks: bool, publishes: bool) -> None:
+    def __init__(
+        self, dht: DhtNetwork, admits: Callable[[bytes], bool], *, asks: bool, publishes: bool
+    ) -> None:
         self._dht = dht
+        self._admits = admits
         self._asks = asks
         self._publishes = publishes
 
     async def resolve(self, public_key: bytes, newer_than_us: int | None = None) -> SignedPacket | None:
-        return await self._dht.resolve(public_key, newer_than_us) if self._asks else None
+        if not self._asks or not self._admits(public_key):
+            return None
+        return await self._dht.resolve(public_key, newer_than_us)
 
     async def publish(self, packet: SignedPacket) -> None:
         if self._publishes:
@@ -186,15 +194,16 @@ class _Limited:
 
 
 class _UnlessUnpublished:
-    """The DHT for DNS. What was unpublished here doesn't come back from there."""
+    """The DHT for DNS. What was unpublished or is not admitted here doesn't come back from there."""
 
-    def __init__(self, dht: DhtNetwork, packets: LmdbPackets) -> None:
+    def __init__(self, dht: DhtNetwork, packets: LmdbPackets, admits: Callable[[bytes], bool]) -> None:
         self._dht = dht
         self._packets = packets
+        self._admits = admits
 
     def known(self, public_key: bytes) -> tuple[bool, bytes | None]:
         stored = self._packets.get(public_key)
-        if stored is not None and stored.tombstone:
+        if (stored is not None and stored.tombstone) or not self._admits(public_key):
             return True, None
         return self._dht.known(public_key)
 

@@ -189,6 +189,28 @@ class Relay:
             await self._network.publish(packet)
         return web.Response(status=204)
 
+    async def take_found(self, packet: SignedPacket) -> None:
+        """Have a packet that was found elsewhere replicated, by the rules of a PUT.
+
+        Raises `AspenError` if they refuse it, or if it can't be proposed now.
+        """
+        self._check_future(packet, self._wall_us())
+        self._gate.admit(packet.public_key)
+        stored = self._packets.get(packet.public_key)
+        if stored is None:
+            self._check_room()
+        elif order(packet.payload) <= stored.order:
+            return
+        await self._proposer.propose(PacketPut(packet.public_key, packet.payload))
+
+    def admits(self, public_key: bytes) -> bool:
+        """Whether the lists let a key publish: what they don't is not fetched from elsewhere either."""
+        try:
+            self._gate.admit(public_key)
+        except HttpError:
+            return False
+        return True
+
     # --- GET ----------------------------------------------------------------------------------
 
     def _get_as(self, media_type: str) -> Handler:

@@ -31,16 +31,19 @@ def dht() -> Iterator[list[Node]]:
         yield nodes
 
 
+def settings_for(dht: list[Node], **more: str) -> dict[str, str]:
+    return {
+        "ASPEN_DNS_SERVER_ENABLE_DHT_FALLBACK": "true",
+        "ASPEN_DNS_SERVER_ENABLE_DHT_PUBLISH": "true",
+        "ASPEN_DNS_SERVER_DHT_BOOTSTRAP_NODES": ",".join(f"{dht_nodes.HOST}:{node.port}" for node in dht[:2]),
+        **more,
+    }
+
+
 @pytest.fixture(scope="module")
 def cluster(dht: list[Node], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two nodes that look unknown keys up there, and publish there what they accept."""
-    bootstrap = ",".join(f"{dht_nodes.HOST}:{node.port}" for node in dht[:2])
-    settings = {
-        "ASPEN_DNS_SERVER_ENABLE_DHT_FALLBACK": "true",
-        "ASPEN_DNS_SERVER_ENABLE_DHT_PUBLISH": "true",
-        "ASPEN_DNS_SERVER_DHT_BOOTSTRAP_NODES": bootstrap,
-    }
-    with running(tmp_path_factory.mktemp("dht"), 2, settings=settings) as started:
+    with running(tmp_path_factory.mktemp("dht"), 2, settings=settings_for(dht)) as started:
         yield started
 
 
@@ -119,3 +122,24 @@ def test_what_was_deleted_here_does_not_come_back_from_there(cluster: Cluster, d
     for each in cluster:
         assert each.dig(packet.name()).rcode().name == ABSENT  # type: ignore[attr-defined]
         assert each.request("GET", packet.path).status == 404
+
+
+def test_a_denied_key_is_not_fetched_from_there(cluster: Cluster, dht: list[Node]) -> None:
+    identity = put_by_libtorrent(dht[6], "@ A 192.0.2.6")
+    node = cluster.nodes[0]
+    assert node.request("PUT", f"/v1/packets/denied/{identity.z32}").status < 300
+    assert node.dig(f"{identity.z32}.aspen.local", "A").rcode().name == ABSENT  # type: ignore[attr-defined]
+    assert node.request("GET", f"/pkarr/{identity.z32}").status == 404
+
+
+def test_what_was_found_is_replicated_if_so_configured_but_by_the_rules_of_a_put(
+    dht: list[Node], tmp_path: Path
+) -> None:
+    found = put_by_libtorrent(dht[1], "@ A 192.0.2.1")
+    settings = settings_for(dht, ASPEN_DNS_SERVER_STORE_DHT_RESULTS="true")
+    with running(tmp_path, 1, workers=0, settings=settings) as cluster:
+        (node,) = cluster
+        assert texts(node.dig(f"{found.z32}.aspen.local", "A"), "A") == ["192.0.2.1"]
+        wait_until(lambda: found.endpoint_id in node.tables()["packets"], "it is stored")
+        source = node.request("GET", f"/pkarr/{found.z32}").headers["aspen-source"]
+        assert source == "replica"
