@@ -234,13 +234,9 @@ def _warnings(config: ClusterBootstrapConfig) -> Iterator[str]:
 # Accepted and kept, but nothing acts on them yet → what they belong to.
 _UNBUILT: Final = {
     "ractor_port": "there are no actors; quic_port carries what the nodes say to each other",
-    "ticket": "joining by ticket is not built yet",
     "iroh.relay_url": "iroh relays are not built yet",
     "iroh.relay_urls": "iroh relays are not built yet",
     "iroh.relay_mode": "iroh relays are not built yet",
-    "iroh.enable_gossip": "gossip is not built yet; list the members in peers",
-    "iroh.gossip_ticket": "joining by ticket is not built yet",
-    "iroh.enable_mdns": "mDNS discovery is not built yet; list the members in peers",
     "iroh.enable_dns_discovery": "DNS discovery is not built yet",
     "iroh.dns_discovery_url": "DNS discovery is not built yet",
     "iroh.enable_raft_auth": "Raft traffic is always authenticated",
@@ -264,8 +260,6 @@ def unbuilt_warnings(config: ClusterBootstrapConfig, given: frozenset[str] = fro
             switched_off = value is True
         if not switched_off:
             found[path] = f"{path} has no effect yet: {_UNBUILT[path]}"
-    if config.ticket is not None and config.ticket == config.iroh.gossip_ticket:
-        found.pop("ticket", None)  # one setting, one warning
     return list(found.values())
 
 

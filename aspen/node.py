@@ -279,6 +279,8 @@ class Node:
         except OSError as error:
             raise ConfigError(f"QUIC can't bind {config.host}:{config.quic_port}: {error}") from None
         self._stack.push_async_callback(endpoint.close)
+        if config.ticket:
+            discovery.use_ticket(config.ticket)
         if config.iroh.enable_gossip:
             discovery.gossip.start(endpoint.channel(ALPN_GOSSIP))
             self._stack.push_async_callback(discovery.gossip.stop)
@@ -351,6 +353,10 @@ class Node:
     def peers(self) -> PeersStatus:
         """The nodes this one knows of."""
         return self.discovery.peers(self._endpoint.connections())
+
+    def ticket(self) -> str:
+        """Where the cluster is, for a node that is to join it. Raises `TicketError`."""
+        return self.discovery.ticket().encode()
 
     async def compact(self) -> int:
         """Cut the log short now; the oldest index it still has."""

@@ -13,9 +13,11 @@ from aspen.discovery.gossip import GossipPorts, SelfDescription, Topology
 from aspen.discovery.mdns import Mdns
 from aspen.discovery.messages import Peer as GossipPeer
 from aspen.discovery.service import TOPIC_CONTEXT, GossipService
+from aspen.discovery.ticket import SignedTicket, Ticket, TicketNode, parse_ticket
+from aspen.errors import ConfigError, TicketError
 from aspen.http.peers import PeerAddress, PeerConnection, PeersStatus, PeerStatus
 from aspen.identity import Cookie, Identity, verify
-from aspen.limits import ADDRESSES_PER_PEER
+from aspen.limits import ADDRESSES_PER_PEER, TICKET_NODES
 from aspen.net.address_book import Address, AddressBook
 from aspen.net.endpoint import ALPN_GOSSIP, ConnectionStatus, Hello, Peer, Service
 from aspen.raft.cluster import Consensus
@@ -56,6 +58,41 @@ class Discovery:
             ),
             address_book,
         )
+
+    def ticket(self) -> Ticket:
+        """Where the cluster is: this node, and the members whose addresses are known.
+
+        Raises `TicketError` on a node that belongs to no cluster.
+        """
+        roster = self._consensus.roster
+        if not roster.members:
+            raise TicketError("foreign", "this node belongs to no cluster yet")
+        own_id = self._identity.endpoint_id
+        nodes = [TicketNode(own_id, reachable_addresses(self._own_address()))]
+        for member in roster.members:
+            addresses = tuple(self._address_book.addresses(member.endpoint_id))
+            if member.endpoint_id != own_id and addresses:
+                nodes.append(TicketNode(member.endpoint_id, addresses))
+        nodes = sorted(nodes[:TICKET_NODES], key=lambda node: node.endpoint_id)
+        return Ticket(self.topic, roster.cluster_id, tuple(nodes))
+
+    def use_ticket(self, text_untrusted: str) -> None:
+        """Look for the nodes that a ticket names. Raises `ConfigError` for one that is of no use here."""
+        try:
+            read = parse_ticket(text_untrusted)
+            if isinstance(read, SignedTicket):
+                read.check(verify, int(time.time()))
+                read = read.ticket
+        except TicketError as error:
+            raise ConfigError(f"ticket: {error}") from None
+        if read.topic != self.topic:
+            raise ConfigError("ticket: it is of a cluster with another cookie than this node's")
+        own_cluster = self._consensus.roster.cluster_id
+        if own_cluster not in (NO_CLUSTER, read.cluster_id):
+            raise ConfigError("ticket: it is of another cluster than the one this node belongs to")
+        for node in read.nodes:
+            for address in node.addresses:
+                self._address_book.add(node.endpoint_id, address, "ticket")
 
     def mdns(self, host: str) -> Mdns:
         """Discovery on the link, for a node bound to `host`."""

@@ -201,6 +201,19 @@ def _change(
     _show(answer, as_json)
 
 
+@app.command(epilog=EXIT_CODES)
+def ticket(as_json: Json = False, addr: Addr = DEFAULT_ADDR, token: Token = None) -> None:
+    """Print a ticket that tells a new node where the cluster is: start it with --ticket.
+
+    It holds no secret: the new node must know the cookie, and is made a member with `add-learner`.
+    """
+    told = talk(addr, token, as_json, lambda client: client.ticket())
+    if as_json:
+        print_json({"ticket": told})
+    else:
+        print(told)
+
+
 def _peer(text: str, as_json: bool) -> dict[str, Any]:
     from aspen.config import parse_peer
 

@@ -54,6 +54,10 @@ class NodeClient(Transport, KvCalls):
         """`GET /v1/cluster/status`, as the node gave it."""
         return read_json(await self._request("GET", "/v1/cluster/status"), dict[str, Any])
 
+    async def ticket(self) -> str:
+        """A ticket that tells a new node where the cluster is."""
+        return str(read_json(await self._request("GET", "/cluster-ticket"), dict[str, Any])["ticket"])
+
     async def peers(self) -> dict[str, Any]:
         """`GET /v1/peers`, as the node gave it."""
         return read_json(await self._request("GET", "/v1/peers"), dict[str, Any])

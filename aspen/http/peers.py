@@ -7,6 +7,7 @@ from typing import Final, Protocol
 import msgspec
 from aiohttp import web
 
+from aspen.errors import HttpError, TicketError
 from aspen.http.errors import json_response
 from aspen.http.openapi import JSON, Answer, Operation
 from aspen.http.request import query_of
@@ -59,25 +60,51 @@ class PeersStatus(msgspec.Struct, frozen=True):
     peers: tuple[PeerStatus, ...]
 
 
+class TicketAnswer(msgspec.Struct, frozen=True):
+    ticket: str
+    """Names the cluster and some of its nodes; holds no secret."""
+
+
 class PeersView(Protocol):
     """Where the answers come from."""
 
     def peers(self) -> PeersStatus: ...
+
+    def ticket(self) -> str:
+        """Raises `TicketError` on a node that belongs to no cluster."""
+        ...
 
 
 PEERS: Final = Operation(
     "The nodes this one knows of", {200: Answer("The peers.", {JSON: PeersStatus})}, tag="cluster"
 )
 
+TICKET: Final = Operation(
+    "A ticket that tells a new node where the cluster is",
+    {200: Answer("The ticket.", {JSON: TicketAnswer})},
+    {409: "This node belongs to no cluster yet."},
+    tag="cluster",
+)
+
 
 class PeersRoutes:
-    """The handler."""
+    """The handlers."""
 
     def __init__(self, view: PeersView) -> None:
         self._view = view
 
     def add_routes(self, admin: Router) -> None:
         admin.add("/v1/peers", {"GET": self.peers}, public=False, operations={"GET": PEERS})
+
+        admin.add("/cluster-ticket", {"GET": self.ticket}, public=False, operations={"GET": TICKET})
+
+    async def ticket(self, request: Request, _rest: str) -> web.StreamResponse:
+        query_of(request, _NONE)
+        try:
+            told = self._view.ticket()
+        except TicketError as error:
+            raise HttpError(409, "no_cluster", str(error)) from None
+        return json_response(TicketAnswer(told), headers={"Cache-Control": "no-store"})
 
     async def peers(self, request: Request, _rest: str) -> web.StreamResponse:
         query_of(request, _NONE)

@@ -249,7 +249,6 @@ def test_all_errors_are_named_at_once() -> None:
             {"iroh": IrohConfig(enable_pkarr=True, enable_pkarr_dht=False, enable_pkarr_relay=False)},
             "publishes nothing",
         ),
-        ({"iroh": IrohConfig(gossip_ticket="aspen234")}, "ticket"),
     ],
 )
 def test_validation_warnings(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
@@ -271,10 +270,10 @@ def test_the_lan_profile_keeps_what_was_given(tmp_path: Path) -> None:
 
 def test_unbuilt_settings_written_down_warn_at_their_default(tmp_path: Path) -> None:
     flags = {"node_id": 1, "cookie": COOKIE, "data_dir": str(tmp_path / "n")}
-    quiet = load(tmp_path, "[iroh]\nenable_mdns = false\n", **flags).validate()
+    quiet = load(tmp_path, '[iroh]\nrelay_mode = "disabled"\n', **flags).validate()
     assert not [text for text in quiet if "no effect" in text]
-    told = load(tmp_path, "[iroh]\nenable_mdns = true\n", **flags).validate()
-    assert [text for text in told if "iroh.enable_mdns has no effect yet" in text]
+    told = load(tmp_path, '[iroh]\nrelay_mode = "default"\n', **flags).validate()
+    assert [text for text in told if "iroh.relay_mode has no effect yet" in text]
 
 
 def test_no_secret_is_shown(tmp_path: Path) -> None:

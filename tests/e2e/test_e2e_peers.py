@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cluster import Cluster, NodeProcess
+from cluster import COOKIE, Cluster, NodeProcess
 from processes import wait_until
 
 
@@ -52,6 +52,36 @@ def test_a_newcomer_that_knows_one_member_hears_of_all(cluster: Cluster, tmp_pat
         assert f"{newcomer.host}:{newcomer.quic_port}" in {known["address"] for known in known["addresses"]}
     finally:
         newcomer.end_whatever_is_left()
+
+
+def test_a_newcomer_with_a_ticket_finds_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    ticket = cluster.node(2).request("GET", "/cluster-ticket").json["ticket"]
+    newcomer = NodeProcess(9, tmp_path / "newcomer")
+    newcomer.settings["ASPEN_TICKET"] = ticket
+    newcomer.start()
+    try:
+        newcomer.wait_answers()
+        assert newcomer.request("GET", "/cluster-ticket").status == 409  # it belongs to no cluster yet
+        members = {node.identity.z32 for node in cluster}
+        wait_until(lambda: members <= announced(newcomer), "the newcomer hears all members", timeout_s=30)
+    finally:
+        newcomer.end_whatever_is_left()
+
+
+def test_a_ticket_of_another_cluster_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    ticket = cluster.node(2).request("GET", "/cluster-ticket").json["ticket"]
+    for cookie, text, reason in (
+        ("e2e-another-cookie-entirely", ticket, "another cookie"),
+        (COOKIE, ticket[:-9], "copied whole"),
+    ):
+        stranger = NodeProcess(9, tmp_path / reason.replace(" ", "-"), cookie=cookie)
+        stranger.settings["ASPEN_TICKET"] = text
+        stranger.start()
+        try:
+            wait_until(lambda stranger=stranger: not stranger.alive, "it gives up", timeout_s=20)
+            assert reason in stranger.log()
+        finally:
+            stranger.end_whatever_is_left()
 
 
 def test_a_stranger_without_the_cookie_hears_nothing(cluster: Cluster, tmp_path: Path) -> None:
