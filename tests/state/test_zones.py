@@ -19,6 +19,7 @@ from aspen.limits import LMDB_KEY_BYTES, ZONE_CHANGES, ZONE_STAGE_MS
 from aspen.state.checkpoint import hash_state
 from aspen.state.memory_store import MemoryStore
 from aspen.state.store import STATE_TABLES, Store
+from aspen.state.zone_collection import ZoneCollection
 from aspen.state.zone_commands import (
     Change,
     ChangeKind,
@@ -467,3 +468,24 @@ def test_names_that_are_no_names_are_refused(world: World) -> None:
             "name",
             "out-of-zone",
         )
+
+
+async def test_the_leaders_duty_collects_batch_by_batch_and_only_what_is_due(world: World) -> None:
+    class Direct:
+        async def propose(self, command: ZoneCollect) -> object:
+            return world.do(command)
+
+    duty = ZoneCollection(Direct(), world.zones)  # type: ignore[arg-type]
+    index = world.index
+    assert not await duty.run(world.time_ms, 0)
+    assert world.index == index  # nothing to do: nothing proposed
+    world.create(ZONE, *(txt(f"t{i}.example.com.", "x") for i in range(20)))
+    world.do(ZoneDelete(n(ZONE)))
+    world.stage(b"1" * 16, "example.org.", [basics("example.org.")])
+    assert not await duty.run(world.time_ms, 0)  # all of it fits into one batch
+    assert not world.zones.has_garbage(0)
+    index = world.index
+    world.time_ms += ZONE_STAGE_MS + 1
+    await duty.run(world.time_ms, 0)
+    assert world.index == index + 1
+    assert world.zones.imports(n("example.org.")) == []
