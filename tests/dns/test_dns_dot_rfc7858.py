@@ -262,6 +262,9 @@ async def test_closing_ends_handshakes_and_connections(start: Start) -> None:
         test_garbage_is_no_handshake,
         test_a_silent_or_slow_handshake_ends_in_time,
         test_the_limits_of_tcp_hold_inside,
+        test_too_many_handshakes_cost_the_one_that_takes_longest,
+        test_one_client_has_so_many_handshakes_and_no_more,
+        test_closing_ends_handshakes_and_connections,
     ],
 )
 def test_uvloop_is_the_same(serve: Any, z32: str, tmp_path: Path, scenario: Callable[..., Any]) -> None:

@@ -95,6 +95,32 @@ def test_doq_answers(encrypted: tuple[NodeProcess, dict[str, str]], address: str
     assert said.stdout.split("\n")[:-1] == list(packet.texts), said.stderr
 
 
+@pytest.mark.skipif(shutil.which("kdig") is None, reason="kdig is not installed")
+def test_zones_are_transferred_and_read_behind_a_barrier_on_every_transport(
+    encrypted: tuple[NodeProcess, dict[str, str]],
+) -> None:
+    """RFC 9103 (transfers over TLS), RFC 9250 §5.3.3 (over QUIC); `consistent` means the same everywhere."""
+    node, ports = encrypted
+    zone = {
+        "name": "example.com",
+        "nameservers": ["ns1"],
+        "settings": {"consistency": "consistent", "transfer_acl": ["127.0.0.0/8", "::1/128"]},
+        "records": [{"name": "ns1", "type": "A", "ttl": 300, "data": ["192.0.2.53"]}],
+    }
+    created = node.request("POST", "/v1/zones", json.dumps(zone).encode())
+    assert created.status == 201, created.body
+    for port, ways, transfers in (
+        (ports["dot_port"], ("+tls",), True),
+        (ports["doq_port"], ("+quic",), True),
+        (ports["port"], ("+https",), False),
+    ):
+        kdig = ["kdig", "@127.0.0.1", "-p", port, *ways, "+short"]
+        said = subprocess.run([*kdig, "ns1.example.com", "A"], capture_output=True, text=True, timeout=20)
+        assert said.stdout == "192.0.2.53\n", said
+        said = subprocess.run([*kdig, "example.com", "AXFR"], capture_output=True, text=True, timeout=20)
+        assert ("192.0.2.53" in said.stdout) == transfers, said
+
+
 def shown(node: NodeProcess, port: str) -> bytes:
     """The certificate that a client is shown, in DER."""
     return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", int(port)), timeout=5))
