@@ -107,3 +107,21 @@ def test_a_primary_killed_within_a_transfer_leaves_the_secondary_whole(
         secondary.stop()
         primary.stop()
         proxy.close()
+
+
+def test_a_secondary_may_be_trusted_by_its_address_alone(primary: ZonePrimary, tmp_path: Path) -> None:
+    """Neither transfers nor NOTIFY are signed then."""
+    if not Nsd.installed():
+        pytest.skip("nsd is not installed")
+    secondary = Nsd(tmp_path / "secondary", primary.port, key=False)
+    primary.stop()
+    primary.start(secondary.target)
+    try:
+        serial = wait_until(lambda: serial_at(primary.port), "the primary answers", 20)
+        secondary.start()
+        secondary.wait_serial(serial)
+        assert nsupdate(primary.port, f"add unsigned.{ZONE} A 192.0.2.1").returncode == 0
+        secondary.wait_serial(serial + 1, 15)
+        assert contents_at(secondary.port) == contents_at(primary.port)
+    finally:
+        secondary.stop()
