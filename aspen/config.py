@@ -218,6 +218,8 @@ class DnsServerConfig(msgspec.Struct, kw_only=True):
     """Leave out additional records that an answer can do without."""
     query_acl: list[str] = []
     """Networks that may ask; empty: everybody. Zones may have narrower lists of their own."""
+    kv_prefix: str | None = None
+    """TXT for `b.a.kv.<origin>` is the value of the key `<kv_prefix>a/b`; not given: no such zone."""
     max_stale_ms: Annotated[int, msgspec.Meta(ge=0)] = DNS_MAX_STALE_MS
     """A node out of touch with its cluster for longer says so in its answers; 0 = never."""
     stale_answers: Literal["mark", "refuse"] = "mark"

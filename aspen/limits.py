@@ -129,6 +129,8 @@ DHT_REPUBLISH_TURN_MS: Final = 1_000  # between two looks of the leader at what 
 DNS_ELSEWHERE_MS: Final = 2_500  # a query under an unknown key waits so long for the DHT
 
 # --- key-value store ---------------------------------------------------------------------------
+DNS_KV_TTL_S: Final = 5  # of keys shown in DNS
+DNS_KV_TEXT_BYTES: Final = 4_096  # a longer value isn't shown there
 KV_KEY_BYTES: Final = 500
 KV_VALUE_BYTES: Final = 1_048_576
 KV_BATCH_KEYS: Final = 100
@@ -158,8 +160,6 @@ KV_REQUEST_MS: Final = 600_000  # for which its answer is remembered
 KV_REQUESTS: Final = 100_000  # remembered at one time
 KV_REQUEST_RESULT_BYTES: Final = 4_096  # of an answer; of a longer one only that there was one
 KV_REQUESTS_COLLECT: Final = 16  # forgotten by one command at most
-
-# --- leases ------------------------------------------------------------------------------------
 LEASE_TTL_MIN_MS: Final = 1_000
 LEASE_TTL_MAX_MS: Final = 365 * 86_400_000
 LEASES: Final = 100_000

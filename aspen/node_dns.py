@@ -38,6 +38,7 @@ from aspen.node_pkarr import packet_life
 from aspen.node_tls import EncryptedDns
 from aspen.raft.cluster import Consensus
 from aspen.raft.ports import Clock
+from aspen.state.kv_reader import LmdbTexts
 from aspen.state.packets import LmdbRecords
 from aspen.state.ports import Proposer
 from aspen.state.settings import LmdbSettings
@@ -62,6 +63,7 @@ def dns_settings(config: ClusterBootstrapConfig) -> DnsSettings:
         version=dns.version,
         minimal_responses=dns.minimal_responses,
         query_acl=tuple(dns.query_acl),
+        kv_prefix=dns.kv_prefix,
         packet_retention_ms=config.pkarr.retention_secs * 1_000,
         packet_ttl_strict=config.pkarr.strict_ttl,
         ask_elsewhere=dns.enable_dht_fallback,
@@ -95,7 +97,7 @@ class NodeDns:
         records: Records = LmdbRecords(store, packet_life(config.pkarr))
         if elsewhere is not None:
             records = FallbackRecords(records, elsewhere)
-        self.view = View.build(records, self.settings, zones, self._live)
+        self.view = View.build(records, self.settings, zones, self._live, LmdbTexts(store))
         self.answers = Answers(self.view, Padding.ASKED)
         """For DNS over HTTPS."""
         self.encrypted: EncryptedDns | None = None

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Protocol
 
+from aspen.dns.key_texts import Texts, ZonesAndKeys
 from aspen.dns.members import LiveNodes, Overlay, ServedZone, WithNodes
 from aspen.dns.origin import DnsSettings, Origin, Origins, compile_origins, with_zones
 from aspen.dns.packet_zone import ZONE_VERSION
 from aspen.dns.policy import Policy, Staleness, Touch, compile_policy
 from aspen.dns.ready import NO_SUCH_NAME, Outcome, ReadyAnswer, find_answer, find_any
 from aspen.dns.search import parent_of
-from aspen.dns.wire import ANY, DS
+from aspen.dns.wire import ANY, DS, NS, SOA
 from aspen.dns.zone import NoZones, Zones
 from aspen.errors import IdentityError
 from aspen.z32 import KEY_CHARS, decode_key
@@ -52,12 +53,24 @@ class View(NamedTuple):
 
     @classmethod
     def build(
-        cls, records: Records, settings: DnsSettings, zones: Zones = NO_ZONES, live: LiveNodes | None = None
+        cls,
+        records: Records,
+        settings: DnsSettings,
+        zones: Zones = NO_ZONES,
+        live: LiveNodes | None = None,
+        texts: Texts | None = None,
     ) -> View:
-        """Raises `ConfigError`."""
+        """`texts` are the keys of the key-value store, if the settings have them shown.
+
+        Raises `ConfigError`.
+        """
         if live is not None:
             records = WithNodes(records, live)
         origins = compile_origins(settings)
+        if texts is not None and settings.kv_prefix is not None:
+            nodes = {name: origin.zone.node(name) or {} for name, origin in origins.items()}
+            apexes = {name: {SOA: node[SOA], NS: node[NS]} for name, node in nodes.items()}
+            zones = ZonesAndKeys(zones, apexes, texts, settings.kv_prefix.encode())
         policy = compile_policy(
             nsid=settings.nsid,
             version=settings.version,

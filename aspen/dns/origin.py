@@ -64,6 +64,8 @@ class DnsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """TXT of id.server and hostname.bind (RFC 4892). Empty: refused."""
     minimal_responses: bool = False
     """Leave out additional records that an answer can do without."""
+    kv_prefix: str | None = None
+    """Keys that begin with this are TXT records under `kv.<origin>` (`key_texts`); None: no such zone."""
     query_acl: tuple[str, ...] = ()
     """Networks that may ask; empty: everybody."""
     cookies: CookiePolicy = CookiePolicy.ON

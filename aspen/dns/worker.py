@@ -44,6 +44,7 @@ from aspen.dns.wire import Rcode
 from aspen.errors import AspenError, StorageError
 from aspen.limits import DNS_CACHE_LIFE_MS, DNS_FAILURE_LOG_MS, DNS_QUERY_BYTES, DNS_TICK_MS
 from aspen.logs import configure
+from aspen.state.kv_reader import LmdbTexts
 from aspen.state.packets import LmdbRecords, PacketLife
 from aspen.state.settings import LmdbSettings
 from aspen.state.status_page import CHANGES, EPOCH, StatusPage
@@ -243,7 +244,7 @@ class Worker:
         records: Records = LmdbRecords(store, life)
         if settings.ask_elsewhere and options.forward_descriptor >= 0:
             records = DemandingRecords(records)
-        self._view = View.build(records, settings, zones, self._live)
+        self._view = View.build(records, settings, zones, self._live, LmdbTexts(store))
         self._view.touch.staleness = Staleness(self._page.dns_staleness)
         if before is None:
             self._answers = UdpAnswers(

@@ -248,3 +248,22 @@ def _walk(cursor: Any, range_: KvRange) -> Iterator[tuple[bytes, bytes]]:
             return
         yield pair
         there = cursor.next()
+
+
+class LmdbTexts:
+    """Keys as DNS shows them (`aspen.dns.key_texts.Texts`)."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: TableStore) -> None:
+        self._store = store
+
+    def value(self, key: bytes) -> bytes | None:
+        with self._store.read() as txn:
+            stored: bytes | None = txn.get(key, db=self._store.tables["kv"])
+        return None if stored is None else stored[HEADER.size :]
+
+    def any_under(self, prefix: bytes) -> bool:
+        with self._store.read() as txn:
+            cursor = txn.cursor(db=self._store.tables["kv"])
+            return bool(cursor.set_range(prefix)) and cursor.key().startswith(prefix)
