@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from http_fakes import Answer, Client, Line, within
 
 from aspen.errors import OutcomeUnknown
+from aspen.http import zones
 from aspen.http.server import HttpServer
 from aspen.http.zones import ZoneRoutes
 from aspen.state.commands import Command, Result, encode_command
@@ -309,3 +310,18 @@ async def test_all_of_it_is_in_the_openapi_document(http: Client) -> None:
         "/v1/zones/{zone}/import": {"get", "post"},
         "/v1/zones/{zone}/export": {"get"},
     }
+
+
+async def test_an_export_that_fails_on_its_way_never_looks_whole(
+    http: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await http.request("POST", ZONE + "/import", FILE)
+
+    def fails(*_: object) -> Iterator[str]:
+        yield from ["@ 300 IN A 192.0.2.1\n"] * 1_000
+        raise RuntimeError("the disk is gone")
+
+    monkeypatch.setattr(zones, "write_master_file", fails)
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionError, ValueError)):
+        await http.get(ZONE + "/export")
+    await http.close()
