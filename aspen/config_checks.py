@@ -226,6 +226,13 @@ def _warnings(config: ClusterBootstrapConfig) -> Iterator[str]:
         )
     if config.admin_token is not None and len(config.admin_token) < TOKEN_SHORT_CHARS:
         yield f"admin_token is shorter than {TOKEN_SHORT_CHARS} characters"
+    https = config.dns_server.https_config
+    real = https is None or https.letsencrypt_prod or https.acme_directory is not None
+    if https is not None and https.mode is CertMode.LETS_ENCRYPT and not real:
+        yield (
+            "dns_server.https_config: certificates of Let's Encrypt's staging authority are for tests; "
+            "set letsencrypt_prod for real ones"
+        )
     used = _disk_used_percent(config.data_path)
     if used > DISK_WARNING_PERCENT:
         yield f"data_dir: its disk is {used:.0f} % full"

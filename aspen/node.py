@@ -28,6 +28,7 @@ from aspen.http.acme_challenge import AcmeChallengeRoutes
 from aspen.http.cluster import ClusterRoutes, DnsStatus
 from aspen.http.control import CheckReport, ControlRoutes
 from aspen.http.doh import DohRoutes
+from aspen.http.forwarded import ClientAddress, parse_networks
 from aspen.http.peers import PeersRoutes, PeersStatus
 from aspen.http.server import Https, HttpServer
 from aspen.http.tsig_keys import TsigKeyRoutes
@@ -336,7 +337,8 @@ class Node:
             else None,
         )
         if self.dns is not None:
-            DohRoutes(self.dns.answers, self.proposer).add_routes(self.http.public)
+            client = ClientAddress(parse_networks(config.trusted_proxies, "trusted_proxies"))
+            DohRoutes(self.dns.answers, self.proposer, client).add_routes(self.http.public)
         if self._pkarr is not None:
             self._pkarr.add_routes(self.http)
         self.acme_challenges.add_routes(self.http.public)

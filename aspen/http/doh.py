@@ -23,6 +23,7 @@ from aspen.dns.wire import FLAG_RD, OPT, Rcode
 from aspen.errors import DnsWireError, HttpError, InputError
 from aspen.http.dns_json import json_of
 from aspen.http.errors import json_response
+from aspen.http.forwarded import ClientAddress
 from aspen.http.freshness import freshness_headers
 from aspen.http.negotiation import preferred
 from aspen.http.openapi import BINARY, JSON, Answer, Body, Operation, Parameter
@@ -97,8 +98,10 @@ class Answers(Protocol):
 class DohRoutes:
     """The handlers."""
 
-    def __init__(self, answers: Answers, proposer: Proposer) -> None:
+    def __init__(self, answers: Answers, proposer: Proposer, client: ClientAddress | None = None) -> None:
+        """`client` knows which proxies to believe; without it, none."""
         self._answers = answers
+        self._client = client if client is not None else ClientAddress()
         self._proposer = proposer
 
     def add_routes(self, public: Router) -> None:
@@ -151,7 +154,7 @@ class DohRoutes:
         if media_type is None:
             raise HttpError(406, "not_acceptable", f"the answer can be {', '.join(offers)}")
         headers = freshness_headers(self._proposer)
-        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+        peer = (self._client.of(request), 0)
         reply = await self._answers.answer_in_time(message, packed_address(peer), peer)
         if reply is None:
             raise HttpError(400, "bad_message", "the message is not a DNS query")

@@ -369,3 +369,10 @@ def test_https_settings_that_can_not_be_used(tmp_path: Path, lines: str, names: 
     text = f'node_id = 1\ncookie = "correct horse"\n[dns_server.https_config]\n{lines}\n'
     with pytest.raises(ConfigError, match=names.replace(".", r"\.").replace("*", r"\*")):
         load(tmp_path, text).validate()
+
+
+def test_staging_certificates_are_warned_of(tmp_path: Path) -> None:
+    text = 'node_id = 1\ncookie = "correct horse"\n[dns_server.https_config]\ncert_mode = "acme"\n'
+    text += 'domains = ["a.example"]\n'
+    assert any("staging" in warning for warning in load(tmp_path, text).validate())
+    assert not any("staging" in w for w in load(tmp_path, text + "letsencrypt_prod = true\n").validate())

@@ -308,6 +308,23 @@ def test_rfc9110_12_5_1_the_most_specific_range_counts() -> None:
     assert preferred("A/Y;Q=1", offers) == "a/y"
 
 
+async def test_a_query_acl_holds_here_too_and_for_whom_a_trusted_proxy_names(serve: Any) -> None:
+    from aspen.http.forwarded import ClientAddress, parse_networks
+
+    answers = Answers(serve(RECORDS, query_acl=("192.0.2.0/24",)).view)
+    server = HttpServer(listen=("127.0.0.1", 0))
+    client = ClientAddress(parse_networks(["127.0.0.1"], "trusted_proxies"))
+    DohRoutes(answers, Fresh(), client).add_routes(server.public)  # type: ignore[arg-type]  # enough
+    await server.start()
+    url = f"http://127.0.0.1:{server.address[1]}/resolve?name=aspen.local&type=SOA"
+    async with aiohttp.ClientSession() as session:
+        for forwarded, status in ((None, 5), ("192.0.2.7", 0), ("198.51.100.7", 5)):
+            headers = {} if forwarded is None else {"X-Forwarded-For": forwarded}
+            async with session.get(url, headers=headers) as response:
+                assert (await response.json())["Status"] == status
+    await server.close()
+
+
 # --- over TLS, with real clients ------------------------------------------------------------------
 
 
