@@ -157,3 +157,28 @@ async def test_published_through_the_network_and_found_by_another(nodes: list[No
     theirs = DhtNetwork(other, lambda: time.monotonic_ns() // 1_000_000)
     assert await theirs.resolve(identity.endpoint_id) == packet
     await other.close()
+
+
+async def test_the_command_line_publishes_there_and_finds_it_again(nodes: list[Node], tmp_path: Path) -> None:
+    identity = Identity.generate()
+    identity.save(tmp_path / "key")
+    where = ("--dht", "--bootstrap", f"{HOST}:{nodes[6].port}")
+    told = await aspen("pkarr", "publish", "--key", str(tmp_path / "key"), "@ 60 A 192.0.2.4", *where)
+    assert told == f"{identity.z32}\ndht: published\n"
+    read = await asyncio.to_thread(nodes[1].get, identity.endpoint_id)
+    assert read is not None
+    assert read[2] == build_message(identity.endpoint_id, ["@ 60 A 192.0.2.4"])
+    found = await aspen("pkarr", "resolve", identity.z32, *where)
+    assert "by dht, signed" in found
+    assert f"{identity.z32}. 60 IN A 192.0.2.4" in found
+
+
+async def aspen(*arguments: str) -> str:
+    """What a command prints."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "aspen.cli.main", *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(40):
+        printed, _ = await process.communicate()
+    assert process.returncode == 0
+    return printed.decode()

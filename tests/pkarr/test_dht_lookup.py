@@ -60,7 +60,7 @@ def walk(lookup: Lookup, network: MadeUpNetwork) -> int:
 
 
 def test_a_walk_from_one_node_ends_at_the_closest_of_all() -> None:
-    for seed in range(20):
+    for seed in range(6):
         network = MadeUpNetwork(300, seed)
         lookup = Lookup(TARGET, [], [network.contacts[0].address])
         assert walk(lookup, network) <= DHT_LOOKUP_QUERIES
@@ -68,7 +68,7 @@ def test_a_walk_from_one_node_ends_at_the_closest_of_all() -> None:
 
 
 def test_dead_nodes_are_walked_around() -> None:
-    for seed in range(20):
+    for seed in range(6):
         network = MadeUpNetwork(300, seed, dead=0.3)
         living = [each for each in network.contacts if each.address not in network.dead]
         lookup = Lookup(TARGET, living[:3], [])
