@@ -39,6 +39,7 @@ from aspen.http.routing import Request, Router
 from aspen.http.zone_types import MASTER_FILE, PATH, RecordList, ZoneChanged, ZoneList, ZoneView
 from aspen.limits import (
     HTTP_BODY_BYTES,
+    KV_SCAN_BYTES,
     ZONE_EXPORT_MS,
     ZONE_EXPORT_NAMES,
     ZONE_IMPORT_BYTES,
@@ -165,8 +166,10 @@ class ZoneRoutes:
         if name is not None:
             found += types.record_sets(name, zone.node(name) or {}, rrtype)
         else:
+            size = 0
             for count, (owner, node) in enumerate(zone.walk(after)):
-                if count == limit:
+                size += sum(len(rdata) for rrset in node.values() for rdata in rrset.rdatas)
+                if count == limit or (count and size > KV_SCAN_BYTES):  # a page is a page
                     more = True
                     break
                 found += types.record_sets(owner, node, rrtype)
