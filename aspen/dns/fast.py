@@ -11,6 +11,7 @@ kept as a *plan*. A query with a known plan needs its key decoded, one read of t
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from aspen.dns.fast_zone import ZonePlan, make_zone_plan
@@ -117,23 +118,33 @@ class _Noted:
 class FastResponder:
     """Answers datagrams from one view. Replies come without the two octets of id."""
 
-    __slots__ = ("_packet_answers", "_plans", "_zone_plans", "consistency", "packets", "shared", "view")
+    __slots__ = (
+        "_noted",
+        "_packet_answers",
+        "_plans",
+        "_zone_plans",
+        "consistency",
+        "packets",
+        "shared",
+        "view",
+    )
 
     def __init__(self, view: View) -> None:
-        self.packets: list[bytes] = []
+        self.packets: Collection[bytes] = ()
         """Keys of the packets that the last answer was made from."""
+        self._noted: list[bytes] = []
         self.shared = True
         """Whether any client would have got the last answer."""
         self.consistency: Consistency = "stale"
         """What the last answer asks for before it may be sent (`Reply`)."""
-        self.view = view._replace(records=_Noted(view.records, self.packets))
+        self.view = view._replace(records=_Noted(view.records, self._noted))
         self._packet_answers = view.records.packet_answers
         self._plans: dict[bytes, Plan | None] = {}
         self._zone_plans: dict[bytes, ZonePlan | None] = {}
 
     def begin(self) -> None:
         """Forget the last answer's conditions."""
-        self.packets.clear()
+        self.packets = ()
         self.shared, self.consistency = True, "stale"
 
     def answer(self, query_untrusted: bytes, client: bytes = UNKNOWN) -> bytes | None:
@@ -186,7 +197,7 @@ class FastResponder:
             return None
         if len(reply) > plan.limit:
             return None
-        self.packets[:] = (public_key,)
+        self.packets = (public_key,)
         self.shared, self.consistency = True, "stale"
         return reply
 
@@ -207,13 +218,15 @@ class FastResponder:
                 return None
         reply = plan.answer(query)
         if reply is not None:
-            self.packets.clear()
+            self.packets = ()
             self.shared, self.consistency = True, "stale"
         return reply
 
     def _respond(self, query_untrusted: bytes, client: bytes) -> bytes | None:
-        self.packets.clear()
+        noted = self._noted
+        noted.clear()
         reply = answer(query_untrusted, self.view, Transport.UDP, client)
+        self.packets = tuple(noted)
         if reply is None:
             return None
         self.shared, self.consistency = reply.shared, reply.consistency

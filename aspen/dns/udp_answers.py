@@ -122,6 +122,8 @@ class UdpAnswers:
         self.tally = [0] * COUNTERS
         self.cache = ReplyCache()
         self.limiter = RateLimiter(rrl, processes, stride)
+        # The same objects for good, at hand.
+        self._errors, self._watched = self.cache.errors, self.limiter.watched
         self.must_pass_on = False
         """Whether the last datagram is for the node process (`forward`)."""
         self._policy = policy
@@ -153,11 +155,11 @@ class UdpAnswers:
         """What to send to a client for its datagram, but for the id; None for nothing, unless
         `must_pass_on`. Raises whatever the replica raises that can't be read."""
         self.must_pass_on = False
-        cache, tally = self.cache, self.tally
+        errors, tally = self._errors, self.tally
         try:
-            if self.limiter.watched:
+            if self._watched:
                 return self._reply_watched(query_untrusted, host)
-            if cache.errors and (reply := cache.errors.get(query_untrusted[ID_BYTES:])) is not None:
+            if errors and (reply := errors.get(query_untrusted[ID_BYTES:])) is not None:
                 tally[Counter.HITS] += 1
                 self._error_hits += 1
             elif (reply := self._responder.quick(query_untrusted)) is not None:
