@@ -156,6 +156,6 @@ def report(name: str, ours: float, theirs: float, peer: str, digits: int) -> Non
 
 
 def report_both(name: str, ours: Figures, theirs: Figures, peer: str) -> None:
-    """The lines of rate and CPU time. Less CPU time is better: its ratio is theirs to ours as a rate's."""
+    """The lines of rate, where a high ratio is good, and of CPU time, where a low one is."""
     report(f"{name}_qps", ours.qps, theirs.qps, peer, 0)
     report(f"{name}_cpu_us", ours.cpu_us, theirs.cpu_us, peer, 2)
