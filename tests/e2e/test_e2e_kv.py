@@ -16,9 +16,9 @@ from kv_history import HistoryOfKeys, Told, judge
 from aspen.client import Barrier, Change, Changes, Client, Counter, Election, Lock, NodeClient, Session
 from aspen.errors import ClientError, ClientNotFound, ClientOutcomeUnknown
 
-SCALE = float(os.environ.get("ASPEN_TEST_KV_SCALE", "0.05"))
+SCALE = float(os.environ.get("ASPEN_TEST_KV_SCALE", "0.03"))
 """1 is 100,000 writes and 100,000 keys."""
-SECONDS = float(os.environ.get("ASPEN_TEST_KV_SECONDS", "6"))
+SECONDS = float(os.environ.get("ASPEN_TEST_KV_SECONDS", "5"))
 
 
 def addrs(cluster: Cluster) -> list[str]:
