@@ -89,7 +89,6 @@ PKARR_EVENTS: Final = 100_000  # log entries that watchers can go back, of those
 PKARR_REASON_BYTES: Final = 1_024  # why a key is on a list
 PKARR_WATCHES_PER_CLIENT: Final = 32  # streams of one address, open at one time
 PKARR_WATCH_BATCH: Final = 1_000  # rows of events looked at before others have their turn
-RATE_LIMIT_ADDRESSES: Final = 4_096  # whose text need not be parsed anew
 RATE_LIMIT_PEERS: Final = 65_536  # buckets kept, of those not full
 PKARR_CACHE_MIN_MS: Final = 300_000  # of a GET's Cache-Control, whatever its records' TTL
 PKARR_CACHE_MAX_MS: Final = 86_400_000
@@ -290,6 +289,7 @@ ACME_RETRY_MAX_MS: Final = 21_600_000
 HTTP_BODY_BYTES: Final = 2 * 1_048_576
 HTTP_HEADER_BYTES: Final = 8_190
 HTTP_CONNECTIONS: Final = 4_096
+HTTP_CONNECTIONS_PER_CLIENT: Final = 512  # of one address, a /64 of IPv6; loopback and proxies exempt
 HTTP_HEAD_MS: Final = 10_000  # to send the request line and headers
 HTTP_BODY_MS: Final = 10_000  # to send the whole body
 HTTP_SEND_MS: Final = 60_000  # a client that doesn't take its answer for so long is cut off
@@ -432,7 +432,7 @@ assert KV_KEY_BYTES + 8 < LMDB_KEY_BYTES  # a revision or a lease stands before 
 assert 4 * LEASE_CHECK_MS < LEASE_TTL_MIN_MS
 assert KV_VALUE_BYTES < HTTP_BODY_BYTES < RAFT_ENTRY_BYTES < RAFT_FRAME_BYTES
 assert HTTP_HEADER_BYTES < HTTP_HEAD_BYTES
-assert HTTP_STREAMS < HTTP_CONNECTIONS
+assert max(HTTP_STREAMS, HTTP_CONNECTIONS_PER_CLIENT) < HTTP_CONNECTIONS
 assert HTTP_HEARTBEAT_MS < HTTP_SEND_MS
 assert ZONE_RRSET_BYTES < DNS_TCP_MESSAGE_BYTES - DNS_NAME_BYTES - 200  # header, question, SOA, OPT
 assert ZONE_STAGE_BYTES < ZONE_UPDATE_BYTES < RAFT_ENTRY_BYTES

@@ -26,6 +26,7 @@ from aspen.errors import ConfigError
 from aspen.housekeeping import Housekeeper
 from aspen.http.acme_challenge import AcmeChallengeRoutes
 from aspen.http.cluster import ClusterRoutes, DnsStatus
+from aspen.http.connection import HttpLimits
 from aspen.http.control import CheckReport, ControlRoutes
 from aspen.http.doh import DohRoutes
 from aspen.http.forwarded import ClientAddress, parse_networks
@@ -328,6 +329,7 @@ class Node:
     async def _start_http(self) -> None:
         config = self.config
         https = config.dns_server.https_config
+        proxies = parse_networks(config.trusted_proxies, "trusted_proxies")
         self.http = HttpServer(
             listen=config.http_listen,
             admin_listen=config.admin_listen,
@@ -335,9 +337,10 @@ class Node:
             https=Https((config.https_host, https.port), self.certificates.context)
             if https is not None and self.certificates is not None
             else None,
+            limits=HttpLimits(unlimited_clients=proxies),
         )
         if self.dns is not None:
-            client = ClientAddress(parse_networks(config.trusted_proxies, "trusted_proxies"))
+            client = ClientAddress(proxies)
             DohRoutes(self.dns.answers, self.proposer, client).add_routes(self.http.public)
         if self._pkarr is not None:
             self._pkarr.add_routes(self.http)

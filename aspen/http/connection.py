@@ -12,6 +12,7 @@ they move).
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,9 +27,11 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from aspen import limits as bounds
 from aspen.errors import HttpError
 from aspen.http.errors import RETRY_AFTER_SECONDS, problem, raw_problem
+from aspen.http.forwarded import Network, parse_address
 from aspen.http.http2 import Http2Connection
 from aspen.http.routing import Request
 from aspen.http.sse import Stream
+from aspen.ratelimit import peer_of
 
 log = structlog.get_logger("aspen.http")
 
@@ -54,6 +57,9 @@ class HttpLimits:
     """The bounds of one listener; tests shorten them."""
 
     connections: int = bounds.HTTP_CONNECTIONS
+    connections_per_client: int = bounds.HTTP_CONNECTIONS_PER_CLIENT
+    unlimited_clients: tuple[Network, ...] = ()
+    """Networks of proxies, which have as many connections as they like."""
     in_flight: int = bounds.HTTP_IN_FLIGHT
     head_ms: int = bounds.HTTP_HEAD_MS
     head_bytes: int = bounds.HTTP_HEAD_BYTES
@@ -81,11 +87,45 @@ class Service(web.Server):
         self.open: set[Connection | Http2Connection] = set()
         self.refused = 0
         """Connections over the limit, since the start."""
+        self._clients: Counter[str] = Counter()
+        """Connections of each address that is limited."""
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._event_loop = asyncio.get_running_loop()
 
     def __call__(self) -> RequestHandler:
         return Connection(self, self._event_loop)
+
+    def enter(self, connection: Connection | Http2Connection, transport: asyncio.BaseTransport) -> bool:
+        """Take a connection in, unless there are too many, in all or from this client."""
+        client = self.client_of(transport)
+        limits = self.limits
+        many = client is not None and self._clients[client] >= limits.connections_per_client
+        if many or len(self.open) >= limits.connections:
+            self.refused += 1
+            return False
+        self.open.add(connection)
+        if client is not None:
+            self._clients[client] += 1
+        return True
+
+    def leave(self, connection: Connection | Http2Connection, client: str | None) -> None:
+        if connection not in self.open:
+            return
+        self.open.discard(connection)
+        if client is not None:
+            self._clients[client] -= 1
+            if not self._clients[client]:
+                del self._clients[client]
+
+    def client_of(self, transport: asyncio.BaseTransport) -> str | None:
+        """Whose a connection is; None if it isn't limited: this machine's, and those of trusted proxies."""
+        peername = transport.get_extra_info("peername")
+        address = parse_address(peername[0]) if isinstance(peername, tuple) else None
+        if address is None or address.is_loopback:
+            return None
+        if any(address in network for network in self.limits.unlimited_clients):
+            return None
+        return peer_of(str(address))
 
     @contextmanager
     def waiting_for_body(self) -> Iterator[None]:
@@ -141,6 +181,7 @@ class Connection(RequestHandler):
     __slots__ = (
         "_cut_short",
         "answer_headers",
+        "client",
         "discarded",
         "discarding",
         "head_began",
@@ -176,6 +217,8 @@ class Connection(RequestHandler):
         self.discarded = 0
         self.stalled_since: float | None = None
         """When the client stopped taking in its answer."""
+        self.client: str | None = None
+        """Whose it is, if that client's connections are limited."""
         self.stream: Stream | None = None
         """The stream of events that is being sent, if any."""
         self.answer_headers: Mapping[str, str] = {}
@@ -185,20 +228,19 @@ class Connection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         service = self.service
-        if len(service.open) >= service.limits.connections:
-            service.refused += 1
+        if not service.enter(self, transport):
             self._force_close = True
             stream = cast(asyncio.Transport, transport)
             stream.write(raw_problem(503, "overloaded", "too many connections"))
             stream.close()
             return
-        service.open.add(self)
+        self.client = service.client_of(transport)
         self.head_began = self._loop.time()
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.head_began = None
-        self.service.open.discard(self)
+        self.service.leave(self, self.client)
         if self.stream is not None:
             self.stream.end()
         super().connection_lost(exc)

@@ -15,7 +15,7 @@ from typing import Final
 
 from aspen.errors import ConfigError
 from aspen.http.routing import Request
-from aspen.limits import RATE_LIMIT_ADDRESSES
+from aspen.limits import RATE_LIMIT_PEERS
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -43,11 +43,11 @@ class ClientAddress:
         peer = request.transport.get_extra_info("peername") if request.transport is not None else None
         if not isinstance(peer, tuple):
             return "0.0.0.0"  # noqa: S104  (an address nobody has: the connection is gone)
-        address = _address(peer[0])
+        address = parse_address(peer[0])
         if address is None or not self._trusts(address):
             return str(address or peer[0])
         for hop in _hops(request):
-            before = _address(hop)
+            before = parse_address(hop)
             if before is None:  # "unknown", hidden, or nonsense: the proxy that says so is all we know
                 break
             address = before
@@ -83,8 +83,8 @@ def _elements(text: str) -> list[str]:
     return [element.strip() for element in (*elements, text[start:])]
 
 
-@lru_cache(RATE_LIMIT_ADDRESSES)
-def _address(text_untrusted: str) -> Address | None:
+@lru_cache(RATE_LIMIT_PEERS)
+def parse_address(text_untrusted: str) -> Address | None:
     """An address, perhaps quoted, in brackets, or with a port."""
     text = text_untrusted.strip().strip('"').strip()
     if text.startswith("["):

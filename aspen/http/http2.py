@@ -107,17 +107,18 @@ class Http2Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._ending = False
+        self._client: str | None = None
+        """Whose it is, if that client's connections are limited."""
 
     # --- life ---------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         service = self.service
-        if len(service.open) >= service.limits.connections:
-            service.refused += 1
+        if not service.enter(self, transport):
             self.transport.abort()
             return
-        service.open.add(self)
+        self._client = service.client_of(transport)
         self._idle_since = self._loop.time()
         self._h2.local_settings = Settings(
             client=False,
@@ -130,7 +131,7 @@ class Http2Connection(asyncio.Protocol):
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.service.open.discard(self)
+        self.service.leave(self, self._client)
         self._ending = True
         self._writable.set()
         for stream in list(self._streams.values()):

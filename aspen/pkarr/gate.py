@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from aspen.errors import HttpError
 from aspen.http.forwarded import ClientAddress, Network
 from aspen.http.routing import Request
-from aspen.limits import PKARR_WATCHES_PER_CLIENT, RATE_LIMIT_ADDRESSES
+from aspen.limits import PKARR_WATCHES_PER_CLIENT, RATE_LIMIT_PEERS
 from aspen.ratelimit import Rate, RateLimiter, peer_of, retry_after
 from aspen.z32 import encode_key
 
@@ -140,7 +140,7 @@ class Gate:
             raise _too_often(f"too many {what}: {limiter.rate.per_s:g} a second are taken", wait_s)
 
 
-@lru_cache(RATE_LIMIT_ADDRESSES)
+@lru_cache(RATE_LIMIT_PEERS)
 def _known(address: str) -> tuple[str, bool]:
     """Whose bucket an address draws from, and whether it is this machine's."""
     return peer_of(address), ip_address(address).is_loopback

@@ -7,12 +7,14 @@ import socket
 
 import aiohttp
 import pytest
+from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from http_fakes import Answer, Client, FakeCluster, Line, Serve, within
 from test_relay import PACKET, PATH
 
 from aspen.http import connection
-from aspen.http.connection import HttpLimits
+from aspen.http.connection import Connection, HttpLimits, Service
+from aspen.http.forwarded import parse_networks
 from aspen.http.server import HttpServer
 
 BRIEF = HttpLimits(head_ms=150, body_ms=150, keepalive_ms=150, send_ms=300, discard_ms=150)
@@ -341,6 +343,42 @@ async def test_connections_beyond_the_bound_are_told_so(serve: Serve) -> None:
     assert (await exchange(server, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")).status == 200
     await clients[1].close()
     await extra.close()
+
+
+class Wire(asyncio.Transport):
+    """A connection from somewhere."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__({"peername": (address, 4_711)})
+
+
+async def test_one_client_cannot_have_all_connections() -> None:
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        raise NotImplementedError
+
+    proxies = parse_networks(["10.0.0.0/8"], "")
+    service = Service(handler, HttpLimits(connections_per_client=2, unlimited_clients=proxies))
+    loop = asyncio.get_running_loop()
+
+    def enter(address: str) -> Connection | None:
+        one, wire = Connection(service, loop), Wire(address)
+        if not service.enter(one, wire):
+            return None
+        one.client = service.client_of(wire)
+        return one
+
+    first = enter("2001:db8::1")
+    assert first is not None
+    assert enter("2001:db8::2")
+    assert enter("2001:db8::3") is None  # the same network
+    assert enter("2001:db8:0:1::1")
+    for exempt in ("127.0.0.1", "::1", "10.1.2.3", "::ffff:10.1.2.3"):
+        assert all(enter(exempt) for _ in range(5))
+    service.leave(first, first.client)
+    service.leave(first, first.client)  # once is enough
+    assert enter("2001:db8::3")
+    assert enter("2001:db8::3") is None
+    assert service.refused == 2
 
 
 async def test_requests_beyond_the_bound_are_told_so(serve: Serve, cluster: FakeCluster) -> None:
