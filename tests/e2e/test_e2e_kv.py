@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from cluster import Cluster
-from kv_history import HistoryOfKeys, Told, judge
+from kv_history import PRESENT, HistoryOfKeys, Told, judge
 
 from aspen.client import Barrier, Change, Changes, Client, Counter, Election, Lock, NodeClient, Session
 from aspen.errors import ClientError, ClientNotFound, ClientOutcomeUnknown
@@ -103,6 +103,11 @@ def test_a_history_that_is_none_is_found_out() -> None:
     assert judge([refused], changes, 0), "refused, and written"
     stale = [told("stale", 0, 1, 2, found=b"2", stale=True), told("stale", 2, 3, 1, found=b"1", stale=True)]
     assert judge(stale, changes, 0), "a stale read goes back"
+    behind = told("monotonic", 0, 1, 1, found=b"1", stale=True, floor=2)
+    assert judge([behind], changes, 0), "a monotonic read goes back, through another node"
+    assert judge([told("cas", 0, 1, 2, wrote=b"2", before=b"1")], changes, 0) == []
+    assert judge([told("cas", 0, 1, 2, wrote=b"2", before=b"0")], changes, 0), "swapped for another value"
+    assert judge([told("txn", 0, 1, 1, wrote=b"1", before=PRESENT)], changes, 0), "of a key that was absent"
 
 
 async def test_every_watcher_sees_every_write_once_and_in_order(cluster: Cluster) -> None:
