@@ -11,6 +11,7 @@ from typing import Final
 sys.path.insert(0, str(Path(__file__).parents[2] / "e2e"))
 
 from clients import sign
+from fault_runner.lease_story import stepping_clocks
 from fault_runner.shim import FailingSyncs
 from fault_runner.switch import Conditions
 from fault_runner.testbed import FaultyNode, Testbed
@@ -130,6 +131,7 @@ Story = Callable[[Testbed], None]
 STORIES: Final[dict[str, tuple[Story, tuple[str, ...]]]] = {
     "full_disk": (full_disk, ("disk",)),
     "failing_fsync": (failing_fsync, ("fsync",)),
+    "stepping_clocks": (stepping_clocks, ("clock",)),
     "one_way_link": (one_way_link, ("partition",)),
 }
 """Name → the story, and the faults that it needs."""
