@@ -44,7 +44,7 @@ One rule per branch: `InputError` is the sender's fault and maps to 400 or an RC
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 
 class AspenError(Exception):
@@ -245,7 +245,12 @@ class ClientNotFound(ClientError):
 
 
 class ClientCompareFailed(ClientError):
-    """The key is not as the write expected it; nothing was changed."""
+    """The key is not as the write expected it; nothing was changed. `current` is the entry, as JSON, if
+    there is one (and the answer told it)."""
+
+    def __init__(self, status: int, code: str, reason: str, *, current: dict[str, Any] | None = None) -> None:
+        super().__init__(status, code, reason)
+        self.current = current
 
 
 class ClientCompacted(ClientError):

@@ -233,6 +233,11 @@ def _show(answer: dict[str, Any], as_json: bool) -> None:
     )
     print(f"committed up to {answer.get('commit_index')}, applied up to {answer.get('applied_index')}")
     rows = [_row(member, leader) for member in answer.get("members", [])]
+    if not rows:
+        this = f"{answer.get('node_id')}@{answer.get('endpoint_id')}@<host>:<QUIC port>"
+        print("it belongs to no cluster: found one with `aspen cluster init`, or ask a member to take it in:")
+        print(f"  aspen cluster add-learner {this}")
+        return
     print_table(None, ("node", "role", "endpoint id", "addresses"), rows)
 
 

@@ -70,6 +70,7 @@ Consistency = Annotated[
     ),
 ]
 
+_SHOWN_CHARS = 60
 DEFAULT_ADDR = "http://127.0.0.1:8080"
 
 
@@ -103,6 +104,8 @@ def local(as_json: bool, action: Callable[[], T]) -> T:
         return action()
     except AspenError as error:
         fail(error, as_json)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        fail(InputError(f"{error.filename}: {error.strerror}"), as_json)  # a wrong argument
     except OSError as error:
         fail(AspenError(f"{error.filename or 'input or output'}: {error.strerror or error}"), as_json)
     except KeyboardInterrupt:
@@ -113,7 +116,8 @@ def fail(error: AspenError, as_json: bool = False) -> NoReturn:
     """Say what went wrong and end with the exit code that fits."""
     code = error.code if isinstance(error, ClientError) else type(error).__name__
     if as_json:
-        print(json.dumps({"error": code, "reason": str(error)}), file=sys.stderr)
+        current = {"current": error.current} if isinstance(error, ClientCompareFailed) else {}
+        print(json.dumps({"error": code, "reason": str(error), **current}), file=sys.stderr)
     else:
         print(f"aspen: {error}", file=sys.stderr)
         for hint in _hints(error):
@@ -142,9 +146,22 @@ def _hints(error: AspenError) -> Sequence[str]:
         return ("Start one with `aspen dev`, or name another with --addr or ASPEN_ADDR.",)
     if isinstance(error, ClientError) and error.status in (401, 403):
         return ("This route needs the node's admin token: --token or ASPEN_ADMIN_TOKEN.",)
+    if isinstance(error, ClientCompareFailed):
+        return (_now(error.current),)
     if isinstance(error, ClientOutcomeUnknown):
         return ("The write may or may not have happened: read before writing again.",)
     return ()
+
+
+def _now(entry: dict[str, Any] | None) -> str:
+    """What a key holds that was expected to be otherwise."""
+    import base64
+
+    if entry is None:
+        return "There is no such key."
+    value = text_or_escaped(base64.b64decode(entry.get("value", "")))
+    shown = value if len(value) <= _SHOWN_CHARS else f"{value[:_SHOWN_CHARS]}…"
+    return f"It is {printable(shown)!r}, last changed at revision {entry.get('mod_revision')}."
 
 
 def print_json(value: Any) -> None:

@@ -54,7 +54,10 @@ def run(
         list[str] | None,
         _flag("Another member; repeat it, or separate by commas.", "ID@ENDPOINT[@HOST:PORT]"),
     ] = None,
-    ticket: Annotated[str | None, _flag("Join with a ticket.")] = None,
+    ticket: Annotated[
+        str | None,
+        _flag("Find the cluster by a ticket of `aspen cluster ticket`; a member lets this node in."),
+    ] = None,
     init: Annotated[
         bool, typer.Option("--init", help="Found a cluster of this node and its peers, unless it has one.")
     ] = False,
@@ -71,13 +74,20 @@ def run(
         _flag("Answer names under this origin; repeat it for several. [aspen.local]", "NAME"),
     ] = None,
     workers: Annotated[int | None, _flag("UDP worker processes; 0 answers in the node's own. [1]")] = None,
-    relay_url: Annotated[str | None, _flag("iroh relay.", "URL")] = None,
-    enable_dns_discovery: Annotated[bool, typer.Option("--enable-dns-discovery")] = False,
-    dns_discovery_url: Annotated[str | None, _flag("DNS discovery service.", "URL")] = None,
-    enable_pkarr: Annotated[bool, typer.Option("--enable-pkarr")] = False,
+    relay_url: Annotated[str | None, _flag("iroh relay. Not built yet.", "URL")] = None,
+    enable_dns_discovery: Annotated[
+        bool, typer.Option("--enable-dns-discovery", help="Not built yet.")
+    ] = False,
+    dns_discovery_url: Annotated[str | None, _flag("DNS discovery service. Not built yet.", "URL")] = None,
+    enable_pkarr: Annotated[
+        bool,
+        typer.Option("--enable-pkarr", help="Publish this node's address under its key, and find peers so."),
+    ] = False,
     pkarr_relay_url: Annotated[str | None, _flag("pkarr relay to publish at.", "URL")] = None,
-    disable_mdns: Annotated[bool, typer.Option("--disable-mdns")] = False,
-    disable_gossip: Annotated[bool, typer.Option("--disable-gossip")] = False,
+    disable_mdns: Annotated[bool, typer.Option("--disable-mdns", help="No multicast DNS.")] = False,
+    disable_gossip: Annotated[
+        bool, typer.Option("--disable-gossip", help="Neither tell nor hear of nodes by gossip.")
+    ] = False,
     log_format: Annotated[str | None, _flag("[auto]", "auto|console|json")] = None,
     log_level: Annotated[str | None, _flag("[info]", "debug|info|warning|error")] = None,
 ) -> None:

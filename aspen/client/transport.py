@@ -6,10 +6,11 @@ the caller knows whether writing twice is harmless.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Final, NamedTuple, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -64,6 +65,7 @@ class _Problem(msgspec.Struct):
     error: str = "failed"
     reason: str = ""
     revision: int = 0
+    current: dict[str, Any] | None = None
 
 
 def parse_addr(text: str) -> URL:
@@ -169,12 +171,23 @@ class Transport:
                 yield response
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             # Nothing was sent, so nothing happened.
-            raise ClientUnavailable(0, "unreachable", f"no node answers at {self.base}: {error}") from None
+            raise ClientUnavailable(
+                0, "unreachable", f"no node answers at {self.base}: {_why(error)}"
+            ) from None
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             reason = f"{self.base} gave no answer: {str(error) or type(error).__name__}"
             if method not in ("GET", "HEAD"):
                 raise ClientOutcomeUnknown(0, "outcome_unknown", reason) from None
             raise ClientUnavailable(0, "unreachable", reason) from None
+
+
+def _why(error: Exception) -> str:
+    """A failure to connect, in the system's words; the address is said already."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        code = error.os_error.errno
+        # Resolvers have negative codes of their own.
+        return os.strerror(code) if code is not None and code > 0 else error.strerror or str(error)
+    return str(error)
 
 
 def refusal(status: int, answer: bytes, writes: bool) -> ClientError:
@@ -184,10 +197,10 @@ def refusal(status: int, answer: bytes, writes: bool) -> ClientError:
     except (msgspec.DecodeError, msgspec.ValidationError):
         problem = _Problem(f"http_{status}", f"HTTP status {status}")
     code, reason = problem.error, problem.reason or problem.error
-    if status == 404 and code in ("not_found", "no_such_zone", "http_404"):
+    if status == 404 and code in ("not_found", "no_such_zone", "lease_not_found", "http_404"):
         return ClientNotFound(status, code, reason)
     if code == "compare_failed":
-        return ClientCompareFailed(status, code, reason)
+        return ClientCompareFailed(status, code, reason, current=problem.current)
     if code == "compacted":
         return ClientCompacted(status, code, reason, revision=problem.revision)
     if code == "outcome_unknown":

@@ -40,6 +40,14 @@ _RCODES: Final = {
 }
 _CLASSES: Final = {1: "IN", 3: "CH", 4: "HS"}
 _EDE: Final = 15
+_EXTENDED: Final = {
+    3: "stale answer",
+    18: "prohibited",
+    19: "stale NXDOMAIN answer",
+    20: "not authoritative",
+    22: "no reachable authority",
+}
+"""RFC 8914 §4, those that a node of ours says."""
 
 
 class Reply(NamedTuple):
@@ -125,7 +133,9 @@ def _extended_errors(options: bytes) -> Iterator[str]:
         offset += 4 + length
         if code == _EDE and len(data) >= 2:
             text = data[2:].decode("utf-8", "replace")
-            yield f"extended error {int.from_bytes(data[:2], 'big')}" + (f": {text}" if text else "")
+            number = int.from_bytes(data[:2], "big")
+            named = f" ({_EXTENDED[number]})" if number in _EXTENDED else ""
+            yield f"extended error {number}{named}" + (f": {text}" if text else "")
 
 
 def _class(number: int) -> str:

@@ -232,7 +232,7 @@ class KvRoutes:
         return problem(
             409,
             "compare_failed",
-            "the key is not as expected; current is what it is",
+            "the key is not as expected",
             headers,
             revision=result.revision,
             current=None if found is None else entry_json(found),

@@ -77,6 +77,10 @@ def test_compare_and_swap_and_its_exit_code(kv: Aspen) -> None:
     assert "swapped" in kv("cas", "k", "1", "2").stdout
     failed = kv("cas", "k", "1", "3", "--json", code=Exit.COMPARE_FAILED)
     assert json.loads(failed.stderr)["error"] == "compare_failed"
+    assert json.loads(failed.stderr)["current"]["value"] == "Mg=="
+    assert "It is '2', last changed at revision" in kv("cas", "k", "1", "3", code=Exit.COMPARE_FAILED).stderr
+    assert "There is no such key" in kv("cas", "none", "1", "3", code=Exit.COMPARE_FAILED).stderr
+    assert "no lease" in kv("lease", "show", "999999", code=Exit.NOT_FOUND).stderr
     kv("cas", "k", "2", "-", stdin=b"\x00\xff")
     assert kv("get", "k", "-o", "-").stdout_bytes == b"\x00\xff"
 
@@ -133,7 +137,7 @@ def test_export_and_import_keep_every_byte(kv: Aspen, tmp_path: Path) -> None:
     assert kv("export").stdout == file.read_text()
     bad = kv("import", "-", stdin=b'{"key": "a"}\n', code=Exit.USAGE)
     assert "line 1" in bad.stderr
-    kv("import", str(tmp_path / "missing"), code=Exit.FAILED)
+    kv("import", str(tmp_path / "missing"), code=Exit.USAGE)
 
 
 def test_a_watch_prints_changes_as_they_come(kv: Aspen) -> None:
@@ -155,9 +159,9 @@ def test_the_life_of_a_lease(kv: Aspen) -> None:
     assert kv("lease", "keep-alive", lease).stdout == "renewed for 30 s\n"
     assert "1 keys deleted" in kv("lease", "revoke", lease).stdout
     kv("get", "held", code=Exit.NOT_FOUND)
-    gone = kv("lease", "show", lease, "--json", code=Exit.FAILED)
+    gone = kv("lease", "show", lease, "--json", code=Exit.NOT_FOUND)
     assert json.loads(gone.stderr)["error"] == "lease_not_found"
-    kv("put", "held", "", "--lease", lease, code=Exit.FAILED)
+    kv("put", "held", "", "--lease", lease, code=Exit.NOT_FOUND)
     kv("put", "short", "", "--ttl", "60")
     assert json.loads(kv("lease", "list", "--json").stdout)["leases"][0]["ttl_ms"] == 60_000
 

@@ -153,7 +153,7 @@ def test_a_master_file_goes_in_and_comes_out(one: OneNode, aspen: Aspen, tmp_pat
     refused = aspen("zone", "import", "example.com", str(file))
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "line 5: '192.0.2' is not an IPv4 address" in refused.stderr
-    assert aspen("zone", "import", "example.com", str(tmp_path / "none")).exit_code == 1
+    assert aspen("zone", "import", "example.com", str(tmp_path / "none")).exit_code == 2
 
 
 def test_dig_asks_by_datagram_and_by_stream(one: OneNode, aspen: Aspen) -> None:

@@ -1,10 +1,12 @@
-"""The README's five minutes, run as they stand (on other ports): what is documented works."""
+"""The README's commands, run as they stand (on other ports and in other places): what is documented works."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -12,11 +14,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 BIN = Path(sys.executable).parent
 DOCUMENTED = {"dns": 5300, "http": 8080, "quic": 7300}
 
@@ -72,19 +76,29 @@ def cluster(tmp_path: Path, ports: dict[str, int]) -> Iterator[Path]:
         assert process.wait(20) == 0, log.read_text("utf-8")
 
 
-def run(script: str, directory: Path, ports: dict[str, int]) -> str:
-    """Run a block of the README with its ports exchanged for ours; returns what it printed."""
+def exchanged(script: str, ports: dict[str, int]) -> str:
+    """A block of the README with its ports exchanged for ours."""
     for use, first in DOCUMENTED.items():
         for i in range(3):
             script = re.sub(rf"\b{first + i}\b", str(ports[use] + i), script)
-    environment = os.environ | {
+    return script.replace("source .venv/bin/activate\n", "")
+
+
+def environment(ports: dict[str, int]) -> dict[str, str]:
+    return os.environ | {
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "ASPEN_ADDR": f"http://127.0.0.1:{ports['http']}",
+        "ASPEN_COOKIE": "a secret of the README's own",
     }
+
+
+def run(script: str, directory: Path, ports: dict[str, int]) -> str:
+    """Run a block of the README; returns what it printed."""
+    script = exchanged(script, ports)
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script.replace("source .venv/bin/activate\n", "")],
+        ["bash", "-euo", "pipefail", "-c", script],
         cwd=directory,
-        env=environment,
+        env=environment(ports),
         capture_output=True,
         text=True,
         timeout=60,
@@ -94,13 +108,102 @@ def run(script: str, directory: Path, ports: dict[str, int]) -> str:
     return done.stdout
 
 
+@contextmanager
+def running_node(
+    command: str, directory: Path, ports: dict[str, int], until: str, cookie: str
+) -> Iterator[Path]:
+    """An `aspen node run …` of the README; yields its log once `until` stands in it."""
+    log = directory / "node.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aspen.cli.main", *shlex.split(command.replace("\\\n", " "))[1:]],
+            cwd=directory,
+            env=environment(ports) | {"ASPEN_COOKIE": cookie},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        deadline = time.monotonic() + 30
+        while until not in log.read_text("utf-8"):
+            assert process.poll() is None, log.read_text("utf-8")
+            assert time.monotonic() < deadline, log.read_text("utf-8")
+            time.sleep(0.05)
+        yield log
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0, log.read_text("utf-8")
+
+
 @pytest.mark.skipif(not (shutil.which("dig") and shutil.which("curl")), reason="needs dig and curl")
 def test_five_minutes_to_a_working_cluster(cluster: Path, ports: dict[str, int]) -> None:
-    make, publish, ask, plain_http, kv, kill = blocks("Five minutes to a working cluster")
+    make, look, zone, publish, plain_http, kv, kill = blocks("Five minutes to a working cluster")
     assert make == "make cluster\n"
-    assert "published" in run(publish, cluster, ports)
-    assert '"relay=https://relay.example./"' in run(ask, cluster, ports)
-    run(plain_http, cluster, ports)
-    assert "hello" in run(kv, cluster, ports)
+    assert "2 peers" in run(look, cluster, ports)
+    shown = run(zone, cluster, ports)
+    assert shown.count("192.0.2.2") == 1
+    assert "IN SOA ns1.example.com." in shown
+    assert run(publish, cluster, ports).count('"relay=https://relay.example./"') == 2  # resolve, dig
+    assert '"data":"192.0.2.1"' in run(plain_http, cluster, ports)
+    shown = run(kv, cluster, ports)
+    assert "hello" in shown
+    assert "goodbye" in shown
     shown = run(kill, cluster, ports)
     assert shown.count("addresses") == 2  # two tables of members, before and after
+
+
+def test_a_cluster_grows_by_a_ticket_and_shrinks(cluster: Path, ports: dict[str, int]) -> None:
+    grow, shrink = blocks("Growing and shrinking")
+    ticket, keygen, node_run, *let_in = (line.split(" #")[0].rstrip() for line in grow.splitlines())
+    new = free_range()
+    keygen = keygen.replace("/var/lib/aspen", "new")
+    endpoint_id = run(keygen, cluster, ports).strip()
+    node_run = node_run.replace("<ticket>", run(ticket, cluster, ports).strip())
+    node_run = node_run.replace("/var/lib/aspen", "new").replace("192.0.2.4", "127.0.0.1")
+    node_run += f" --dns-port {new} --http-addr 127.0.0.1:{new + 1} --quic-port {new + 2} --profile lan"
+    cookie = (cluster / ".aspen-dev" / "cookie").read_text("utf-8").strip()
+    with running_node(node_run, cluster, ports, "node started", cookie):
+        for command in let_in:
+            command = command.replace("<endpoint id>", endpoint_id).replace(
+                "192.0.2.4:7300", f"127.0.0.1:{new + 2}"
+            )
+            shown = run(command, cluster, ports)
+        assert shown.count("alike") == 4
+        assert "learner" not in run(shrink, cluster, ports)
+    members = json.loads(run("aspen cluster status --json", cluster, ports))["members"]
+    assert [member["node_id"] for member in members] == [1, 2, 3]
+
+
+def test_running_it_for_real(tmp_path: Path, ports: dict[str, int]) -> None:
+    keygen, node_run = blocks("Running it for real")
+    own_id = run(keygen.replace("/var/lib/aspen", "data"), tmp_path, ports).strip()
+    other = [run(f"aspen pkarr keygen {name}", tmp_path, ports).strip() for name in ("two", "three")]
+    for key in other:
+        node_run = node_run.replace("<endpoint id>", key, 1)
+    node_run = exchanged(node_run, ports).replace("/var/lib/aspen", "data").replace("192.0.2.1", "127.0.0.1")
+    node_run += (
+        f" --dns-port {ports['dns']} --http-addr 127.0.0.1:{ports['http']} --quic-port {ports['quic']}"
+    )
+    with running_node(node_run, tmp_path, ports, "node started", "a secret of its own"):
+        members = json.loads(run("aspen cluster status --json", tmp_path, ports))["members"]
+    assert [member["endpoint_id"] for member in members] == [own_id, *other]
+
+
+def test_the_configuration_file_is_one(tmp_path: Path, ports: dict[str, int]) -> None:
+    section = (ROOT / "README.md").read_text("utf-8").split("```toml\n")[1]
+    (tmp_path / "FILE").write_text(section.split("```")[0], "utf-8")
+    shown = run("aspen config check FILE", tmp_path, ports)
+    assert "The configuration is valid." in shown
+    assert "warning" not in shown
+
+
+@pytest.mark.parametrize("page", ["README.md", "examples/README.md", *(f"docs/{p.name}" for p in DOCS)])
+def test_links_between_pages_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if "://" not in target:
+            assert (ROOT / page).parent.joinpath(target.split("#")[0]).exists(), target
+
+
+def test_the_readme_names_every_page_of_the_documentation() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert [page.name for page in DOCS if f"(docs/{page.name})" not in text] == []
