@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from mutants import RECORD
 from raft_sim.campaign import replay_command, run_seed, run_seeds, total_seen, unequal_hashes
 from raft_sim.profile import Fault
 
@@ -35,10 +37,12 @@ def test_a_run_does_not_depend_on_hash_seeds() -> None:
 
 
 def test_a_failing_seed_prints_the_command_that_replays_it() -> None:
-    options = ["--start", "1", "--mutation", "answers_before_persist"]
+    name = "skips_log_check"  # one that takes a while to show
+    seed = json.loads(RECORD.read_text())[name]["seed"]
+    options = ["--start", str(seed), "--mutation", name]
     failed = subprocess.run([sys.executable, str(RUN), *options], capture_output=True, text=True, check=False)
     assert failed.returncode == 1
-    assert "seed 1 FAILED: " in failed.stdout
+    assert f"seed {seed} FAILED: " in failed.stdout
     command = failed.stdout.split("replay: ")[1].splitlines()[0]
     replayed = subprocess.run(command.split(), capture_output=True, text=True, check=False)
     assert replayed.returncode == 1
