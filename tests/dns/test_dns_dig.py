@@ -108,3 +108,25 @@ async def test_edns_compliance(port: int, z32: str, arguments: list[str], expect
     text = await dig(port, *arguments, f"{z32}.aspen.local", "A")
     for part in expected:
         assert part in text, text
+
+
+@pytest.mark.skipif(shutil.which("delv") is None, reason="delv is not installed")
+@pytest.mark.parametrize("transport", [(), ("+tcp",)])
+async def test_delv_takes_answers_and_denials_for_what_they_are(
+    port: int, z32: str, transport: tuple[str, ...]
+) -> None:
+    """A validator asks with DO and CD, and must be able to tell unsigned from bogus."""
+
+    async def delv(name: str, rrtype: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            *("delv", "@127.0.0.1", "-p", str(port), "-i", *transport, name, rrtype),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        out, _ = await asyncio.wait_for(process.communicate(), 30)
+        return out.decode()
+
+    assert "relay=https://relay.example./" in await delv(f"_iroh.{z32}.aspen.local", "TXT")
+    assert "192.0.2.1" in await delv(f"www.{z32}.aspen.local", "A")
+    assert "ncache nxdomain" in await delv(f"no.{z32}.aspen.local", "A")
+    assert "ncache nxrrset" in await delv(f"_iroh.{z32}.aspen.local", "A")
