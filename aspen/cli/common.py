@@ -1,6 +1,6 @@
 """What every command shares: options, exit codes, and how results and failures are shown.
 
-A command is an `async` action over a `NodeClient`, or plain local work; `talk` and `local` run it
+A command is an `async` action over a client, or plain local work; `talk`, `talk_to_any` and `local` run it
 and turn `AspenError` into one line on standard error and an exit code. Results go to standard
 output: a table or text for people, one JSON document with `--json`. Heavy modules (aiohttp, rich)
 are imported where they are used, so that `--help` is quick.
@@ -29,6 +29,7 @@ from aspen.errors import (
 
 if TYPE_CHECKING:
     from aspen.client import NodeClient
+    from aspen.client.kv import KvCalls
 
 T = TypeVar("T")
 
@@ -51,9 +52,22 @@ class Exit(IntEnum):
     COMPARE_FAILED = 6
 
 
+DEFAULT_ADDR = "http://127.0.0.1:8080"
+
 Addr = Annotated[
     str,
     typer.Option("--addr", envvar="ASPEN_ADDR", help="The node's HTTP address.", metavar="URL"),
+]
+Addrs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--addr",
+        envvar="ASPEN_ADDR",
+        help="A node's HTTP address; several, separated by commas or by --addr again: "
+        "what one certainly did not do, the next is asked for.",
+        metavar="URL",
+        show_default=DEFAULT_ADDR,
+    ),
 ]
 Token = Annotated[
     str | None,
@@ -71,7 +85,6 @@ Consistency = Annotated[
 ]
 
 _SHOWN_CHARS = 60
-DEFAULT_ADDR = "http://127.0.0.1:8080"
 
 
 def new_app(summary: str, *, completion: bool = False) -> typer.Typer:
@@ -96,6 +109,35 @@ def talk(addr: str, token: str | None, as_json: bool, action: Callable[[NodeClie
             return await action(client)
 
     return local(as_json, lambda: asyncio.run(run()))
+
+
+def talk_to_any(
+    addrs: list[str] | None,
+    token: str | None,
+    as_json: bool,
+    action: Callable[[KvCalls], Awaitable[T]],
+) -> T:
+    """Run `action` with a client of one node, or of several: then what one certainly did not do goes to
+    the next. A write of unknown outcome does so only under an idempotency key."""
+    import asyncio
+
+    from aspen.client import Client, NodeClient
+
+    async def run() -> T:
+        named = addresses(addrs)
+        if len(named) == 1:
+            async with NodeClient(named[0], token=token) as client:
+                return await action(client)
+        async with Client(named, token=token) as cluster:
+            return await action(cluster)
+
+    return local(as_json, lambda: asyncio.run(run()))
+
+
+def addresses(addrs: list[str] | None) -> list[str]:
+    """The nodes that `--addr` or ASPEN_ADDR name."""
+    named = [addr.strip() for text in addrs or () for addr in text.split(",")]
+    return [addr for addr in named if addr] or [DEFAULT_ADDR]
 
 
 def local(as_json: bool, action: Callable[[], T]) -> T:

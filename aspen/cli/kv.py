@@ -11,23 +11,25 @@ import typer
 
 from aspen.cli import kv_files, lease
 from aspen.cli.common import (
-    DEFAULT_ADDR,
-    Addr,
+    Addrs,
     Consistency,
     Json,
     Token,
+    fail,
     json_bytes,
     new_app,
     print_json,
     print_table,
-    talk,
+    talk_to_any,
     text_or_escaped,
 )
 from aspen.cli.kv_shown import entry_json, input_bytes, shortened
+from aspen.errors import InputError
 from aspen.limits import KV_SCAN_DEFAULT, KV_SCAN_MAX
 
 if TYPE_CHECKING:
-    from aspen.client import KvEntry, KvScan, NodeClient
+    from aspen.client import KvEntry, KvScan
+    from aspen.client.kv import KvCalls
 
 app = new_app("The replicated key-value store.")
 app.add_typer(lease.app, name="lease")
@@ -66,11 +68,11 @@ def get(
     revision: Annotated[int | None, typer.Option(min=0, metavar="N", help="As it was at revision N.")] = None,
     consistency: Consistency = "consistent",
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Print the value of KEY. Exits 3 if there is none."""
-    entry = talk(
+    entry = talk_to_any(
         addr,
         token,
         as_json,
@@ -100,12 +102,12 @@ def put(
     if_revision: IfRevision = None,
     once: Once = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Set KEY to VALUE; returns once a quorum has it on disk."""
     data = input_bytes(value)
-    written = talk(
+    written = talk_to_any(
         addr,
         token,
         as_json,
@@ -131,7 +133,7 @@ def cas(
     value: Value,
     as_json: Json = False,
     once: Once = None,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Set KEY to VALUE if its value is EXPECTED. Exits 6 if it isn't.
@@ -139,7 +141,7 @@ def cas(
     For a key that must not exist yet, use `put --if-revision 0`.
     """
     data = input_bytes(value)
-    written = talk(
+    written = talk_to_any(
         addr,
         token,
         as_json,
@@ -157,11 +159,13 @@ def incr(
     delta: Annotated[int, typer.Argument(metavar="DELTA", help="What to add; if negative, after --.")] = 1,
     once: Once = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Add to the number that KEY holds, and print the sum. A key that doesn't exist counts as 0."""
-    sum_ = talk(addr, token, as_json, lambda client: client.kv_increment(os.fsencode(key), delta, once=once))
+    sum_ = talk_to_any(
+        addr, token, as_json, lambda client: client.kv_increment(os.fsencode(key), delta, once=once)
+    )
     if as_json:
         print_json({**json_bytes("key", os.fsencode(key)), "value": sum_.value, "revision": sum_.revision})
     else:
@@ -173,20 +177,26 @@ def delete(
     key: Annotated[str, typer.Argument(help="The key; with --prefix, what keys begin with.", metavar="KEY")],
     prefix: Annotated[bool, typer.Option("--prefix", help="Delete every key that begins with KEY.")] = False,
     if_revision: IfRevision = None,
+    once: Once = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Delete KEY. Exits 3 if there was none."""
     octets = os.fsencode(key)
-    written = talk(
+    if prefix and once is not None:
+        fail(
+            InputError("--once is for one key: --prefix takes as many commands as there are thousands"),
+            as_json,
+        )
+    written = talk_to_any(
         addr,
         token,
         as_json,
         lambda client: (
             client.kv_delete_prefix(octets)
             if prefix
-            else client.kv_delete(octets, if_mod_revision=if_revision)
+            else client.kv_delete(octets, if_mod_revision=if_revision, once=once)
         ),
     )
     if as_json:
@@ -211,12 +221,12 @@ def scan(
     revision: Annotated[int | None, typer.Option(min=0, metavar="N", help="As it was at revision N.")] = None,
     consistency: Consistency = "consistent",
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """List keys and values, in the order of the keys. All pages of --all are of one moment."""
 
-    async def action(client: NodeClient) -> tuple[list[KvEntry], KvScan, int]:
+    async def action(client: KvCalls) -> tuple[list[KvEntry], KvScan, int]:
         entries: list[KvEntry] = []
         counted = 0
         page = await client.kv_scan(
@@ -240,7 +250,7 @@ def scan(
                 cursor=page.cursor, limit=None if count else limit, consistency=consistency
             )
 
-    entries, last, counted = talk(addr, token, as_json, action)
+    entries, last, counted = talk_to_any(addr, token, as_json, action)
     if count:
         print_json({"count": counted, "revision": last.revision}) if as_json else print(counted)
         return

@@ -16,14 +16,14 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from aspen.cli.common import (
-    DEFAULT_ADDR,
-    Addr,
+    Addrs,
     Exit,
     Json,
     Token,
+    addresses,
     json_bytes,
     print_json,
-    talk,
+    talk_to_any,
     text_or_escaped,
 )
 from aspen.cli.kv_shown import entry_json, json_to_bytes, shortened
@@ -31,7 +31,8 @@ from aspen.errors import InputError
 from aspen.limits import KV_BATCH_KEYS, KV_IMPORT_BYTES, KV_SCAN_DEFAULT
 
 if TYPE_CHECKING:
-    from aspen.client import Changes, NodeClient, TxnResult
+    from aspen.client import Changes, TxnResult
+    from aspen.client.kv import KvCalls
 
 File = Annotated[
     str, typer.Argument(metavar="FILE|-", help="A file of JSON lines; - is the standard stream.")
@@ -44,7 +45,7 @@ def txn(
     ] = "-",
     once: Annotated[str | None, typer.Option(metavar="ID", help="Idempotency key.")] = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Compare keys, then do one thing or another, all at once. Exits 6 if the comparison failed.
@@ -58,11 +59,11 @@ def txn(
     {"key": "a", "is": ">", "version": 3}, existence as in {"key": "a", "exists": false}.
     """
 
-    async def action(client: NodeClient) -> TxnResult:
+    async def action(client: KvCalls) -> TxnResult:
         parts = _read_txn(file)
         return await client.kv_txn(parts["compare"], parts["success"], parts["failure"], once=once)
 
-    result = talk(addr, token, as_json, action)
+    result = talk_to_any(addr, token, as_json, action)
     shown: list[dict[str, Any]] = []
     for outcome in result.results:
         if outcome.op == "get":
@@ -113,12 +114,12 @@ def watch(
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="End after so many changes.")] = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Print every change of keys as it happens: one line each, with --json one JSON document a line.
 
-    --addr may name several nodes, separated by commas: the watch goes on when one of them fails.
+    If --addr names several nodes, the watch goes on when one of them fails.
     """
     import asyncio
 
@@ -127,7 +128,7 @@ def watch(
 
     async def follow() -> None:
         left = count
-        async with Client(addr.split(","), token=token) as client:
+        async with Client(addresses(addr), token=token) as client:
             octets = None if key is None else os.fsencode(key)
             async for told in client.kv_watch(os.fsencode(prefix), key=octets, start=start):
                 for line in _lines(told, as_json):
@@ -154,12 +155,12 @@ def _lines(told: Changes, as_json: bool) -> Iterator[str]:
 def import_(
     file: File,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Set the keys of a file. Batches of it are atomic, the whole is not; doing it again does no harm."""
 
-    async def action(client: NodeClient) -> int:
+    async def action(client: KvCalls) -> int:
         done = 0
         with (
             _reading(file) as source,
@@ -171,7 +172,7 @@ def import_(
                 advance(octets, done)
         return done
 
-    done = talk(addr, token, as_json, action)
+    done = talk_to_any(addr, token, as_json, action)
     print_json({"imported": done}) if as_json else print(f"imported {done} keys")
 
 
@@ -179,12 +180,12 @@ def export(
     file: File = "-",
     prefix: Annotated[str, typer.Option(help="Only keys that begin with this.")] = "",
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Write keys and values to a file, as of one moment. Fails if that moment passes out of the history."""
 
-    async def action(client: NodeClient) -> int:
+    async def action(client: KvCalls) -> int:
         done = 0
         total = (await client.kv_scan(os.fsencode(prefix), count_only=True, limit=None)).count
         page = await client.kv_scan(os.fsencode(prefix), limit=KV_SCAN_DEFAULT)
@@ -199,7 +200,7 @@ def export(
                     return done
                 page = await client.kv_scan(cursor=page.cursor, limit=KV_SCAN_DEFAULT)
 
-    done = talk(addr, token, as_json, action)
+    done = talk_to_any(addr, token, as_json, action)
     if file != "-":
         print_json({"exported": done}) if as_json else print(f"exported {done} keys")
 

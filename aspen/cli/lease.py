@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aspen.cli.common import (
-    DEFAULT_ADDR,
-    Addr,
+    Addrs,
     Consistency,
     Json,
     Token,
@@ -16,12 +15,13 @@ from aspen.cli.common import (
     new_app,
     print_json,
     print_table,
-    talk,
+    talk_to_any,
     text_or_escaped,
 )
 
 if TYPE_CHECKING:
-    from aspen.client import LeaseInfo, NodeClient
+    from aspen.client import LeaseInfo
+    from aspen.client.kv import KvCalls
 
 app = new_app("Leases: keys attached to one are deleted when it ends.")
 
@@ -31,12 +31,15 @@ Id = Annotated[int, typer.Argument(min=1, help="The lease.", metavar="LEASE")]
 @app.command()
 def grant(
     ttl: Annotated[float, typer.Argument(min=1, metavar="SECONDS", help="Its time to live.")],
+    once: Annotated[str | None, typer.Option(metavar="ID", help="Idempotency key.")] = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Make a lease and print its number."""
-    granted = talk(addr, token, as_json, lambda client: client.lease_grant(round(ttl * 1_000)))
+    granted = talk_to_any(
+        addr, token, as_json, lambda client: client.lease_grant(round(ttl * 1_000), once=once)
+    )
     print_json({"lease": granted.lease, "ttl_ms": granted.ttl_ms}) if as_json else print(granted.lease)
 
 
@@ -45,21 +48,21 @@ def keep_alive(
     lease: Id,
     forever: Annotated[bool, typer.Option("--forever", help="Go on, until interrupted.")] = False,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Begin the lease's time anew."""
 
     import asyncio
 
-    async def action(client: NodeClient) -> LeaseInfo:
+    async def action(client: KvCalls) -> LeaseInfo:
         while True:
             renewed = await client.lease_keep_alive(lease)
             if not forever:
                 return renewed
             await asyncio.sleep(renewed.ttl_ms / 3_000)
 
-    renewed = talk(addr, token, as_json, action)
+    renewed = talk_to_any(addr, token, as_json, action)
     if as_json:
         print_json({"lease": renewed.lease, "ttl_ms": renewed.ttl_ms})
     else:
@@ -67,9 +70,9 @@ def keep_alive(
 
 
 @app.command()
-def revoke(lease: Id, as_json: Json = False, addr: Addr = DEFAULT_ADDR, token: Token = None) -> None:
+def revoke(lease: Id, as_json: Json = False, addr: Addrs = None, token: Token = None) -> None:
     """End the lease and delete its keys."""
-    written = talk(addr, token, as_json, lambda client: client.lease_revoke(lease))
+    written = talk_to_any(addr, token, as_json, lambda client: client.lease_revoke(lease))
     if as_json:
         print_json({"lease": lease, "deleted": written.changed, "revision": written.revision})
     else:
@@ -81,11 +84,11 @@ def show(
     lease: Id,
     consistency: Consistency = "consistent",
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Show the lease and its first keys."""
-    found = talk(addr, token, as_json, lambda client: client.lease_get(lease, consistency))
+    found = talk_to_any(addr, token, as_json, lambda client: client.lease_get(lease, consistency))
     if as_json:
         attached = [json_bytes("key", key) for key in found.attached]
         print_json({**_json(found), "attached": attached})
@@ -99,12 +102,12 @@ def show(
 def list_(
     consistency: Consistency = "consistent",
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """List all leases."""
 
-    async def action(client: NodeClient) -> list[LeaseInfo]:
+    async def action(client: KvCalls) -> list[LeaseInfo]:
         found: list[LeaseInfo] = []
         while True:
             after = found[-1].lease if found else 0
@@ -113,7 +116,7 @@ def list_(
             if not page.more:
                 return found
 
-    found = talk(addr, token, as_json, action)
+    found = talk_to_any(addr, token, as_json, action)
     if as_json:
         print_json({"leases": [_json(one) for one in found]})
         return

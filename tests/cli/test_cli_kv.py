@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import Result
@@ -92,6 +93,33 @@ def test_counting_up_and_once(kv: Aspen) -> None:
     assert kv("incr", "n", "10", "--once", "cli-1").stdout == "6\n"
     kv("put", "t", "text")
     assert "not a decimal" in kv("incr", "t", code=Exit.FAILED).stderr
+
+
+def test_of_several_nodes_the_next_is_asked_for_what_was_not_done(kv: Aspen, addr: str, node: Any) -> None:
+    one_dead = ("--addr", "http://127.0.0.1:1", "--addr", addr)
+    assert kv("put", "k", "1", *one_dead).output.startswith("stored at revision ")
+    assert kv("get", "k", "--addr", f"http://127.0.0.1:1, {addr}").output == "1\n"
+    node.problem = (503, {"error": "no_leader", "reason": "no leader is known"})
+    both = ("--addr", f"{node.url},{addr}")
+    assert kv("incr", "k", *both).output == "2\n"
+    assert kv("scan", "--count", *both).output == "1\n"
+    lease = kv("lease", "grant", "60", *both).output.strip()
+    kv("lease", "revoke", lease, *both)
+    assert len(node.requests) == 4
+    kv("get", "k", "--addr", node.url, code=Exit.UNAVAILABLE)
+
+
+def test_of_several_nodes_none_is_sent_what_another_may_have_done(kv: Aspen, addr: str, node: Any) -> None:
+    both = ("--addr", node.url, "--addr", addr)
+    node.problem = (0, "")  # it closes the connection, and what it did is anyone's guess
+    for write in (("put", "k", "1"), ("incr", "k"), ("delete", "k"), ("delete", "--prefix", "k")):
+        kv(*write, *both, code=Exit.OUTCOME_UNKNOWN)
+    kv("lease", "grant", "60", *both, code=Exit.OUTCOME_UNKNOWN)
+    kv("get", "k", *both, code=Exit.NOT_FOUND)  # a read is harmless
+    assert kv("incr", "k", "--once", "several-1", *both).output == "1\n"
+    assert kv("incr", "k", "--once", "several-1", *both).output == "1\n"
+    kv("delete", "k", "--once", "several-2", *both)
+    kv("delete", "--prefix", "k", "--once", "several-3", *both, code=Exit.USAGE)
 
 
 def test_scans_of_all_shapes(kv: Aspen) -> None:
