@@ -163,7 +163,9 @@ class Cookie:
         """Raises `ConfigError` for an empty, short or example cookie."""
         cleaned = text.strip()
         if not cleaned:
-            raise ConfigError("the cluster cookie is empty: give every node of a cluster the same secret")
+            raise ConfigError(
+                "the cluster cookie is empty: give every node of a cluster the same secret, by ASPEN_COOKIE"
+            )
         if cleaned.lower() in EXAMPLE_COOKIES:
             raise ConfigError("the cluster cookie is one from the documentation: choose a secret of your own")
         if len(cleaned) < COOKIE_MIN_CHARS:

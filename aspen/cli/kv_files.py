@@ -218,6 +218,8 @@ def _batches(lines: Iterable[bytes]) -> Iterator[tuple[list[tuple[bytes, bytes]]
             if not isinstance(item, dict):
                 raise InputError("not an object")
             key, value = json_to_bytes(item, "key"), json_to_bytes(item, "value")
+        except json.JSONDecodeError as error:
+            raise InputError(f"line {number}: not JSON: {error.msg} at column {error.colno}") from None
         except (ValueError, InputError) as error:
             raise InputError(f"line {number}: {error}") from None
         if pairs and (len(pairs) == KV_BATCH_KEYS or size + len(key) + len(value) > KV_IMPORT_BYTES):

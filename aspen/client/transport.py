@@ -169,6 +169,9 @@ class Transport:
                 method, url, data=body, headers=all_headers, allow_redirects=False, timeout=times
             ) as response:
                 yield response
+        except aiohttp.ClientSSLError as error:
+            reason = f"no TLS with {self.base}: {_why_tls(error)}"
+            raise ClientUnavailable(0, "certificate", reason) from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             # Nothing was sent, so nothing happened.
             raise ClientUnavailable(
@@ -188,6 +191,15 @@ def _why(error: Exception) -> str:
         # Resolvers have negative codes of their own.
         return os.strerror(code) if code is not None and code > 0 else error.strerror or str(error)
     return str(error)
+
+
+def _why_tls(error: aiohttp.ClientSSLError) -> str:
+    cause = (
+        error.certificate_error
+        if isinstance(error, aiohttp.ClientConnectorCertificateError)
+        else error.os_error
+    )
+    return str(getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or cause)
 
 
 def refusal(status: int, answer: bytes, writes: bool) -> ClientError:
