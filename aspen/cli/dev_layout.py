@@ -64,7 +64,7 @@ class DevNode:
 
     def restart_command(self, data_dir: Path) -> str:
         """The same for a person's shell."""
-        cookie_file = shlex.quote(str(data_dir / "cookie"))
+        cookie_file = shlex.quote(str((data_dir / "cookie").resolve()))
         return f'ASPEN_COOKIE="$(cat {cookie_file})" {shlex.join(self.command)}'
 
 
