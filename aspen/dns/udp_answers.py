@@ -84,6 +84,9 @@ class Counter(IntEnum):
 
 
 COUNTERS: Final = Counter.RCODE_0 + _RCODES
+# Plain numbers where every query passes: arithmetic on an enumeration costs as much as a look-up.
+_MISSES: Final = int(Counter.MISSES)
+_RCODE_0: Final = int(Counter.RCODE_0)
 _STANDINGS: Final = {
     Standing.NEW: Counter.COOKIES_NEW,
     Standing.GOOD: Counter.COOKIES_GOOD,
@@ -173,7 +176,7 @@ class UdpAnswers:
                 raise
             self.must_pass_on = True
             return None
-        tally[Counter.RCODE_0 + (reply[1] & 0x0F)] += 1
+        tally[_RCODE_0 + (reply[1] & 0x0F)] += 1
         if reply[0] & FLAG_TC:
             tally[Counter.TRUNCATED] += 1
         return reply
@@ -193,7 +196,7 @@ class UdpAnswers:
         if reply is not None and not is_proven:
             reply = self._limit(query, reply, host)
         if reply is not None:
-            tally[Counter.RCODE_0 + (reply[1] & 0x0F)] += 1
+            tally[_RCODE_0 + (reply[1] & 0x0F)] += 1
             if reply[0] & FLAG_TC:
                 tally[Counter.TRUNCATED] += 1
         return reply
@@ -212,7 +215,7 @@ class UdpAnswers:
 
     def _keep(self, query: bytes, reply: bytes) -> None:
         """Count a reply that was looked up, and keep it ready if that is likely to pay."""
-        self.tally[Counter.MISSES] += 1
+        self.tally[_MISSES] += 1
         if reply[1] & 0x0F:
             self._error_misses = misses = self._error_misses + 1
             if not misses & self._error_mask and self._caching:
