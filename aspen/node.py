@@ -30,6 +30,7 @@ from aspen.http.connection import HttpLimits
 from aspen.http.control import CheckReport, ControlRoutes
 from aspen.http.doh import DohRoutes
 from aspen.http.forwarded import ClientAddress, parse_networks
+from aspen.http.metrics import MetricsRoutes
 from aspen.http.peers import PeersRoutes, PeersStatus
 from aspen.http.server import Https, HttpServer
 from aspen.http.tsig_keys import TsigKeyRoutes
@@ -43,6 +44,7 @@ from aspen.net.handshake import INCARNATION_BYTES
 from aspen.node_dht import NodeDht
 from aspen.node_discovery import Discovery
 from aspen.node_dns import NodeDns
+from aspen.node_metrics import NodeMetrics
 from aspen.node_pkarr import PkarrParts, assemble_pkarr
 from aspen.node_tls import acme_duty, open_certificates
 from aspen.proposer import ClusterProposer
@@ -207,7 +209,7 @@ class Node:
         self.housekeeper.add(self._pkarr.expiry)
         if self.config.dns_server.enable:
             await self._start_dns(store)
-        await self._start_http()
+        await self._start_http(store)
         await self.dht.announce(self.quic_address)
         self.dht.seek(self._peers_without_address, self._learn_address)
         self.housekeeper.start()
@@ -326,7 +328,7 @@ class Node:
         self.dns_address = dns.address
         self.view.dns = DnsStatus(dns.settings.origins, dns.address[1])
 
-    async def _start_http(self) -> None:
+    async def _start_http(self, store: Store) -> None:
         config = self.config
         https = config.dns_server.https_config
         proxies = parse_networks(config.trusted_proxies, "trusted_proxies")
@@ -350,6 +352,7 @@ class Node:
         ZoneRoutes(self.proposer, self.zones).add_routes(self.http.admin)
         ClusterRoutes(self.view).add_routes(self.http.public, self.http.admin)
         PeersRoutes(self).add_routes(self.http.admin)
+        MetricsRoutes(NodeMetrics(self, store, self._endpoint).render).add_routes(self.http.admin)
         ControlRoutes(self.control, self, self.view).add_routes(self.http.admin)
         TsigKeyRoutes(self.proposer, self.tsig_keys).add_routes(self.http.admin)
         self._stack.push_async_callback(self.http.close)

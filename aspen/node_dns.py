@@ -27,8 +27,10 @@ from aspen.dns.primary import Primary
 from aspen.dns.rrl import RrlSettings
 from aspen.dns.sockets import is_wildcard
 from aspen.dns.stream import Answers, Defer, Padding, TcpServer
+from aspen.dns.tally import ResponseTally
 from aspen.dns.tsig_keys import TsigKeys
 from aspen.dns.udp import InProcessUdp, UdpWorkers, bind_udp_and_tcp
+from aspen.dns.udp_answers import COUNTERS
 from aspen.errors import ConfigError
 from aspen.housekeeping import Housekeeper
 from aspen.identity import Identity
@@ -101,6 +103,11 @@ class NodeDns:
         self.answers = Answers(self.view, Padding.ASKED)
         """For DNS over HTTPS."""
         self.encrypted: EncryptedDns | None = None
+        self.udp: UdpWorkers | InProcessUdp | None = None
+        self.tcp: TcpServer | None = None
+        self.primary: Primary | None = None
+        self.tallies: dict[str, ResponseTally] = {}
+        """What this process answered, by transport."""
         self._config = config
         self._store = store
         self._zones = zones
@@ -113,7 +120,7 @@ class NodeDns:
         self._changes = 0
         self._in_process: InProcessUdp | None = None
         self._waiting: WaitingAnswers | None = None
-        self._notifier: Notifier | None = None
+        self.notifier: Notifier | None = None
         self._in_touch_ms = clock.monotonic_ms()
         self._timer: asyncio.TimerHandle | None = None
         self._stack = AsyncExitStack()
@@ -133,8 +140,8 @@ class NodeDns:
         except OSError as error:
             raise ConfigError(f"DNS can't bind {host}:{port}: {error}") from None
         settings = LmdbSettings(self._store)
-        primary = Primary(self._zones, keys, self._proposer, lambda: self.view, self._now_s)
-        self._notifier = notifier = Notifier(
+        self.primary = primary = Primary(self._zones, keys, self._proposer, lambda: self.view, self._now_s)
+        self.notifier = notifier = Notifier(
             self._zones,
             keys,
             self._leading_term,
@@ -150,7 +157,9 @@ class NodeDns:
             self._waiting = WaitingAnswers(self.view, self.settings, cookies, primary.datagram)
             datagram, stream = self._waiting.datagram, waiting_stream(primary.stream)
         self.answers.defer = stream
-        tcp = TcpServer(self.view, defer=stream)
+        self.tcp = tcp = TcpServer(self.view, defer=stream)
+        self.tallies["https"] = self.answers.tally
+        self.tallies["tcp"] = tcp.tally
         if self.settings.cookies is not CookiePolicy.OFF:
             tcp.cookies = cookies
         self._stack.push_async_callback(tcp.close)
@@ -171,12 +180,16 @@ class NodeDns:
             )
         self._stack.push_async_callback(udp.close)
         await udp.start()
+        self.udp = udp
+        if udp.forwarded is not None:
+            self.tallies["udp"] = udp.forwarded.tally
         housekeeper.add(CookieSecretDuty(self._proposer, settings))
         https = self._config.dns_server.https_config
         if https is not None and certificates is not None:
             self.encrypted = EncryptedDns(self._config, https, certificates, identity)
             self._stack.push_async_callback(self.encrypted.close)
             await self.encrypted.start(self.view, stream)
+            self.tallies |= self.encrypted.tallies
         self._watch_touch()
 
     async def close(self) -> None:
@@ -193,8 +206,15 @@ class NodeDns:
             if not packets:  # more than packets: zones, perhaps, of which plans and origins know
                 self.view.renew()
                 self._renew_in_process()
-        if self._notifier is not None:
-            self._notifier.progressed()
+        if self.notifier is not None:
+            self.notifier.progressed()
+
+    def udp_tally(self) -> list[int]:
+        """What was counted over UDP without the node's help, by `Counter`: of all workers."""
+        if isinstance(self.udp, InProcessUdp):
+            return list(self.udp.tally)
+        workers = [self._page.worker(index) for index in range(self._page.worker_count)]
+        return [sum(worker.get(counter) for worker in workers) for counter in range(COUNTERS)]
 
     # --- staleness ----------------------------------------------------------------------------
 

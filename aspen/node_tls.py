@@ -11,6 +11,7 @@ from aspen.config import CertMode, ClusterBootstrapConfig, HttpsConfig
 from aspen.dns.lookup import View
 from aspen.dns.sockets import bind_tcp, bind_udp
 from aspen.dns.stream import Answers, Defer, Padding, TcpServer
+from aspen.dns.tally import ResponseTally
 from aspen.errors import ConfigError
 from aspen.identity import Cookie, Identity
 from aspen.state.ports import Proposer
@@ -79,6 +80,8 @@ class EncryptedDns:
         self._doq: DoqServer | None = None
         self.doq_address: tuple[str, int] | None = None
         """None if DoQ is switched off."""
+        self.tallies: dict[str, ResponseTally] = {}
+        """By transport: those that are switched on."""
 
     async def start(self, view: View, defer: Defer) -> None:
         """`defer` is TCP's. Raises `ConfigError` for a port that can't be had."""
@@ -93,6 +96,7 @@ class EncryptedDns:
         except OSError as error:
             raise ConfigError(f"DoT can't bind {self._host}:{self._https.dot_port}: {error}") from None
         dot = self._dot = TcpServer(view, defer=defer, encrypted=True)
+        self.tallies["tls"] = dot.tally
         context = self._certificates.context
         # Clients of RFC 7858 need name no ALPN; DNS is all that is spoken here.
         self._listener = TlsListener(lambda: context(_DOT), lambda _alpn: dot.new_connection())
@@ -104,6 +108,7 @@ class EncryptedDns:
         except OSError as error:
             raise ConfigError(f"DoQ can't bind {self._host}:{self._https.doq_port}: {error}") from None
         answers = Answers(view, Padding.EDNS, defer=defer)
+        self.tallies["quic"] = answers.tally
         self._doq = DoqServer(answers, self._certificates, self._reset_identity)
         self.doq_address = self._doq.start(sock)
 

@@ -19,6 +19,7 @@ from aspen.dns.fallback import UnknownKey
 from aspen.dns.networks import UNKNOWN, unmapped
 from aspen.dns.padding import PADDING, option_codes, padded
 from aspen.dns.respond import Transport, View, answer, servfail
+from aspen.dns.tally import ResponseTally
 from aspen.limits import DNS_FAILURE_LOG_MS, DNS_TCP_MESSAGE_BYTES
 
 log = structlog.get_logger("aspen.dns.answers")
@@ -55,11 +56,24 @@ class Answers:
         """Whether the last query has no answer yet: its zone asks for a barrier first, or it is under a key
         that has to be looked up elsewhere."""
         self.answered = 0
+        self.tally = ResponseTally()
+        """Of answers; what takes several messages counts once, when the first is ready."""
         self._failure_logged_at = -float("inf")
 
     def answer(self, query_untrusted: bytes, client: bytes = UNKNOWN) -> bytes | None:
         """The reply; None for what must not be answered, unless `must_wait`. `client` is a packed
         address."""
+        began_ns = time.perf_counter_ns()
+        reply = self._answer(query_untrusted, client)
+        if reply is None:
+            return None
+        self.answered += 1
+        reply = self.pad(query_untrusted, reply)
+        self.tally.note(reply, time.perf_counter_ns() - began_ns)
+        return reply
+
+    def _answer(self, query_untrusted: bytes, client: bytes) -> bytes | None:
+        """The reply without padding; None as `answer`."""
         self.must_wait = False
         maker = self.cookies()
         reply: bytes | None
@@ -87,10 +101,7 @@ class Answers:
                 self._failure_logged_at = now
                 log.error("replica_unreadable", error=repr(error))
             reply = servfail(query_untrusted)
-        if reply is None:
-            return None
-        self.answered += 1
-        return self.pad(query_untrusted, reply)
+        return reply
 
     def _message(self, query_untrusted: bytes, client: bytes) -> bytes | None:
         """The reply without cookie and padding; None for what must not be answered, or waits."""
@@ -112,9 +123,23 @@ class Answers:
             nonlocal reply
             reply = message
 
-        await self.defer(query_untrusted, peer, send)
+        await self.defer(query_untrusted, peer, self.noting(send))
         self.answered += reply is not None
         return None if reply is None else self.pad(query_untrusted, reply)
+
+    def noting(self, send: Send) -> Send:
+        """`send` for one deferred answer that begins now: its first message is counted."""
+        began_ns = time.perf_counter_ns()
+        is_noted = False
+
+        async def note_and_send(message: bytes) -> None:
+            nonlocal is_noted
+            if not is_noted:
+                is_noted = True
+                self.tally.note(message, time.perf_counter_ns() - began_ns)
+            await send(message)
+
+        return note_and_send
 
     def pad(self, query_untrusted: bytes, reply: bytes) -> bytes:
         """The reply, padded if that is due."""

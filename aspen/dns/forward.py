@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +20,7 @@ import structlog
 
 from aspen.dns.name import HEADER_BYTES, read_name
 from aspen.dns.sockets import Ancillary
+from aspen.dns.tally import ResponseTally
 from aspen.dns.tsig import read_tsig
 from aspen.dns.wire import AXFR, IXFR, OPCODE_MASK, TSIG
 from aspen.errors import DnsWireError
@@ -124,6 +126,7 @@ class ForwardedQueries:
         self._sockets = list(sockets)
         self._answer = answer
         self._tasks: set[asyncio.Task[None]] = set()
+        self.tally = ResponseTally()
         self.taken = 0
         self.dropped = 0
         """Datagrams that found too many others waiting, or came too fast for all."""
@@ -176,6 +179,7 @@ class ForwardedQueries:
             self.submit(udp, Forwarded(query, client, source))
 
     async def _reply(self, udp: socket.socket, forwarded: Forwarded) -> None:
+        began_ns = time.perf_counter_ns()
         try:
             reply = await self._answer(forwarded.query, forwarded.client)
         except Exception:
@@ -183,6 +187,7 @@ class ForwardedQueries:
             return
         if reply is None:
             return
+        self.tally.note(reply, time.perf_counter_ns() - began_ns)
         try:
             udp.sendmsg((reply,), forwarded.source, socket.MSG_DONTWAIT, forwarded.client)
         except OSError:

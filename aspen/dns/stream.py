@@ -280,7 +280,7 @@ class _Connection(asyncio.Protocol):
 
     async def _deferred_answer(self, defer: Defer, message: bytes) -> None:
         try:
-            await defer(message, self._peer, self._send)
+            await defer(message, self._peer, self._server.noting(self._send))
         except Exception as error:
             # Half an answer must not look like a whole one.
             log.warning("answer_cut_off", client=self.client, error=repr(error))

@@ -26,7 +26,8 @@ from aspen.dns.forward import Answer, Forwarded, ForwardedQueries, forward_pair
 from aspen.dns.lookup import DnsSettings, View
 from aspen.dns.respond import servfail
 from aspen.dns.sockets import ANCILLARY_BYTES, bind_udp, bind_udp_and_tcp, is_wildcard, reply_source
-from aspen.dns.udp_answers import UdpAnswers
+from aspen.dns.udp_answers import Counter, UdpAnswers
+from aspen.dns.wire import Rcode
 from aspen.dns.worker import WorkerOptions
 from aspen.errors import invariant
 from aspen.limits import (
@@ -64,10 +65,11 @@ class UdpWorkers:
         """`answer` answers what workers pass on; without it, they answer as well as they can."""
         self._sockets = list(sockets)
         self._pairs = [] if answer is None else [forward_pair() for _ in self._sockets]
-        self._forwarded: ForwardedQueries | None = None
+        self.forwarded: ForwardedQueries | None = None
+        """What workers passed on, with its counters."""
         if answer is not None:
             ends = [(node, sock) for (node, _), sock in zip(self._pairs, self._sockets, strict=True)]
-            self._forwarded = ForwardedQueries(ends, answer)
+            self.forwarded = ForwardedQueries(ends, answer)
         self._options = [
             WorkerOptions(
                 index=index,
@@ -101,8 +103,8 @@ class UdpWorkers:
             await self.close()
             raise
         self._keepers = [asyncio.create_task(self._keep(options)) for options in self._options]
-        if self._forwarded is not None:
-            self._forwarded.start()
+        if self.forwarded is not None:
+            self.forwarded.start()
 
     async def close(self) -> None:
         for keeper in self._keepers:
@@ -110,8 +112,8 @@ class UdpWorkers:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(*(self._end(process) for process in self._processes.values()))
         self._processes.clear()
-        if self._forwarded is not None:
-            await self._forwarded.close()
+        if self.forwarded is not None:
+            await self.forwarded.close()
         for sock in (*self._sockets, *(end for pair in self._pairs for end in pair)):
             sock.close()
 
@@ -177,7 +179,7 @@ class InProcessUdp:
     ) -> None:
         """`answer` answers what needs more than the replica, as `UdpWorkers`'."""
         self._sockets = list(sockets)
-        self._deferred = None if answer is None else ForwardedQueries((), answer)
+        self.forwarded = None if answer is None else ForwardedQueries((), answer)
         self._answers = UdpAnswers(
             view,
             policy=settings.cookies,
@@ -207,10 +209,15 @@ class InProcessUdp:
         for sock in self._sockets:
             if sock.fileno() >= 0:
                 loop.remove_reader(sock.fileno())
-        if self._deferred is not None:
-            await self._deferred.close()
+        if self.forwarded is not None:
+            await self.forwarded.close()
         for sock in self._sockets:
             sock.close()
+
+    @property
+    def tally(self) -> list[int]:
+        """What a worker would keep on the status page, by `Counter`."""
+        return self._answers.tally
 
     def replace_view(self, view: View) -> None:
         """Answer from another view from now on (the environment was exchanged)."""
@@ -227,8 +234,8 @@ class InProcessUdp:
             except OSError:  # BlockingIOError: none left
                 return
             reply = self._answer(query, client[0])
-            if reply is None and self._deferred is not None and self._answers.must_pass_on:
-                self._deferred.submit(sock, Forwarded(query, client, []))
+            if reply is None and self.forwarded is not None and self._answers.must_pass_on:
+                self.forwarded.submit(sock, Forwarded(query, client, []))
             if reply is not None:
                 try:
                     sock.sendto(query[:ID_BYTES] + reply, client)
@@ -242,8 +249,8 @@ class InProcessUdp:
             except OSError:
                 return
             reply = self._answer(query, client[0])
-            if reply is None and self._deferred is not None and self._answers.must_pass_on:
-                self._deferred.submit(sock, Forwarded(query, client, reply_source(ancillary)))
+            if reply is None and self.forwarded is not None and self._answers.must_pass_on:
+                self.forwarded.submit(sock, Forwarded(query, client, reply_source(ancillary)))
             if reply is not None:
                 try:
                     sock.sendmsg((query[:ID_BYTES], reply), reply_source(ancillary), 0, client)
@@ -251,6 +258,7 @@ class InProcessUdp:
                     pass
 
     def _answer(self, query_untrusted: bytes, host: str) -> bytes | None:
+        began_ns = time.perf_counter_ns()
         answers = self._answers
         maker = self._cookies()
         if maker is not self._maker:
@@ -266,7 +274,11 @@ class InProcessUdp:
                 log.error("replica_unreadable", error=repr(error))
             failure = servfail(query_untrusted)
             reply = None if failure is None else failure[ID_BYTES:]
+            answers.tally[Counter.FAILURES] += 1
+            if failure is not None:
+                answers.tally[Counter.RCODE_0 + Rcode.SERVFAIL] += 1
         if reply is not None:
+            answers.note_time(time.perf_counter_ns() - began_ns)
             self.answered += 1
             if answers.limiter.rate:
                 answers.limiter.sample(host)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
@@ -36,6 +37,7 @@ from aspen.dns.origin import CookiePolicy
 from aspen.dns.reply_cache import ReplyCache
 from aspen.dns.rrl import RRL_STRIDE, RateLimiter, RrlSettings, Verdict, truncated
 from aspen.dns.sockets import packed_address
+from aspen.dns.tally import LATENCY_BOUNDS_NS, LATENCY_BUCKETS, RCODES
 from aspen.dns.wire import FLAG_TC, OPT
 from aspen.limits import DNS_CACHE_LIFE_MS, DNS_TICK_MS, DNS_UDP_EDNS_BYTES, DNS_UDP_PLAIN_BYTES
 
@@ -45,7 +47,6 @@ _FULL_END: Final = struct.pack(">HHH", REPLY_OPTION_BYTES, COOKIE_OPTION, CLIENT
 _EMPTY_OPT: Final = b"\x00" + OPT.to_bytes(2, "big")
 _NO_OPTIONS: Final = b"\x00\x00"
 _COUNTS: Final = struct.pack(">HHHH", 1, 0, 0, 1)
-_RCODES: Final = 16
 _MANY: Final = 2_000  # queries a second of which it matters whether they find a ready reply
 _SPARING: Final = 7
 _NO_LIMIT: Final = RrlSettings()
@@ -81,12 +82,20 @@ class Counter(IntEnum):
     """Times all ready replies were forgotten, because anything may have changed."""
     RCODE_0 = 16
     """Replies by response code (its lower four bits): NOERROR, and the fifteen words after it."""
+    LATENCY_0 = 32
+    """Replies by the time they took: the buckets of `aspen.dns.tally`. Those from the loop's ready replies
+    aren't timed and count in the first."""
+    LATENCY_SUM_NS = LATENCY_0 + LATENCY_BUCKETS
+    """Of those that were timed."""
 
 
-COUNTERS: Final = Counter.RCODE_0 + _RCODES
+assert Counter.RCODE_0 + RCODES <= Counter.LATENCY_0
+COUNTERS: Final = Counter.LATENCY_SUM_NS + 1
 # Plain numbers where every query passes: arithmetic on an enumeration costs as much as a look-up.
 _MISSES: Final = int(Counter.MISSES)
 _RCODE_0: Final = int(Counter.RCODE_0)
+_LATENCY_0: Final = int(Counter.LATENCY_0)
+_LATENCY_SUM_NS: Final = int(Counter.LATENCY_SUM_NS)
 _STANDINGS: Final = {
     Standing.NEW: Counter.COOKIES_NEW,
     Standing.GOOD: Counter.COOKIES_GOOD,
@@ -200,6 +209,12 @@ class UdpAnswers:
             if reply[0] & FLAG_TC:
                 tally[Counter.TRUNCATED] += 1
         return reply
+
+    def note_time(self, elapsed_ns: int) -> None:
+        """Count what it took to make a reply."""
+        tally = self.tally
+        tally[_LATENCY_0 + bisect_left(LATENCY_BOUNDS_NS, elapsed_ns)] += 1
+        tally[_LATENCY_SUM_NS] += elapsed_ns
 
     def tick(self, plain_hits: int) -> None:
         """`DNS_TICK_MS` have passed; `plain_hits` is how often the loop found what it looked for, in all."""

@@ -181,13 +181,16 @@ class Worker:
 
     def _answer(self, query_untrusted: bytes, client: Any, received: Ancillary = _NOTHING) -> bytes | None:
         """Answer a query that the loop can't; None if nothing is to be sent from here."""
+        began_ns = time.perf_counter_ns()
         self._slow += 1
         answers = self._answers
         try:
             reply = answers.reply_to(query_untrusted, client[0])
         except Exception as error:
-            return self._fail(query_untrusted, error)
-        if reply is None and answers.must_pass_on and self._node is not None:
+            reply = self._fail(query_untrusted, error)
+        if reply is not None:
+            answers.note_time(time.perf_counter_ns() - began_ns)
+        elif answers.must_pass_on and self._node is not None:
             self._pass_on(query_untrusted, client, received)
         return reply
 
@@ -306,6 +309,7 @@ class Worker:
         totals = list(self._answers.tally)
         totals[Counter.HITS] += self._fast
         totals[Counter.RCODE_0] += self._fast
+        totals[Counter.LATENCY_0] += self._fast
         for counter, total in enumerate(totals):
             self._counters.add(counter, total - self._published[counter])
         self._published = totals

@@ -119,9 +119,9 @@ class RaftDriver:
         self._pump_scheduled = self._stopped = False
         self._tick_timer: asyncio.TimerHandle | None = None
         self._campaign_from: int | None = None
-        self._proposals = PendingProposals(self._loop, os.urandom(8))
+        self.proposals = PendingProposals(self._loop, os.urandom(8))
         self._reads = PendingReads(self._loop, os.urandom(8))
-        self._proposing = Proposing(raw, self._proposals, lambda: self.roster, clock.wall_ms)
+        self._proposing = Proposing(raw, self.proposals, lambda: self.roster, clock.wall_ms)
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -139,7 +139,7 @@ class RaftDriver:
         if self.failure is None:
             await asyncio.to_thread(self._writer.stop)
         self.catch_up.offers.close()
-        self._proposals.close()
+        self.proposals.close()
         self._reads.close()
 
     def wake(self) -> None:
@@ -214,7 +214,7 @@ class RaftDriver:
         self.roster = own.roster
         self.standing.applied(own.roster)
         self.applied_index = own.index
-        self._proposals.term_applied(own.term)
+        self.proposals.term_applied(own.term)
         self._reads.applied(own.index)
 
     def unreachable(self, node_id: int) -> None:
@@ -242,7 +242,7 @@ class RaftDriver:
         self._check_in_service()
         if self.room.error is not None:
             raise NoRoom("this node's disk is full; another node may take the write")
-        future = self._proposals.add(command, change)
+        future = self.proposals.add(command, change)
         self.wake()
         return await future
 
@@ -277,7 +277,7 @@ class RaftDriver:
     def _fail_waiting(self) -> None:
         """A node that was removed applies nothing more, once what it has got so far is applied."""
         if not self._batches_in_flight:
-            self._proposals.close()
+            self.proposals.close()
             self._reads.close()
 
     def campaign_once_applied(self, index: int) -> None:
@@ -392,7 +392,7 @@ class RaftDriver:
     def _room_ended(self, error: StorageFull) -> None:
         log.error("no room on disk: nothing is acknowledged until there is", error=str(error))
         self.room.ended(error, self._loop.time())
-        self._proposals.refuse(self._proposals.take_all(), NoRoom("this node's disk is full"))
+        self.proposals.refuse(self.proposals.take_all(), NoRoom("this node's disk is full"))
         self._listeners.progressed()
         self.wake()
 
@@ -410,7 +410,7 @@ class RaftDriver:
             self._tick_timer.cancel()
         bug = None if isinstance(error, StorageError) else error
         log.critical("this node stops", error=str(error), exc_info=bug)
-        self._proposals.close()
+        self.proposals.close()
         self._reads.close()
         self._listeners.failed(error)
 
@@ -424,13 +424,13 @@ class RaftDriver:
             self._batches_in_flight -= 1
             self._log_storage.durable(job.entries)
             for request_id in job.changes:
-                self._proposals.applied(request_id, True)
+                self.proposals.applied(request_id, True)
             for request_id, result in job.results:
-                self._proposals.applied(request_id, result)
+                self.proposals.applied(request_id, result)
             if job.committed:
                 last = job.committed[-1]
                 self.applied_index = last.index
-                self._proposals.term_applied(last.term)
+                self.proposals.term_applied(last.term)
                 self._reads.applied(last.index)
             if job.compaction is not None and not job.compaction.done():
                 job.compaction.set_result(cut is not None)

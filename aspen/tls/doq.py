@@ -245,7 +245,7 @@ class DoqServer:
 
         whole = False
         try:
-            await self._answers.defer(query, connection.address, send)
+            await self._answers.defer(query, connection.address, self._answers.noting(send))
             whole = True
         except ConnectionError:
             pass  # the client is gone, or took its query back

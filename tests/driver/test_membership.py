@@ -228,7 +228,7 @@ async def test_a_change_nobody_confirms_has_an_unknown_outcome(
         attempt = asyncio.ensure_future(
             leader.consensus.control.add_learner(4, identity_of(4).endpoint_id, (), timeout_ms=1_000)
         )
-        await leader.until(lambda: bool(leader.consensus.driver._proposals._pending))
+        await leader.until(lambda: bool(leader.consensus.driver.proposals._pending))
         leader.network.cut = {1, 2, 3}
         with pytest.raises(ControlPlaneError.OutcomeUnknown):
             await attempt

@@ -21,11 +21,14 @@ from http_fakes import NODE_MS, Client, FakeCluster, Line, Serve, SettingView
 from aspen.http.cluster import ClusterRoutes
 from aspen.http.connection import HttpLimits
 from aspen.http.control import ControlRoutes
+from aspen.http.metrics import MetricsRoutes
 from aspen.http.server import HttpServer
 from aspen.pkarr.admin import PacketAdmin
 from aspen.pkarr.relay import Relay
 from aspen.pkarr.watch import PacketWatch
 from aspen.state.packets import PacketLife
+
+SOME_METRICS = b"# HELP aspen_zones Authored zones.\n# TYPE aspen_zones gauge\naspen_zones 3.0\n"
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -61,6 +64,7 @@ async def serve(cluster: FakeCluster) -> AsyncIterator[Serve]:
             cluster.kv.add_routes(server.admin)
             ClusterRoutes(cluster).add_routes(server.public, server.admin)
             ControlRoutes(cluster, cluster, cluster).add_routes(server.admin)
+            MetricsRoutes(lambda: SOME_METRICS).add_routes(server.admin)
             await server.start()
             stack.push_async_callback(server.close)
             return server

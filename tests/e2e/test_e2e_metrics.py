@@ -1,0 +1,162 @@
+"""The metrics of a whole node: each transport's series move by what was asked; the page tells them all."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import dns.message
+import dns.query
+import pytest
+from clients import HOST, dns_query, http_request, sign, texts
+from cluster import COOKIE, Cluster, free_port, wait_until
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from aspen.config import ClusterBootstrapConfig, DnsServerConfig, HttpsConfig
+from aspen.node import bootstrap_node
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def scraped(http_port: int) -> dict[str, Metric]:
+    answer = http_request(http_port, "GET", "/metrics")
+    assert answer.status == 200, answer.body
+    return {family.name: family for family in text_string_to_metric_families(answer.body.decode())}
+
+
+def value(families: dict[str, Metric], sample: str, **labels: str) -> float:
+    found = [
+        each.value
+        for family in families.values()
+        for each in family.samples
+        if each.name == sample and each.labels == labels
+    ]
+    assert len(found) <= 1
+    return found[0] if found else 0.0
+
+
+def answered(families: dict[str, Metric], transport: str) -> float:
+    return sum(
+        each.value
+        for each in families["aspen_dns_queries"].samples
+        if each.name == "aspen_dns_queries_total" and each.labels["transport"] == transport
+    )
+
+
+def everything(data_dir: Path) -> ClusterBootstrapConfig:
+    """A node with all that can be switched on and needs nobody else."""
+    return ClusterBootstrapConfig(
+        node_id=1,
+        data_dir=data_dir,
+        cookie=COOKIE,
+        init=True,
+        dns_port=free_port(),
+        http_addr=f"{HOST}:{free_port()}",
+        quic_port=free_port(),
+        profile="lan",
+        dns_server=DnsServerConfig(
+            workers=1,
+            https_config=HttpsConfig(port=free_port(), dot_port=free_port(), doq_port=free_port()),
+            enable_dht_fallback=True,
+            dht_bootstrap_nodes=[f"{HOST}:9"],
+        ),
+    )
+
+
+def check_page(families: dict[str, Metric]) -> None:
+    """docs/metrics.md has a row for every family: its name, type and labels, and no other rows."""
+    exported = {}
+    for family in families.values():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = {label for each in family.samples for label in each.labels} - {"le"}
+        exported[name] = (family.type, labels)
+        assert family.documentation, name
+    rows = re.findall(
+        r"^\| `(aspen_[a-z_]+)` \| (\w+) \| ([^|]*) \| [^|]+ \|$", PAGE.read_text(), re.MULTILINE
+    )
+    told = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    assert len(told) == len(rows)
+    assert set(told) == set(exported)
+    for name, (kind, labels) in exported.items():
+        assert told[name][0] == kind, name
+        assert labels <= told[name][1], name  # a family without samples shows no labels
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # dnspython forgets a socket
+async def test_every_transport_counts_what_it_answered(tmp_path: Path) -> None:
+    config = everything(tmp_path / "node")
+    https = config.dns_server.https_config
+    assert https is not None
+    http_port = config.http_listen[1]
+    packet = sign("metrics=yes")
+    query = dns.message.make_query(packet.name(), "TXT")
+    missing = f"absent.{packet.name()}"
+
+    def ask() -> None:
+        wait_until(lambda: http_request(http_port, "GET", "/readyz").status == 200, "the node is ready", 10)
+        before = scraped(http_port)
+        assert http_request(http_port, "PUT", packet.path, packet.payload).status == 204
+        for _ in range(5):
+            assert texts(dns_query(config.dns_port, packet.name(), "TXT")) == list(packet.texts)
+        for _ in range(2):
+            dns_query(config.dns_port, missing, "TXT")
+            dns_query(config.dns_port, packet.name(), "TXT", tcp=True)
+        dns_query(config.dns_port, missing, "TXT", tcp=True)
+        assert http_request(http_port, "GET", f"/resolve?name={packet.name()}&type=TXT").status == 200
+        dns.query.tls(query, HOST, timeout=5, port=https.dot_port, verify=False)
+        dns.query.quic(query, HOST, timeout=5, port=https.doq_port, verify=False)
+        # The UDP worker publishes its counters every second.
+        wait_until(lambda: answered(scraped(http_port), "udp") == 7, "the worker has published", 10)
+        check(before, scraped(http_port))
+
+    def check(before: dict[str, Metric], after: dict[str, Metric]) -> None:
+        expected = {
+            ("udp", "NOERROR"): 5,
+            ("udp", "NXDOMAIN"): 2,
+            ("tcp", "NOERROR"): 2,
+            ("tcp", "NXDOMAIN"): 1,
+            ("https", "NOERROR"): 1,
+            ("tls", "NOERROR"): 1,
+            ("quic", "NOERROR"): 1,
+        }
+        for (transport, rcode), count in expected.items():
+            labels = {"transport": transport, "rcode": rcode}
+            assert value(after, "aspen_dns_queries_total", **labels) == count, labels
+        for transport in ("udp", "tcp", "https", "tls", "quic"):
+            histogram = "aspen_dns_response_seconds"
+            count = value(after, f"{histogram}_count", transport=transport)
+            assert count == answered(after, transport)
+            assert value(after, f"{histogram}_bucket", transport=transport, le="+Inf") == count
+            assert 0 < value(after, f"{histogram}_sum", transport=transport) < 5 * count
+        assert value(after, "aspen_dns_udp_ready_replies_total") > 0
+        assert value(after, "aspen_packets") == value(before, "aspen_packets") + 1 == 1
+        assert value(after, "aspen_raft_applied_index") > value(before, "aspen_raft_applied_index")
+        assert value(after, "aspen_raft_role", role="leader") == 1
+        assert value(after, "aspen_raft_leader_id") == 1
+        assert value(after, "aspen_tls_certificate_not_after_seconds") > 1.7e9
+        assert 0 < value(after, "aspen_store_used_bytes") < value(after, "aspen_store_map_bytes")
+        check_page(after)
+
+    async with await bootstrap_node(config):
+        await asyncio.to_thread(ask)
+
+
+def test_a_leader_tells_what_its_followers_have(cluster: Cluster) -> None:
+    leader = cluster.leader()
+    others = [str(node.node_id) for node in cluster if node is not leader]
+    families = scraped(leader.http_port)
+    for peer in others:
+        assert value(families, "aspen_raft_peer_match_index", peer=peer) > 0
+    wait_until(
+        lambda: all(
+            value(scraped(leader.http_port), "aspen_raft_peer_lag_entries", peer=p) == 0 for p in others
+        ),
+        "the followers have all",
+        10,
+    )
+    follower = scraped(cluster.followers()[0].http_port)
+    assert not follower["aspen_raft_peer_match_index"].samples
+    assert value(follower, "aspen_raft_leader_id") == leader.node_id
+    assert value(follower, "aspen_quic_connections", protocol="aspen-raft/1") > 0

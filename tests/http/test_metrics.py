@@ -1,0 +1,86 @@
+"""`GET /metrics`, and the counting behind it. A whole node's metrics: tests/e2e/test_e2e_metrics.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from http_fakes import Client, Serve
+from prometheus_client.parser import text_string_to_metric_families
+
+from aspen.dns.answers import Answers
+from aspen.dns.tally import LATENCY_BOUNDS_NS, LATENCY_BUCKETS, ResponseTally
+from aspen.dns.udp_answers import COUNTERS, Counter
+from aspen.node_metrics import _cumulative
+from aspen.state.status_page import COUNTERS_PER_WORKER
+
+NXDOMAIN_REPLY = bytes([0, 7, 0x84, 3]) + bytes(8)
+
+
+async def test_the_route_serves_the_text_format_to_admins(client: Client, serve: Serve) -> None:
+    answer = await client.get("/metrics")
+    assert (answer.status, answer.headers["content-type"]) == (
+        200,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )
+    assert answer.headers["cache-control"] == "no-store"
+    (family,) = text_string_to_metric_families(answer.body.decode())
+    assert (family.name, family.samples[0].value) == ("aspen_zones", 3)
+    assert (await client.get("/metrics?name=x")).error == (400, "bad_query")
+
+    guarded = Client((await serve(admin_token="a secret of the operators")).address)
+    assert (await guarded.get("/metrics")).status == 401
+    await guarded.close()
+
+
+async def test_the_route_is_described(client: Client) -> None:
+    described = (await client.get("/openapi.json")).json["paths"]["/metrics"]["get"]
+    assert set(described["responses"]["200"]["content"]) == {"text/plain"}
+    assert set(described["responses"]) >= {"401", "403"}
+
+
+@pytest.mark.parametrize(
+    ("elapsed_ns", "bucket"),
+    [
+        (0, 0),
+        (25_000, 0),
+        (25_001, 1),
+        (1_000_000, 5),
+        (1_000_000_000, 13),
+        (1_000_000_001, 14),
+        (10**15, 14),
+    ],
+)
+def test_a_time_belongs_to_the_first_bucket_that_holds_it(elapsed_ns: int, bucket: int) -> None:
+    tally = ResponseTally()
+    tally.note(NXDOMAIN_REPLY, elapsed_ns)
+    assert tally.buckets[bucket] == sum(tally.buckets) == 1
+    assert (tally.rcodes[3], sum(tally.rcodes), tally.sum_ns) == (1, 1, elapsed_ns)
+
+
+def test_buckets_grow_and_end_in_infinity() -> None:
+    shown = _cumulative([1] * LATENCY_BUCKETS)
+    assert [count for _, count in shown] == list(range(1, LATENCY_BUCKETS + 1))
+    bounds = [float(bound) for bound, _ in shown]
+    assert bounds == sorted(set(bounds))
+    assert (bounds[0], bounds[-2], bounds[-1]) == (25e-6, LATENCY_BOUNDS_NS[-1] / 1e9, float("inf"))
+
+
+def test_a_worker_has_room_for_its_counters() -> None:
+    assert Counter.LATENCY_0 + LATENCY_BUCKETS == Counter.LATENCY_SUM_NS < COUNTERS <= COUNTERS_PER_WORKER
+
+
+async def test_an_answer_of_several_messages_counts_once() -> None:
+    view: Any = None  # nothing is looked up
+    answers = Answers(view)
+    sent: list[bytes] = []
+
+    async def send(message: bytes) -> None:
+        sent.append(message)
+
+    noting = answers.noting(send)
+    assert sum(answers.tally.buckets) == 0
+    for _ in range(3):
+        await noting(NXDOMAIN_REPLY)
+    assert sent == [NXDOMAIN_REPLY] * 3
+    assert (sum(answers.tally.buckets), answers.tally.rcodes[3]) == (1, 1)
