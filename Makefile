@@ -35,8 +35,9 @@ run: $(VENV)/.installed
 cluster: $(VENV)/.installed
 	$(BIN)/aspen dev --nodes 3 $(ARGS)
 
+# Files side by side, each file's tests in their order: most of the time goes into waiting for real processes.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
