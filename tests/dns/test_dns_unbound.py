@@ -128,7 +128,7 @@ def unbound(folder: Path, *lines: str) -> Iterator[int]:
 async def ask(port: int, name: str, rrtype: str, **options: Any) -> dns.message.Message:
     """Ask until there is somebody to answer."""
     query = dns.message.make_query(name, rrtype, **options)
-    deadline = asyncio.get_running_loop().time() + 15
+    deadline = asyncio.get_running_loop().time() + 60
     while True:
         try:
             reply, _ = await dns.asyncquery.udp_with_fallback(query, "127.0.0.1", timeout=1, port=port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -71,6 +72,9 @@ def test_a_stranger_is_refused_logged_once_and_counted(
         packet = sign("while=knocking")
         assert others[0].put(packet).status == 204
         assert stranger.request("GET", packet.path).status == 404
+        assert all(
+            peer["announced_ms_ago"] < 0 for peer in stranger.request("GET", "/v1/peers").json["peers"]
+        )
         assert (others[0].status() or {})["term"] == term
     finally:
         stranger.end_whatever_is_left()
@@ -87,6 +91,11 @@ def test_a_member_that_lost_its_disk_founds_no_second_cluster(cluster: Cluster) 
     """Told to `--init`, it does; but the others belong to the old cluster, and alone it decides nothing."""
     first, *others = cluster.nodes
     assert first.init
+    # The next leader knows nothing of what it had. One that stays leader would hold it to its word.
+    if cluster.leader() is not first:
+        body = json.dumps({"node_id": first.node_id}).encode()
+        assert first.request("POST", "/v1/cluster/transfer-leader", body).status == 200
+    wait_until(lambda: cluster.leader() is first, "the first node leads", timeout_s=10)
     packet = sign("kept=by the others")
     assert first.put(packet).status == 204
     cluster.wait_stored([packet])

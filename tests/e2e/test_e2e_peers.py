@@ -82,18 +82,3 @@ def test_a_ticket_of_another_cluster_is_refused(cluster: Cluster, tmp_path: Path
             assert reason in stranger.log()
         finally:
             stranger.end_whatever_is_left()
-
-
-def test_a_stranger_without_the_cookie_hears_nothing(cluster: Cluster, tmp_path: Path) -> None:
-    stranger = NodeProcess(9, tmp_path / "stranger", cookie="e2e-another-cookie-entirely")
-    stranger.peers = [node.as_peer for node in cluster]
-    stranger.start()
-    try:
-        stranger.wait_answers()
-        refused = lambda: cluster.node(1).request("GET", "/v1/cluster/status").json["refusals"]  # noqa: E731
-        before = refused().get("wrong_cookie", 0)
-        wait_until(lambda: refused().get("wrong_cookie", 0) > before, "it is refused", timeout_s=30)
-        assert not announced(stranger)
-        assert all(stranger.identity.z32 not in announced(node) for node in cluster)
-    finally:
-        stranger.end_whatever_is_left()
