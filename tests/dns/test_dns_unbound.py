@@ -7,7 +7,8 @@ import asyncio
 import contextlib
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,28 @@ def process(*command: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextlib.contextmanager
 def unbound(folder: Path, *lines: str) -> Iterator[int]:
+    """Unbound with those lines in its configuration; its port, once it serves."""
     assert UNBOUND is not None
+    for _ in range(5):
+        port = configure(folder, lines)
+        with process(UNBOUND, "-d", "-c", str(folder / "unbound.conf")) as running:
+            if serves(running, folder / "unbound.log"):
+                yield port
+                return
+    raise AssertionError("unbound didn't start: other tests took each port it was given")
+
+
+def serves(running: subprocess.Popen[bytes], log: Path) -> bool:
+    """Wait until it does; False if it ends before, as without its port."""
+    deadline = time.monotonic() + 30
+    while running.poll() is None and time.monotonic() < deadline:
+        if log.exists() and "start of service" in log.read_text():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def configure(folder: Path, lines: Sequence[str]) -> int:
     port = free_port()
     (folder / "unbound.conf").write_text(
         "\n".join(
@@ -121,14 +143,13 @@ def unbound(folder: Path, *lines: str) -> Iterator[int]:
             ]
         )
     )
-    with process(UNBOUND, "-d", "-c", str(folder / "unbound.conf")):
-        yield port
+    return port
 
 
 async def ask(port: int, name: str, rrtype: str, **options: Any) -> dns.message.Message:
     """Ask until there is somebody to answer."""
     query = dns.message.make_query(name, rrtype, **options)
-    deadline = asyncio.get_running_loop().time() + 60
+    deadline = asyncio.get_running_loop().time() + 15
     while True:
         try:
             reply, _ = await dns.asyncquery.udp_with_fallback(query, "127.0.0.1", timeout=1, port=port)
