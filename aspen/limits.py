@@ -238,7 +238,6 @@ GOSSIP_TICK_MS: Final = 250
 GOSSIP_PEER_A_MINUTE: Final = 12
 GOSSIP_ALL_A_MINUTE: Final = 300  # or that of each peer times the peers known, if that is more
 GOSSIP_INVALID_A_MINUTE: Final = 12  # of one neighbour; then it is none
-GOSSIP_BUCKETS: Final = 256  # or twice the peers known, if that is more
 GOSSIP_PAST_MS: Final = 120_000  # an older announcement is none
 GOSSIP_FUTURE_MS: Final = 60_000  # clocks may differ by so much
 GOSSIP_KNOWN_MS: Final = 45_000  # a node not heard for so long isn't there

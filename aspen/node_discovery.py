@@ -21,7 +21,7 @@ from aspen.limits import ADDRESSES_PER_PEER, TICKET_NODES
 from aspen.net.address_book import Address, AddressBook
 from aspen.net.endpoint import ALPN_GOSSIP, ConnectionStatus, Hello, Peer, Service
 from aspen.raft.cluster import Consensus
-from aspen.raft.roster import NO_CLUSTER, encode_roster
+from aspen.raft.roster import NO_CLUSTER, Roster, encode_roster
 from aspen.z32 import encode_key
 
 _PROBES: Final = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
@@ -45,12 +45,15 @@ class Discovery:
         self._consensus = consensus
         self._own_address = own_address
         self._relay_url = relay_url
+        self._roster: Roster | None = None
+        self._topology: Topology
         self.topic = cookie.derive(TOPIC_CONTEXT)
         self.gossip = GossipService(
             GossipPorts(
                 own_id=identity.endpoint_id,
                 topic=self.topic,
                 describe=self.describe,
+                topology=self.topology,
                 sign=identity.sign,
                 verify=verify,
                 bound_to=self._bound_to,
@@ -117,8 +120,15 @@ class Discovery:
             node_id=member.node_id if member is not None else 0,
             addresses=reachable_addresses(self._own_address()),
             relay_url=self._relay_url,
-            topology=Topology(roster.version, topology_hash(encode_roster(roster))),
         )
+
+    def topology(self) -> Topology:
+        """The membership this node knows; worked out anew only when it has changed."""
+        roster = self._consensus.roster
+        if roster is not self._roster:
+            self._roster = roster
+            self._topology = Topology(roster.version, topology_hash(encode_roster(roster)))
+        return self._topology
 
     def peers(self, connections: Sequence[ConnectionStatus]) -> PeersStatus:
         """Every node known here, for people."""

@@ -57,9 +57,9 @@ _SIGNED_DECODER: Final = msgspec.msgpack.Decoder(_Signed)
 _BODY_DECODER: Final = msgspec.msgpack.Decoder(Announcement)
 
 
-def topology_hash(members: Callable[[], bytes] | bytes) -> bytes:
+def topology_hash(members: bytes) -> bytes:
     """The hash of a membership in its encoded form."""
-    return hashlib.blake2b(members if isinstance(members, bytes) else members(), digest_size=32).digest()
+    return hashlib.blake2b(members, digest_size=32).digest()
 
 
 def seal(announcement: Announcement, sign: Sign) -> bytes:

@@ -16,7 +16,7 @@ Time, randomness, signatures and the membership come from outside; messages and 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,7 +25,6 @@ from aspen.discovery.broadcast import Broadcast
 from aspen.discovery.messages import (
     BroadcastMessage,
     Disconnect,
-    Graft,
     IHave,
     Message,
     Peer,
@@ -37,7 +36,6 @@ from aspen.limits import (
     GOSSIP_ANNOUNCE_MAX_MS,
     GOSSIP_ANNOUNCE_MS,
     GOSSIP_ASK_MS,
-    GOSSIP_BUCKETS,
     GOSSIP_FAILURES,
     GOSSIP_INVALID_A_MINUTE,
     GOSSIP_KNOWN_MS,
@@ -46,6 +44,7 @@ from aspen.limits import (
     GOSSIP_PEER_A_MINUTE,
     GOSSIP_SEEK_MS,
 )
+from aspen.ratelimit import Rate, RateLimiter
 
 EndpointId = bytes
 _BROADCAST: Final = BroadcastMessage
@@ -65,12 +64,11 @@ class Topology:
 
 @dataclass(frozen=True, slots=True)
 class SelfDescription:
-    """What a node says of itself, read anew for every announcement."""
+    """What a node says of itself, read anew for every announcement of its own."""
 
     node_id: int
     addresses: tuple[tuple[str, int], ...]
     relay_url: str | None
-    topology: Topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +78,8 @@ class GossipPorts:
     own_id: EndpointId
     topic: bytes
     describe: Callable[[], SelfDescription]
+    topology: Callable[[], Topology]
+    """Asked with every announcement that comes: it must cost little."""
     sign: Sign
     verify: Verify
     bound_to: Callable[[int], EndpointId | None]
@@ -113,22 +113,26 @@ class Behind:
 Event = Heard | Told | Behind
 
 
-class _Bucket:
-    """A budget that fills up by the minute."""
+class _Budget:
+    """A token bucket whose rate changes from one use to the next (`RateLimiter` has one for good)."""
 
-    __slots__ = ("at_ms", "left")
+    __slots__ = ("_at_ms", "_left")
 
-    def __init__(self, left: float, now_ms: int) -> None:
-        self.left = left
-        self.at_ms = now_ms
+    def __init__(self, left: float) -> None:
+        self._left = left
+        self._at_ms = 0
 
     def take(self, a_minute: int, now_ms: int) -> bool:
-        self.left = min(a_minute, self.left + (now_ms - self.at_ms) * a_minute / _MINUTE_MS)
-        self.at_ms = now_ms
-        if self.left < 1:
+        self._left = min(a_minute, self._left + (now_ms - self._at_ms) * a_minute / _MINUTE_MS)
+        self._at_ms = now_ms
+        if self._left < 1:
             return False
-        self.left -= 1
+        self._left -= 1
         return True
+
+
+def _a_minute(count: int) -> Rate:
+    return Rate(count / 60, count)
 
 
 class GossipCore:
@@ -148,9 +152,9 @@ class GossipCore:
         """Timestamps outlive what is known, so that what was heard once isn't heard again."""
         self._outbox: deque[tuple[EndpointId, Message]] = deque(maxlen=GOSSIP_OUTBOX)
         self._events: list[Event] = []
-        self._buckets: OrderedDict[EndpointId, _Bucket] = OrderedDict()
-        self._all = _Bucket(GOSSIP_ALL_A_MINUTE, 0)
-        self._invalid: dict[EndpointId, _Bucket] = {}
+        self._authors = RateLimiter(_a_minute(GOSSIP_PEER_A_MINUTE), GOSSIP_KNOWN_PEERS)
+        self._all = _Budget(GOSSIP_ALL_A_MINUTE)
+        self._invalid = RateLimiter(_a_minute(GOSSIP_INVALID_A_MINUTE))
         self._next_seek_ms = 0
         self._next_announcement_ms = 0
         self._announced_at_ms = -_PACE_MS
@@ -172,10 +176,7 @@ class GossipCore:
         elif known:
             self.broadcast.receive(sender, message, now_ms)
         else:
-            # It takes us for a neighbour; what it says is welcome, but no link of a tree.
-            self.send(sender, Disconnect())
-            if isinstance(message, IHave) and message.message_ids:
-                self.send(sender, Graft(message.message_ids[:1]))
+            self.send(sender, Disconnect())  # it takes us for a neighbour
 
     def unreachable(self, endpoint_id: EndpointId) -> None:
         self.overlay.failed(endpoint_id)
@@ -237,7 +238,7 @@ class GossipCore:
         interval_ms = min(GOSSIP_ANNOUNCE_MS << min(doublings, 8), GOSSIP_ANNOUNCE_MAX_MS)
         # A tenth sooner or later, so that nodes started together don't speak together for ever.
         self._next_announcement_ms = self._now_ms + int(interval_ms * (0.9 + 0.2 * self._rng.random()))
-        described = self._ports.describe()
+        described, topology = self._ports.describe(), self._ports.topology()
         self.overlay.set_own_addresses(described.addresses)
         self._last_us = max(self._now_ms * 1_000, self._last_us + 1)
         announcement = Announcement(
@@ -247,8 +248,8 @@ class GossipCore:
             addresses=described.addresses,
             relay_url=described.relay_url,
             timestamp_us=self._last_us,
-            topology_version=described.topology.version,
-            topology_hash=described.topology.digest,
+            topology_version=topology.version,
+            topology_hash=topology.digest,
         )
         self.broadcast.broadcast(seal(announcement, self._ports.sign))
 
@@ -266,7 +267,6 @@ class GossipCore:
 
     def neighbour_down(self, endpoint_id: EndpointId) -> None:
         self.broadcast.neighbour_down(endpoint_id)
-        self._invalid.pop(endpoint_id, None)
 
     def heard_of(self, peer: Peer) -> None:
         if peer.addresses:
@@ -315,29 +315,20 @@ class GossipCore:
 
     def _charge(self, author: EndpointId) -> None:
         """The author's budget, then that of all. Raises `GossipError` (`peer_rate` or `rate`)."""
-        bucket = self._buckets.get(author)
-        if bucket is None:
-            bucket = self._buckets[author] = _Bucket(GOSSIP_PEER_A_MINUTE, self._now_ms)
-            while len(self._buckets) > max(GOSSIP_BUCKETS, 2 * len(self.known)):
-                self._buckets.popitem(last=False)
-        self._buckets.move_to_end(author)
-        if not bucket.take(GOSSIP_PEER_A_MINUTE, self._now_ms):
+        if self._authors.take(author, self._now_ms / 1_000):
             raise GossipError("peer_rate", "a node announces itself too often")
+        # All nodes known may use their budgets up: a large cluster isn't starved.
         a_minute = max(GOSSIP_ALL_A_MINUTE, GOSSIP_PEER_A_MINUTE * len(self.known))
         if not self._all.take(a_minute, self._now_ms):
             raise GossipError("rate", "too many announcements in all")
 
     def _blame(self, sender: EndpointId) -> None:
-        bucket = self._invalid.setdefault(sender, _Bucket(GOSSIP_INVALID_A_MINUTE, self._now_ms))
-        if not bucket.take(GOSSIP_INVALID_A_MINUTE, self._now_ms):
+        if self._invalid.take(sender, self._now_ms / 1_000):
             self.send(sender, Disconnect())
             self.overlay.failed(sender)
 
     def _compare(self, announcement: Announcement) -> None:
-        ours = self._ports.describe().topology
+        ours = self._ports.topology()
         theirs = announcement.topology_version
         if theirs > ours.version or (theirs == ours.version and announcement.topology_hash != ours.digest):
             self._events.append(Behind(announcement.endpoint_id, theirs))
-
-    def members_heard(self) -> Iterable[Announcement]:
-        return (announcement for announcement, _ in self.known.values())

@@ -45,7 +45,8 @@ class SimNode:
         ports = GossipPorts(
             own_id=self.endpoint_id,
             topic=TOPIC,
-            describe=lambda: SelfDescription(number, self.peer.addresses, None, self.topology),
+            describe=lambda: SelfDescription(number, self.peer.addresses, None),
+            topology=lambda: self.topology,
             sign=lambda message: sign_as(self.endpoint_id, message),
             verify=verify,
             bound_to=lambda node_id: endpoint_id_of(node_id),

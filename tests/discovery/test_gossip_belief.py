@@ -49,7 +49,8 @@ class Node:
             GossipPorts(
                 own_id=OWN,
                 topic=TOPIC,
-                describe=lambda: SelfDescription(1, (("10.0.0.1", 7_300),), None, Topology(5, b"h" * 32)),
+                describe=lambda: SelfDescription(1, (("10.0.0.1", 7_300),), None),
+                topology=lambda: Topology(5, b"h" * 32),
                 sign=lambda message: sign_as(OWN, message),
                 verify=verify,
                 bound_to=lambda node_id: endpoint_id_of(node_id) if node_id < 10 else None,
@@ -136,11 +137,11 @@ def test_all_together_have_a_budget_that_grows_with_the_cluster() -> None:
     for author in authors:
         node.hears_of(announcement(endpoint_id=author, node_id=0))
     assert node.core.refused == {"rate": GOSSIP_ALL_A_MINUTE}
-    # Each author known adds to what all may say: a large cluster isn't starved.
-    later = NOW_US + 6_000_000
+    # Each author known adds to what all may say: five seconds make up for it, where a minute would have.
+    later = NOW_US + 5_000_000
     for author in authors:
-        node.hears_of(announcement(endpoint_id=author, node_id=0, timestamp_us=later), START_MS + 6_000)
-    assert node.core.refused == {"rate": GOSSIP_ALL_A_MINUTE + 240}
+        node.hears_of(announcement(endpoint_id=author, node_id=0, timestamp_us=later), START_MS + 5_000)
+    assert node.core.refused == {"rate": 2 * GOSSIP_ALL_A_MINUTE}
 
 
 def test_a_neighbour_that_lies_is_cut_off() -> None:
