@@ -36,8 +36,9 @@ cluster: $(VENV)/.installed
 	$(BIN)/aspen dev --nodes 3 $(ARGS)
 
 # Files side by side, each file's tests in their order: most of the time goes into waiting for real processes.
+# A failed test is tried once more, and named in the summary (docs/hacking.md, "Tests").
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --reruns 1 $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .

@@ -82,6 +82,8 @@ def node(folder: Path) -> Iterator[str]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what the library stands on
+# It compares the state of `random` around a draw, and the node's thread uses `random` meanwhile.
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 def test_every_answer_is_one_the_document_describes(tmp_path: Path) -> None:
     with node(tmp_path) as url, requests.Session() as session:
         schema = schemathesis.openapi.from_url(f"{url}/openapi.json").exclude(path_regex=LEFT_OUT)
