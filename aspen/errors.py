@@ -275,7 +275,7 @@ _E = TypeVar("_E", bound=AspenError)
 def _kind(base: type[_E], name: str, code: str, meaning: str = "") -> type[_E]:
     """A kind of error that stands inside the one it is a kind of: `KeyValueStoreError.NotFound`."""
     body = {"code": code, "__doc__": meaning or None, "__module__": __name__}
-    return type(f"{base.__name__}.{name}", (base,), body)
+    return type(f"{base.__name__.partition('.')[0]}.{name}", (base,), body)
 
 
 def _printable(text: str) -> str:
@@ -320,12 +320,15 @@ class ControlPlaneError(AspenError):
     """What `ClusterController` raises. Catch it, or one of its kinds: `ControlPlaneError.Timeout`.
 
     All but `OutcomeUnknown` mean that the membership is as it was (but for a `Timeout` of `init`:
-    the cluster is founded then, and waits for a quorum of its members).
+    the cluster is founded then, and waits for a quorum of its members). `UnknownNode` is an
+    `InvalidRequest` about a node that is no member. `NotLeader` is for controllers that speak to the
+    leader only: those of Aspen never raise it, since any member brings a change to the leader.
     """
 
     code: ClassVar[str] = "failed"
 
     InvalidRequest: ClassVar[type[ControlPlaneError]]
+    UnknownNode: ClassVar[type[ControlPlaneError]]
     NotInitialized: ClassVar[type[ControlPlaneError]]
     Failed: ClassVar[type[ControlPlaneError]]
     Timeout: ClassVar[type[ControlPlaneError]]
@@ -334,6 +337,7 @@ class ControlPlaneError(AspenError):
 
 
 ControlPlaneError.InvalidRequest = _kind(ControlPlaneError, "InvalidRequest", "invalid_request")
+ControlPlaneError.UnknownNode = _kind(ControlPlaneError.InvalidRequest, "UnknownNode", "unknown_node")
 ControlPlaneError.NotInitialized = _kind(ControlPlaneError, "NotInitialized", "not_initialized")
 ControlPlaneError.Failed = _kind(ControlPlaneError, "Failed", "failed")
 ControlPlaneError.Timeout = _kind(ControlPlaneError, "Timeout", "timeout")

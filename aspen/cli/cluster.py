@@ -7,9 +7,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from aspen.cli.common import (
-    DEFAULT_ADDR,
     EXIT_CODES,
-    Addr,
+    Addrs,
     Exit,
     Json,
     Token,
@@ -52,7 +51,7 @@ Timeout = Annotated[float | None, _seconds(CONTROL_MS, "Give up after so long; n
 
 
 @app.command(epilog=EXIT_CODES)
-def status(as_json: Json = False, addr: Addr = DEFAULT_ADDR, token: Token = None) -> None:
+def status(as_json: Json = False, addr: Addrs = None, token: Token = None) -> None:
     """Show the members, the leader and how far the log has come, as the node asked sees it."""
     _show(talk(addr, token, as_json, lambda client: client.status()), as_json)
 
@@ -64,7 +63,7 @@ def init(
         typer.Option("--member", help="Another founder, running already; repeat it.", metavar=PEER_FORM),
     ] = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Found a cluster of the node asked, and of others if they are named.
@@ -81,7 +80,7 @@ def add_learner(
     node: Annotated[str, typer.Argument(help="The new member, running already.", metavar=PEER_FORM)],
     timeout: Timeout = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Add a member that gets the log but has no vote.
@@ -97,7 +96,7 @@ def promote(
     node_id: NodeId,
     timeout: Timeout = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Give a learner its vote, once it has caught up with the log."""
@@ -109,7 +108,7 @@ def remove(
     node_id: NodeId,
     timeout: Timeout = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Take a member out of the cluster.
@@ -128,7 +127,7 @@ def change_membership(
     ],
     timeout: Timeout = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Make these members the voters, all in one step; voters that aren't named leave the cluster."""
@@ -140,7 +139,7 @@ def transfer_leader(
     node_id: NodeId,
     timeout: Timeout = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Have another voter lead."""
@@ -148,7 +147,7 @@ def transfer_leader(
 
 
 @app.command(epilog=EXIT_CODES)
-def snapshot(as_json: Json = False, addr: Addr = DEFAULT_ADDR, token: Token = None) -> None:
+def snapshot(as_json: Json = False, addr: Addrs = None, token: Token = None) -> None:
     """Cut the log of the node asked down to its newest entries; its state stands for the rest.
 
     Nodes do this by themselves. Members that lag behind what is left are sent the state instead.
@@ -169,7 +168,7 @@ def check(
         float | None, _seconds(CHECKPOINT_MS, "Wait so long for every member's answer.")
     ] = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Compare the state of all members at one point of the log, and say who differs.
@@ -194,7 +193,12 @@ def check(
 
 
 def _change(
-    action: str, request: dict[str, Any], timeout: float | None, as_json: bool, addr: str, token: str | None
+    action: str,
+    request: dict[str, Any],
+    timeout: float | None,
+    as_json: bool,
+    addr: list[str] | None,
+    token: str | None,
 ) -> None:
     timeout_ms = CONTROL_MS if timeout is None else round(timeout * 1000)
     answer = talk(addr, token, as_json, lambda client: client.control(action, request, timeout_ms=timeout_ms))
@@ -202,7 +206,7 @@ def _change(
 
 
 @app.command(epilog=EXIT_CODES)
-def ticket(as_json: Json = False, addr: Addr = DEFAULT_ADDR, token: Token = None) -> None:
+def ticket(as_json: Json = False, addr: Addrs = None, token: Token = None) -> None:
     """Print a ticket that tells a new node where the cluster is: start it with --ticket.
 
     It holds no secret: the new node must know the cookie, and is made a member with `add-learner`.

@@ -54,10 +54,6 @@ class Exit(IntEnum):
 
 DEFAULT_ADDR = "http://127.0.0.1:8080"
 
-Addr = Annotated[
-    str,
-    typer.Option("--addr", envvar="ASPEN_ADDR", help="The node's HTTP address.", metavar="URL"),
-]
 Addrs = Annotated[
     list[str] | None,
     typer.Option(
@@ -98,15 +94,29 @@ def new_app(summary: str, *, completion: bool = False) -> typer.Typer:
     )
 
 
-def talk(addr: str, token: str | None, as_json: bool, action: Callable[[NodeClient], Awaitable[T]]) -> T:
-    """Run `action` with a client of the node at `addr`."""
+def talk(
+    addrs: list[str] | None, token: str | None, as_json: bool, action: Callable[[NodeClient], Awaitable[T]]
+) -> T:
+    """Run `action` with a client of one node: of the first that does it. The next is asked only for what
+    those before it certainly have not begun."""
     import asyncio
 
     from aspen.client import NodeClient
 
     async def run() -> T:
-        async with NodeClient(addr, token=token) as client:
-            return await action(client)
+        failures: list[ClientUnavailable] = []
+        for addr in addresses(addrs):
+            async with NodeClient(addr, token=token) as client:
+                try:
+                    return await action(client)
+                except ClientUnavailable as error:
+                    if client.has_written:
+                        raise
+                    failures.append(error)
+        if len(failures) == 1:
+            raise failures[0]
+        reasons = "; ".join(str(failure) for failure in failures)
+        raise ClientUnavailable(failures[-1].status, failures[-1].code, reasons)
 
     return local(as_json, lambda: asyncio.run(run()))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aspen.cli.common import DEFAULT_ADDR, Addr, Exit, Json, Token, local, print_json, printable, talk
+from aspen.cli.common import Addrs, Exit, Json, Token, local, print_json, printable, talk
 
 if TYPE_CHECKING:
     from aspen.client import NodeClient
@@ -28,7 +28,7 @@ def dig(
     tcp: Annotated[bool, typer.Option("--tcp", help="Ask by TCP at once.")] = False,
     short: Annotated[bool, typer.Option("--short", help="Print the answers' data only.")] = False,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Ask a node's DNS for NAME. Exits 3 if there is no such name or type, 1 if it is refused."""

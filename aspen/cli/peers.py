@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from aspen.cli.common import DEFAULT_ADDR, Addr, Json, Token, print_json, print_table, talk
+from aspen.cli.common import Addrs, Json, Token, print_json, print_table, talk
 
 _COLUMNS = ("node", "endpoint id", "path", "RTT ms", "last announced", "addresses")
 _SHORT_CHARS = 12
 
 
-def peers(as_json: Json = False, addr: Addr = DEFAULT_ADDR, token: Token = None) -> None:
+def peers(as_json: Json = False, addr: Addrs = None, token: Token = None) -> None:
     """Show the nodes that the node asked knows of, how it knows them and how it reaches them.
 
     An address is followed by who said so: `connected` and `inbound` are proven, the others hearsay.

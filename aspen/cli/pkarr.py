@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aspen.cli.common import (
-    DEFAULT_ADDR,
-    Addr,
+    Addrs,
     Json,
     Token,
+    addresses,
     fail,
     local,
     new_app,
@@ -25,6 +25,8 @@ from aspen.cli.common import (
 from aspen.cli.pkarr_show import show_file
 
 if TYPE_CHECKING:
+    from yarl import URL
+
     from aspen.client import NodeClient
     from aspen.identity import Identity
     from aspen.pkarr.packet import SignedPacket
@@ -120,7 +122,7 @@ def publish(
     dht: Dht = False,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Sign RECORDs with the key and publish them; they replace what the key published before.
@@ -139,13 +141,17 @@ def publish(
     where: dict[str, Any] = {}
     if out is None:
 
-        async def action(client: NodeClient) -> dict[str, Any]:
+        async def action(client: NodeClient) -> tuple[URL, dict[str, Any]]:
             await client.pkarr_put(packet.z32, packet.payload)
-            return await _where_dns_answers(client)
+            return client.base, await _where_dns_answers(client)
 
-        where = talk(addr, token, as_json, action)
-    dig = _dig_command(packet.z32, records[0], addr, where)
-    _print_published(packet, dig, addr, out, as_json)
+        node, where = talk(addr, token, as_json, action)
+    else:
+        from aspen.client import parse_addr
+
+        node = local(as_json, lambda: parse_addr(addresses(addr)[0]))
+    dig = _dig_command(packet.z32, records[0], node, where)
+    _print_published(packet, dig, node, out, as_json)
 
 
 @app.command()
@@ -155,7 +161,7 @@ def delete(
     dht: Dht = False,
     bootstrap: Bootstrap = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Unpublish: sign a packet without records, which takes the place of what the key has published."""
@@ -197,7 +203,7 @@ def resolve(
         str, typer.Option("--origin", metavar="NAME", help="The name that keys stand under, for --dns.")
     ] = "dns.iroh.link",
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Find what KEY published, verify the signature, and print the records. Exits 3 if there is nothing.
@@ -377,9 +383,7 @@ async def _where_dns_answers(client: NodeClient) -> dict[str, Any]:
         return {}
 
 
-def _print_published(packet: SignedPacket, dig: str, addr: str, out: Path | None, as_json: bool) -> None:
-    from aspen.client import parse_addr
-
+def _print_published(packet: SignedPacket, dig: str, node: URL, out: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(
             {
@@ -393,15 +397,14 @@ def _print_published(packet: SignedPacket, dig: str, addr: str, out: Path | None
     print(packet.z32)
     if out is not None:
         print(f"written to {out}; publish it with:")
-        print(f"  curl -X PUT --data-binary @{out} {parse_addr(addr).origin()}/pkarr/{packet.z32}")
+        print(f"  curl -X PUT --data-binary @{out} {node.origin()}/pkarr/{packet.z32}")
     else:
         print("published; ask any node for it:")
         print(f"  {dig}")
 
 
-def _dig_command(z32: str, record: str, addr: str, where: dict[str, Any]) -> str:
+def _dig_command(z32: str, record: str, node: URL, where: dict[str, Any]) -> str:
     """How to ask the node for the record."""
-    from aspen.client import parse_addr
     from aspen.config import DEFAULT_DNS_PORT, DEFAULT_ORIGIN
 
     owner, *rest = record.split()
@@ -410,7 +413,7 @@ def _dig_command(z32: str, record: str, addr: str, where: dict[str, Any]) -> str
     kind = next((word.upper() for word in rest if not word.isdigit() and word.upper() != "IN"), "ANY")
     origin = (where.get("origins") or [DEFAULT_ORIGIN])[0].strip(".")
     full_name = f"{name}.{origin}" if origin else f"{name}."
-    return f"dig @{parse_addr(addr).host} -p {where.get('port', DEFAULT_DNS_PORT)} {full_name} {kind}"
+    return f"dig @{node.host} -p {where.get('port', DEFAULT_DNS_PORT)} {full_name} {kind}"
 
 
 def _print_key(identity: Identity, as_json: bool) -> None:

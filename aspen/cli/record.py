@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aspen.cli.common import (
-    DEFAULT_ADDR,
-    Addr,
+    Addrs,
     Consistency,
     Json,
     Token,
@@ -53,7 +52,7 @@ def set_records(
     add: Annotated[bool, typer.Option("--add", help="Keep the records that are there.")] = False,
     zone: Zone = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Make DATA the records of NAME and TYPE; returns once a quorum has them on disk."""
@@ -72,7 +71,7 @@ def delete(
     ] = None,
     zone: Zone = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Delete records: of a name, of a type of it, or with this data. Exits 3 if there were none."""
@@ -98,7 +97,7 @@ def get(
     zone: Zone = None,
     consistency: Consistency = "consistent",
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Print the records of NAME. Exits 3 if there are none."""
@@ -123,7 +122,7 @@ def list_records(
     rrtype: Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only this type.")] = None,
     consistency: Consistency = "consistent",
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Print all records of a zone. Exits 3 if there is no such zone."""
@@ -137,7 +136,7 @@ def list_records(
 
 
 def _change(
-    addr: str, token: str | None, as_json: bool, zone: str | None, change: dict[str, Any]
+    addr: list[str] | None, token: str | None, as_json: bool, zone: str | None, change: dict[str, Any]
 ) -> dict[str, Any]:
     return talk(addr, token, as_json, lambda client: _make(client, zone, change))
 

@@ -10,8 +10,7 @@ import typer
 
 from aspen.cli import zone_key
 from aspen.cli.common import (
-    DEFAULT_ADDR,
-    Addr,
+    Addrs,
     Consistency,
     Json,
     Token,
@@ -69,7 +68,7 @@ def create(
     update_key: UpdateKey = None,
     notify: Notify = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Create a zone with SOA, NS and the records given."""
@@ -98,7 +97,7 @@ def create(
 def list_zones(
     consistency: Consistency = "consistent",
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """List all zones."""
@@ -123,7 +122,7 @@ def show(
     name: Name,
     consistency: Consistency = "consistent",
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Show a zone's serial and settings. Exits 3 if there is none."""
@@ -145,7 +144,7 @@ def configure(
     update_key: UpdateKey = None,
     notify: Notify = None,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Change settings of a zone; those not named stay. A list is replaced whole ('' empties it)."""
@@ -165,7 +164,7 @@ def configure(
 
 
 @app.command()
-def delete(name: Name, as_json: Json = False, addr: Addr = DEFAULT_ADDR, token: Token = None) -> None:
+def delete(name: Name, as_json: Json = False, addr: Addrs = None, token: Token = None) -> None:
     """Delete a zone and its records; zones below it stay. Exits 3 if there is none."""
     done = talk(addr, token, as_json, lambda client: _zones(client).delete(name))
     _print_changed(done, as_json, f"deleted {done['zone']} and its {done['changed']} records")
@@ -179,7 +178,7 @@ def import_zone(
         bool, typer.Option("--replace/--no-replace", help="Whether a zone that exists may be replaced.")
     ] = True,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Make a master file the content of a zone: all of it at once, on every node, or none of it."""
@@ -202,7 +201,7 @@ def export(
     ] = Path("-"),
     consistency: Consistency = "consistent",
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Write a zone as a master file. Exits 3 if there is none."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from aspen.cli.common import DEFAULT_ADDR, Addr, Json, Token, local, new_app, print_json, print_table, talk
+from aspen.cli.common import Addrs, Json, Token, local, new_app, print_json, print_table, talk
 from aspen.errors import InputError
 from aspen.limits import TSIG_SECRET_BYTES
 
@@ -33,7 +33,7 @@ def add(
     ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Exchange a key that is there.")] = False,
     as_json: Json = False,
-    addr: Addr = DEFAULT_ADDR,
+    addr: Addrs = None,
     token: Token = None,
 ) -> None:
     """Add a key. Prints it as a clause for BIND's tools (nsupdate -k, dig -k) if the secret is new."""
@@ -52,7 +52,7 @@ def add(
 
 
 @app.command("list")
-def list_keys(as_json: Json = False, addr: Addr = DEFAULT_ADDR, token: Token = None) -> None:
+def list_keys(as_json: Json = False, addr: Addrs = None, token: Token = None) -> None:
     """List the keys by name, without their secrets."""
     keys: list[dict[str, Any]] = talk(addr, token, as_json, lambda client: client.tsig_keys())
     if as_json:
@@ -62,7 +62,7 @@ def list_keys(as_json: Json = False, addr: Addr = DEFAULT_ADDR, token: Token = N
 
 
 @app.command()
-def remove(name: Name, as_json: Json = False, addr: Addr = DEFAULT_ADDR, token: Token = None) -> None:
+def remove(name: Name, as_json: Json = False, addr: Addrs = None, token: Token = None) -> None:
     """Remove a key: what is signed with it is refused from now on. Exits 3 if there is none."""
     removed = talk(addr, token, as_json, lambda client: client.tsig_key_delete(name))
     if as_json:

@@ -49,6 +49,9 @@ _NOTHING_DONE: Final = frozenset(
 )
 
 
+_NOT_FOUND: Final = frozenset({"not_found", "no_such_zone", "lease_not_found", "unknown_node", "http_404"})
+
+
 class Answer(NamedTuple):
     """An answer of 200 to 299."""
 
@@ -92,6 +95,8 @@ class Transport:
             total=timeout_ms / 1_000, sock_connect=min(CLIENT_CONNECT_MS, timeout_ms) / 1_000
         )
         self._session: aiohttp.ClientSession | None = None
+        self.has_written = False
+        """Whether anything was sent that may have changed something."""
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._headers)
@@ -121,12 +126,20 @@ class Transport:
         timeout = self._timeout
         if timeout_ms is not None:
             timeout = aiohttp.ClientTimeout(total=timeout_ms / 1_000, sock_connect=timeout.sock_connect)
-        async with self._sent(method, path, query, body, headers, timeout) as response:
-            answer = await _read_bounded(response)
-        if 200 <= response.status < 300:
-            revision = response.headers.get("Aspen-Revision", "")
-            return Answer(answer, int(revision) if revision.isdigit() else 0)
-        raise refusal(response.status, answer, method not in ("GET", "HEAD"))
+        writes = method not in ("GET", "HEAD")
+        try:
+            async with self._sent(method, path, query, body, headers, timeout) as response:
+                answer = await _read_bounded(response)
+            if not 200 <= response.status < 300:
+                raise refusal(response.status, answer, writes)
+        except ClientUnavailable:
+            raise  # it changed nothing
+        except ClientError:
+            self.has_written |= writes
+            raise
+        self.has_written |= writes
+        revision = response.headers.get("Aspen-Revision", "")
+        return Answer(answer, int(revision) if revision.isdigit() else 0)
 
     async def stream(
         self, path: str, query: Query | None = None, *, headers: Mapping[str, str] | None = None
@@ -209,7 +222,7 @@ def refusal(status: int, answer: bytes, writes: bool) -> ClientError:
     except (msgspec.DecodeError, msgspec.ValidationError):
         problem = _Problem(f"http_{status}", f"HTTP status {status}")
     code, reason = problem.error, problem.reason or problem.error
-    if status == 404 and code in ("not_found", "no_such_zone", "lease_not_found", "http_404"):
+    if status == 404 and code in _NOT_FOUND:
         return ClientNotFound(status, code, reason)
     if code == "compare_failed":
         return ClientCompareFailed(status, code, reason, current=problem.current)

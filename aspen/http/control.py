@@ -8,6 +8,7 @@ member takes any of these, whether it leads or not. Errors say what became of th
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Final, Protocol, TypeVar
 
 import msgspec
@@ -141,6 +142,12 @@ def _change(summary: str, body: type) -> Operation:
     return _operation(summary, body, ClusterStatus)
 
 
+def _change_of(summary: str, body: type) -> Operation:
+    """A change that concerns members that there are."""
+    operation = _change(summary, body)
+    return replace(operation, errors={**operation.errors, 404: "A node that is named is no member."})
+
+
 class ControlRoutes:
     """The handlers."""
 
@@ -153,10 +160,10 @@ class ControlRoutes:
         handlers: dict[str, tuple[Handler, Operation]] = {
             "init": (self.init, _change("Found a cluster of this node and the members named", _Init)),
             "add-learner": (self.add_learner, _change("Add a member that doesn't vote", _AddLearner)),
-            "promote": (self.promote, _change("Make a learner a voter", _OneNode)),
-            "remove": (self.remove, _change("Remove a member", _OneNode)),
-            "change-membership": (self.change_membership, _change("Say who votes", _Voters)),
-            "transfer-leader": (self.transfer_leader, _change("Hand the lead to a voter", _OneNode)),
+            "promote": (self.promote, _change_of("Make a learner a voter", _OneNode)),
+            "remove": (self.remove, _change_of("Remove a member", _OneNode)),
+            "change-membership": (self.change_membership, _change_of("Say who votes", _Voters)),
+            "transfer-leader": (self.transfer_leader, _change_of("Hand the lead to a voter", _OneNode)),
             "snapshot": (self.snapshot, _operation("Cut this node's log short", _Nothing, _Cut)),
             "check": (self.check, _operation("Compare the state of all members", _Nothing, CheckReport)),
         }

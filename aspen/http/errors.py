@@ -61,6 +61,7 @@ _ZONE_STATUS: Final[Mapping[type[ZoneError], int]] = {
 
 _CONTROL_STATUS: Final[Mapping[type[ControlPlaneError], int]] = {
     ControlPlaneError.InvalidRequest: 400,
+    ControlPlaneError.UnknownNode: 404,
     ControlPlaneError.NotInitialized: 409,
     ControlPlaneError.Failed: 409,
 }

@@ -133,7 +133,7 @@ class MembershipControl:
         if self._ground.roster.member(node_id) is None:
             await self._barrier(timeout_ms)
             if self._ground.roster.member(node_id) is None:
-                raise ControlPlaneError.InvalidRequest(f"node {node_id} is not a member")
+                raise ControlPlaneError.UnknownNode(f"node {node_id} is not a member")
         await self._reach(Remove(node_id), timeout_ms)
 
     async def change_membership(self, voters: frozenset[int], timeout_ms: int = CONTROL_MS) -> None:
@@ -144,6 +144,8 @@ class MembershipControl:
         """Have `to` lead."""
         self._check_founded()
         await self._barrier(timeout_ms)
+        if self._ground.roster.member(to) is None:
+            raise ControlPlaneError.UnknownNode(f"node {to} is not a member")
         if to not in self._ground.roster.conf_state.voters:
             raise ControlPlaneError.InvalidRequest(f"node {to} is not a voter")
         deadline = self._ground.now_ms() + timeout_ms

@@ -81,7 +81,7 @@ class ChangeVoters(_KeepsMembers):
         present = frozenset(roster.conf_state.voters)
         strangers = [node_id for node_id in sorted(self.voters) if roster.member(node_id) is None]
         if strangers:
-            raise ControlPlaneError.InvalidRequest(
+            raise ControlPlaneError.UnknownNode(
                 f"not a member: node {', '.join(map(str, strangers))}; add it as a learner first"
             )
         singles = [(ConfChangeType.ADD_NODE, node_id) for node_id in sorted(self.voters - present)]
