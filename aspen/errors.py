@@ -13,6 +13,7 @@
     │   ├── RaftWireError           not a Raft frame
     │   ├── GossipError             not a gossip message, or one not to be believed (says why)
     │   ├── TicketError             not a ticket, or one that doesn't hold (says why)
+    │   ├── RelayError              a relay's client breaks its rules, or may not use it (carries the code)
     │   ├── HandshakeError          a peer failed authentication (carries the reason counted)
     │   ├── ZoneRuleError           a record that may not stand in a zone (carries the rule)
     │   ├── MasterFileError         not a master file (carries the line)
@@ -112,6 +113,18 @@ class TicketError(InputError):
     """Not a ticket, or one that doesn't hold.
 
     `code` is one of `malformed`, `forged`, `expired`, `not_yet`, `foreign`.
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class RelayError(InputError):
+    """What a relay and its client refuse each other for.
+
+    `code` is one of `malformed`, `too_large`, `version`, `wrong_name`, `wrong_key`, `not_allowed`, `full`,
+    `timeout`, `replaced`, `stopping`.
     """
 
     def __init__(self, code: str, reason: str) -> None:

@@ -275,6 +275,23 @@ TICKET_LIFE_S: Final = 86_400
 TICKET_SKEW_S: Final = 300  # machines' clocks may differ by so much
 TICKET_CHARS: Final = 8_192
 
+# --- relays ------------------------------------------------------------------------------------
+RELAY_DATAGRAM_BYTES: Final = 1_452  # a QUIC datagram that fits Ethernet; Aspen's own have 1,200
+RELAY_FRAME_BYTES: Final = 2_048
+RELAY_NAME_BYTES: Final = 261  # host and port
+RELAY_CLIENTS: Final = 1_024
+RELAY_UNPROVEN: Final = 64  # connections whose client has not said yet who it is
+RELAY_HANDSHAKE_MS: Final = 5_000
+RELAY_QUEUE_BYTES: Final = 1_048_576  # for a client that has not taken them yet; then the oldest are dropped
+RELAY_DATAGRAMS_PER_S: Final = 4_000  # of one client
+RELAY_DATAGRAMS_BURST: Final = 4_000
+RELAY_BYTES_PER_S: Final = 4 * 1_048_576  # of one client
+RELAY_BYTES_BURST: Final = 2 * 1_048_576
+RELAY_HEARTBEAT_MS: Final = 4_000  # of silence before a ping; half of it later, without a pong, it is over
+RELAY_RECONNECT_MIN_MS: Final = 100
+RELAY_RECONNECT_MAX_MS: Final = 3_000  # sooner than connections over it are given up
+RELAY_URLS: Final = 4  # relays that a node is connected to at one time
+
 # --- ACME (RFC 8555) ---------------------------------------------------------------------------
 ACME_CHECK_MS: Final = 5_000  # between two looks whether a certificate is due
 ACME_RENEW_PART: Final = 1 / 3  # of its life left
@@ -445,5 +462,8 @@ assert NET_STREAM_TURN_BYTES <= NET_STREAM_SEND_BYTES
 assert NET_HELLO_BYTES < NET_UNAUTHENTICATED_BYTES < NET_RECEIVE_WINDOW_BYTES
 assert NET_DATAGRAM_BYTES <= NET_LOOPBACK_DATAGRAM_BYTES <= 16_384
 assert NET_DIAL_MS < NET_HANDSHAKE_MS < NET_IDLE_MS
+assert NET_DATAGRAM_BYTES <= RELAY_DATAGRAM_BYTES < RELAY_FRAME_BYTES < RELAY_BYTES_BURST
+assert RELAY_RECONNECT_MAX_MS < NET_IDLE_MS // 2
+assert RELAY_CLIENTS + HTTP_CONNECTIONS_PER_CLIENT < HTTP_CONNECTIONS
 assert RAFT_PROPOSE_MS < CLIENT_REQUEST_MS  # the node's own answer comes first
 assert RAFT_PROPOSE_MS < 5_000  # a client hears within five seconds

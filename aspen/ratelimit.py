@@ -47,13 +47,13 @@ class RateLimiter:
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def take(self, peer: Hashable, now_s: float) -> float:
-        """Take a token from a peer's bucket: 0, or the seconds after which there will be one."""
+    def take(self, peer: Hashable, now_s: float, count: int = 1) -> float:
+        """Take tokens from a peer's bucket: 0, or the seconds after which there will be as many."""
         rate = self.rate
         if rate.unlimited:
             return 0.0
         step_s = 1 / rate.per_s
-        full_at = max(self._full_at.get(peer, now_s), now_s) + step_s
+        full_at = max(self._full_at.get(peer, now_s), now_s) + count * step_s
         wait_s = full_at - now_s - step_s * max(1, rate.burst)
         if wait_s > 1e-9:  # whole numbers of tokens don't always add up in binary
             return wait_s

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from aspen import __version__
-from aspen.cli import cluster, config, dev, dig, kv, node, peers, pkarr, record, zone
+from aspen.cli import cluster, config, dev, dig, kv, node, peers, pkarr, record, relay, zone
 from aspen.cli.common import EXIT_CODES, new_app
 
 app = new_app("Aspen: a Raft-replicated DNS and pkarr server.", completion=True)
@@ -20,6 +20,7 @@ app.add_typer(pkarr.app, name="pkarr")
 app.add_typer(zone.app, name="zone")
 app.add_typer(record.app, name="record")
 app.command("dig", epilog=EXIT_CODES)(dig.dig)
+app.command("relay", epilog=EXIT_CODES)(relay.relay)
 app.add_typer(config.app, name="config")
 
 node_app = new_app("Run one Aspen node: `aspen node run` under a name of its own.")

@@ -179,7 +179,7 @@ async def _serve(config: ClusterBootstrapConfig) -> None:
     gc.collect()
     gc.freeze()
     stop = asyncio.Event()
-    remove_handlers = _stop_on_signals(stop)
+    remove_handlers = stop_on_signals(stop)
     if os.environ.get(PARENT_VARIABLE):
         _stop_at_end_of_input(stop)
     starting = asyncio.ensure_future(bootstrap_node(config))
@@ -221,7 +221,8 @@ def _address(bound: tuple[str, int] | None) -> str:
     return "off" if bound is None else f"{bound[0]}:{bound[1]}"
 
 
-def _stop_on_signals(stop: Any) -> Callable[[], None]:
+def stop_on_signals(stop: Any) -> Callable[[], None]:
+    """Set the event on SIGINT and SIGTERM. Returns how to give them back."""
     import asyncio
     import signal
 

@@ -16,7 +16,7 @@ def test_every_module_of_a_mixed_package_is_a_core_or_a_shell() -> None:
     cores, others = set(contract["source_modules"]), set(contract["forbidden_modules"])
     modules = {
         ".".join(("aspen", package, file.stem))
-        for package in ("discovery", "dns", "pkarr", "raft")
+        for package in ("discovery", "dns", "pkarr", "raft", "relay")
         for file in (ROOT / "aspen" / package).glob("*.py")
         if file.stem != "__init__"
     }

@@ -1,0 +1,169 @@
+"""One relay, as a node uses it: connected as long as it is wanted, found again when it was lost (shell)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Final
+
+import aiohttp
+import structlog
+
+from aspen.errors import RelayError
+from aspen.identity import Identity
+from aspen.limits import (
+    RELAY_FRAME_BYTES,
+    RELAY_HANDSHAKE_MS,
+    RELAY_HEARTBEAT_MS,
+    RELAY_QUEUE_BYTES,
+    RELAY_RECONNECT_MAX_MS,
+    RELAY_RECONNECT_MIN_MS,
+)
+from aspen.relay.access import Authenticator, RelayUrl, prove
+from aspen.relay.frames import (
+    Challenge,
+    Datagram,
+    Frame,
+    Gone,
+    Refused,
+    Welcome,
+    decode_frame,
+    encode_datagram,
+    encode_frame,
+)
+from aspen.relay.hub import DroppingQueue
+
+log = structlog.get_logger("aspen.relay")
+
+Receive = Callable[[bytes, bytes], None]
+"""(endpoint id of the sender, datagram)."""
+
+# Refusals that the next attempt will meet too: no hurry then.
+_LASTING: Final = frozenset({"version", "wrong_name", "wrong_key", "not_allowed", "replaced"})
+
+
+class RelayClient:
+    """A connection to one relay. Start it; `send` drops while there is none."""
+
+    def __init__(
+        self,
+        url: RelayUrl,
+        identity: Identity,
+        authenticator: Authenticator | None,
+        receive: Receive,
+        gone: Callable[[bytes], None],
+    ) -> None:
+        """`authenticator` is of the cookie, for a relay that asks for it. `gone` hears of each peer that the
+        relay doesn't know just now."""
+        self.url = url
+        self.connected = False
+        self.problem = ""
+        """Why it isn't connected, if it was tried."""
+        self._identity = identity
+        self._authenticator = authenticator
+        self._receive = receive
+        self._gone = gone
+        self._queue = DroppingQueue(RELAY_QUEUE_BYTES)
+        self._woken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._rng = random.Random()  # noqa: S311  jitter, not secrecy
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._stay_connected(), name="relay client")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def send(self, peer: bytes, datagram: bytes) -> None:
+        """Never blocks; what waits for too long is dropped, the oldest first."""
+        if self.connected:
+            self._queue.push(encode_datagram(peer, datagram))
+            self._woken.set()
+
+    async def _stay_connected(self) -> None:
+        failures = 0
+        async with aiohttp.ClientSession() as session:
+            while True:
+                code = "unreachable"
+                try:
+                    await self._connect(session)
+                    failures, problem = 0, "the connection was lost"
+                except RelayError as error:
+                    code, problem = error.code, str(error)
+                except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                    problem = str(error) or type(error).__name__
+                was_connected, self.connected = self.connected, False
+                if was_connected:
+                    failures = 0
+                if was_connected or problem != self.problem:
+                    log.warning("no relay", relay=self.url.websocket, code=code, reason=problem)
+                self.problem = problem
+                await asyncio.sleep(self._wait_s(failures, code))
+                failures += 1
+
+    def _wait_s(self, failures: int, code: str) -> float:
+        """Exponential, with full jitter, so that the clients of a relay that restarts don't come in step."""
+        ceiling = RELAY_RECONNECT_MAX_MS
+        if code not in _LASTING:
+            ceiling = min(ceiling, RELAY_RECONNECT_MIN_MS << min(failures, 16))
+        return (RELAY_RECONNECT_MIN_MS + ceiling * self._rng.random()) / 1000
+
+    async def _connect(self, session: aiohttp.ClientSession) -> None:
+        """Returns when a connection that was made is lost. Raises what it failed with."""
+        async with asyncio.timeout(RELAY_HANDSHAKE_MS / 1000):
+            socket = await session.ws_connect(
+                self.url.websocket, heartbeat=RELAY_HEARTBEAT_MS / 1000, max_msg_size=RELAY_FRAME_BYTES
+            )
+        writer: asyncio.Task[None] | None = None
+        try:
+            async with asyncio.timeout(RELAY_HANDSHAKE_MS / 1000):
+                challenge = await _next(socket)
+                if not isinstance(challenge, Challenge):
+                    raise RelayError("malformed", "what answers there is not a relay")
+                proof = prove(self._identity, challenge, self.url.name, self._authenticator)
+                await socket.send_bytes(encode_frame(proof))
+                if not isinstance(await _next(socket), Welcome):
+                    raise RelayError("malformed", "the relay does not say that it let this node in")
+            self._queue.clear()
+            self.connected, self.problem = True, ""
+            log.info("relay connected", relay=self.url.websocket)
+            writer = asyncio.create_task(self._write(socket), name="relay client writer")
+            while True:
+                self._take(await _next(socket))
+        finally:
+            if writer is not None:
+                writer.cancel()
+                await asyncio.gather(writer, return_exceptions=True)
+            await socket.close()
+
+    def _take(self, frame: Frame) -> None:
+        if isinstance(frame, Datagram):
+            self._receive(frame.peer, frame.payload)
+        elif isinstance(frame, Gone):
+            self._gone(frame.peer)
+        else:
+            raise RelayError("malformed", "a relay sends datagrams here, and nothing else")
+
+    async def _write(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        while True:
+            frame = self._queue.pop()
+            if frame is not None:
+                await socket.send_bytes(frame)
+            else:
+                self._woken.clear()
+                await self._woken.wait()
+
+
+async def _next(socket: aiohttp.ClientWebSocketResponse) -> Frame:
+    """The relay's next frame. Raises `RelayError` for what is none, and for a refusal; `ConnectionError` at
+    the end."""
+    message = await socket.receive()
+    if message.type is not aiohttp.WSMsgType.BINARY:
+        raise ConnectionError("the relay closed the connection")
+    frame = decode_frame(message.data)
+    if isinstance(frame, Refused):
+        raise RelayError(frame.code, frame.reason)
+    return frame
