@@ -12,19 +12,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from cluster import LOG_TAIL_BYTES
-from lab import Lab, NotGranted
+from lab import Lab
 
 _LABS: list[Lab] = []
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
-    """A failure shows the end of each node's log; a lab that isn't granted is a skip, not a failure."""
-    if call.excinfo is not None and isinstance(call.excinfo.value, NotGranted):
-        reason = str(call.excinfo.value)
-        call.excinfo = pytest.ExceptionInfo.from_exception(
-            pytest.skip.Exception(reason, _use_item_location=True)
-        )
+    """A failure shows the end of each node's log."""
     report = yield
     if report.failed:
         for lab in _LABS:

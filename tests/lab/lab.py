@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 
 import dns.message
 import dns.query
+import pytest
 from clients import Answer
 from cluster import NodeProcess
 from processes import end_with_parent, session_members
@@ -51,8 +52,8 @@ QUIC_PORT, HTTP_PORT, DNS_PORT = 7300, 8080, 5300
 """Every host has all ports to itself."""
 
 
-class NotGranted(Exception):
-    """What this machine doesn't allow, or doesn't have installed; one line."""
+class NotGranted(pytest.skip.Exception):
+    """What this machine doesn't allow, or doesn't have installed: the test is skipped, with this line."""
 
 
 def in_namespace(namespace: int, action: Callable[[], T]) -> T:
