@@ -34,9 +34,13 @@ from aspen.limits import RAFT_LOG_KEEP_BYTES, RAFT_LOG_KEEP_ENTRIES
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=3_600_000)]
 NodeId = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
+DEFAULT_HOST: Final = "127.0.0.1"
+ALL_ADDRESSES: Final = "0.0.0.0"  # noqa: S104
 DEFAULT_DNS_PORT: Final = 5300
 DEFAULT_HTTP_ADDR: Final = "127.0.0.1:8080"
 DEFAULT_QUIC_PORT: Final = 7300
+NOT_GIVEN: Final = ""
+"""A host that follows from others when the configuration is built."""
 FROM_PROFILE: Final = -1
 """A timing that was not given: the profile supplies it when the configuration is built."""
 
@@ -103,8 +107,9 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
     node_id: NodeId = 0
     data_dir: Path | str | None = None
     """Where the node keeps its state; `aspen-node-<node_id>` in the working directory if not given."""
-    host: str = "127.0.0.1"
-    """Address that QUIC and DNS bind."""
+    host: str = NOT_GIVEN
+    """Address that DNS and QUIC bind. If it isn't given, DNS binds 127.0.0.1, and QUIC all addresses: whoever
+    dials there has to prove the cookie."""
     cookie: str = ""
     """The cluster's shared secret; the same on every node. There is no default."""
     dns_port: Port = DEFAULT_DNS_PORT
@@ -116,6 +121,8 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
     """Bearer token of the admin routes; required to serve them on an address that isn't loopback."""
     trusted_proxies: list[str] = []
     """Networks (CIDR) whose `Forwarded` and `X-Forwarded-For` headers are believed."""
+    quic_host: str = NOT_GIVEN
+    """Address that QUIC binds, if it isn't to be `host`."""
     quic_port: Port = DEFAULT_QUIC_PORT
     ractor_port: Port | None = None
     peers: list[str] = []
@@ -145,6 +152,8 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
         self.profile = Profile(self.profile)  # in Python, plain strings will do
         self.control_backend = ControlBackend(self.control_backend)
         self.log_format, self.log_level = LogFormat(self.log_format), LogLevel(self.log_level)
+        self.quic_host = self.quic_host or self.host or ALL_ADDRESSES
+        self.host = self.host or DEFAULT_HOST
         timings = _TIMINGS[self.profile]
         names = ("heartbeat_interval_ms", "election_timeout_min_ms", "election_timeout_max_ms")
         for name, from_profile in zip(names, timings, strict=True):

@@ -41,6 +41,7 @@ from aspen.limits import RAFT_REMOVED_GRACE_MS
 from aspen.net.address_book import AddressBook
 from aspen.net.endpoint import ALPN_GOSSIP, ALPN_RAFT, Endpoint, Hello, Peer, Service
 from aspen.net.handshake import INCARNATION_BYTES
+from aspen.net.reachable import reachable_addresses
 from aspen.node_dht import NodeDht
 from aspen.node_discovery import Discovery
 from aspen.node_dns import NodeDns
@@ -279,9 +280,9 @@ class Node:
         self._check.start(consensus, proposer)
         self._stack.push_async_callback(self._check.stop)
         try:
-            self.quic_address = await endpoint.start(config.host, config.quic_port)
+            self.quic_address = await endpoint.start(config.quic_host, config.quic_port)
         except OSError as error:
-            raise ConfigError(f"QUIC can't bind {config.host}:{config.quic_port}: {error}") from None
+            raise ConfigError(f"QUIC can't bind {config.quic_host}:{config.quic_port}: {error}") from None
         self._stack.push_async_callback(endpoint.close)
         if config.ticket:
             discovery.use_ticket(config.ticket)
@@ -289,7 +290,7 @@ class Node:
             discovery.gossip.start(endpoint.channel(ALPN_GOSSIP))
             self._stack.push_async_callback(discovery.gossip.stop)
         if config.iroh.enable_mdns:
-            mdns = discovery.mdns(config.host)
+            mdns = discovery.mdns(config.quic_host)
             mdns.start()
             self._stack.push_async_callback(mdns.stop)
         self._endpoint, self._transport = endpoint, transport
@@ -302,7 +303,7 @@ class Node:
 
     def founder(self) -> Founder:
         """This node as a member of a cluster it founds."""
-        return self.node_id, self.identity.endpoint_id, (self.quic_address,)
+        return self.node_id, self.identity.endpoint_id, reachable_addresses(self.quic_address)
 
     def _founders(self) -> list[Founder]:
         peers = self.config.manual_peers
@@ -321,6 +322,7 @@ class Node:
             self._clock,
             self._page,
             self.address_book,
+            lambda: self.quic_address,
             self.dht.elsewhere,
         )
         self._stack.push_async_callback(dns.close)

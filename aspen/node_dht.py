@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
@@ -22,8 +21,9 @@ from aspen.dns.fallback import Elsewhere
 from aspen.housekeeping import Housekeeper
 from aspen.identity import EndpointId, Identity
 from aspen.limits import PKARR_SEEK_MAX_MS, PKARR_SEEK_MIN_MS
+from aspen.net.reachable import reachable_addresses
 from aspen.pkarr.dht import DhtClient, parse_bootstrap
-from aspen.pkarr.endpoint_info import Address, EndpointInfo
+from aspen.pkarr.endpoint_info import Address, EndpointInfo, format_address, parse_address
 from aspen.pkarr.network import DhtNetwork
 from aspen.pkarr.packet import SignedPacket
 from aspen.pkarr.ports import Network
@@ -85,7 +85,7 @@ class NodeDht:
         own_by_dht = iroh.enable_pkarr and iroh.enable_pkarr_dht
         if asks or publishes or own_by_dht:
             bootstrap = parse_bootstrap(dns.dht_bootstrap_nodes)
-            self._client = client = DhtClient(bootstrap, host=_dht_host(config.host), port=dns.dht_port)
+            self._client = client = DhtClient(bootstrap, host=_dht_host(config.quic_host), port=dns.dht_port)
             await client.start()
             self._stack.push_async_callback(client.close)
             store = self._store if dns.store_dht_results else None
@@ -116,7 +116,7 @@ class NodeDht:
         relay_urls = tuple(dict.fromkeys([*([iroh.relay_url] if iroh.relay_url else []), *iroh.relay_urls]))
 
         def records() -> Sequence[str]:
-            direct = own_addresses(quic_address) if iroh.include_pkarr_direct_addresses else ()
+            direct = numeric(reachable_addresses(quic_address)) if iroh.include_pkarr_direct_addresses else ()
             return EndpointInfo(tuple(direct), relay_urls).records()
 
         self.publisher = Publisher(
@@ -221,26 +221,6 @@ def _dht_host(host: str) -> str:
     return str(ip) if ip.version == 4 and not ip.is_loopback else "0.0.0.0"  # noqa: S104
 
 
-def own_addresses(bound: Address) -> list[Address]:
-    """Where a socket bound there is reached: for a wildcard, the addresses that this machine sends from."""
-    host, port = bound
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return []
-    if not ip.is_unspecified:
-        return [(host, port)]
-    found = [_sending_address(socket.AF_INET, "192.0.2.1")]
-    if ip.version == 6:
-        found.append(_sending_address(socket.AF_INET6, "2001:db8::1"))
-    return [(each, port) for each in found if each is not None]
-
-
-def _sending_address(family: socket.AddressFamily, towards: str) -> str | None:
-    """The address with which this machine sends towards another; nothing is sent to find out."""
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((towards, 9))
-            return str(probe.getsockname()[0])
-    except OSError:
-        return None
+def numeric(addresses: Sequence[Address]) -> list[Address]:
+    """Those that aren't names: a record holds numbers."""
+    return [address for address in addresses if parse_address(format_address(address)) is not None]

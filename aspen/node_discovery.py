@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from aspen.discovery.announcement import topology_hash
 from aspen.discovery.gossip import GossipPorts, SelfDescription, Topology
@@ -17,15 +14,13 @@ from aspen.discovery.ticket import SignedTicket, Ticket, TicketNode, parse_ticke
 from aspen.errors import ConfigError, TicketError
 from aspen.http.peers import PeerAddress, PeerConnection, PeersStatus, PeerStatus
 from aspen.identity import Cookie, Identity, verify
-from aspen.limits import ADDRESSES_PER_PEER, TICKET_NODES
+from aspen.limits import TICKET_NODES
 from aspen.net.address_book import Address, AddressBook
 from aspen.net.endpoint import ALPN_GOSSIP, ConnectionStatus, Hello, Peer, Service
+from aspen.net.reachable import reachable_addresses
 from aspen.raft.cluster import Consensus
 from aspen.raft.roster import NO_CLUSTER, Roster, encode_roster
 from aspen.z32 import encode_key
-
-_PROBES: Final = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
-"""Addresses of documentation (RFC 5737, RFC 3849): routed like the rest of the world, nobody's."""
 
 
 class Discovery:
@@ -195,28 +190,3 @@ class Discovery:
 def _text(address: Address) -> str:
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def reachable_addresses(bound: Address) -> tuple[Address, ...]:
-    """Where others may reach a socket bound there; read anew each time, as machines move.
-
-    A wildcard stands for the addresses that this machine would speak to the world from.
-    """
-    host, port = bound
-    if not host:
-        return ()
-    try:
-        if not ipaddress.ip_address(host).is_unspecified:
-            return ((host, port),)
-    except ValueError:
-        return ((host, port),)
-    wanted = _PROBES if ":" in host else _PROBES[:1]
-    found = []
-    for family, probe in wanted:
-        with socket.socket(family, socket.SOCK_DGRAM) as prober:
-            try:
-                prober.connect((probe, 9))  # no datagram leaves: the kernel only picks a route
-                found.append((str(prober.getsockname()[0]), port))
-            except OSError:
-                continue  # no way to the world by that family
-    return tuple(found[:ADDRESSES_PER_PEER]) or (("127.0.0.1", port),)

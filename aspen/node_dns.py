@@ -8,6 +8,7 @@ goes to `Primary`, whichever way it came. `progressed` is called whenever the no
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import structlog
@@ -35,7 +36,8 @@ from aspen.errors import ConfigError
 from aspen.housekeeping import Housekeeper
 from aspen.identity import Identity
 from aspen.limits import DNS_STALENESS_POLL_MS
-from aspen.net.address_book import AddressBook
+from aspen.net.address_book import Address, AddressBook
+from aspen.net.reachable import reachable_addresses
 from aspen.node_pkarr import packet_life
 from aspen.node_tls import EncryptedDns
 from aspen.raft.cluster import Consensus
@@ -88,9 +90,10 @@ class NodeDns:
         clock: Clock,
         page: StatusPage,
         address_book: AddressBook,
+        own_address: Callable[[], Address],
         elsewhere: Elsewhere | None = None,
     ) -> None:
-        """`elsewhere` is asked for keys unknown here.
+        """`own_address` is the one that QUIC is bound to; `elsewhere` is asked for keys unknown here.
 
         Raises `ConfigError` for settings that can't be used.
         """
@@ -116,6 +119,7 @@ class NodeDns:
         self._clock = clock
         self._page = page
         self._address_book = address_book
+        self._own_address = own_address
         self._generation = 0
         self._changes = 0
         self._in_process: InProcessUdp | None = None
@@ -244,7 +248,11 @@ class NodeDns:
             ClusterNode(
                 member.node_id,
                 member.endpoint_id,
-                tuple(known.address for known in book.known(member.endpoint_id) if known.source != "inbound"),
+                reachable_addresses(self._own_address())
+                if member.endpoint_id == self._consensus.endpoint_id
+                else tuple(
+                    known.address for known in book.known(member.endpoint_id) if known.source != "inbound"
+                ),
             )
             for member in self._consensus.roster.members
         ]

@@ -37,7 +37,7 @@ def run(
     config: Annotated[Path | None, _flag("TOML file of settings.", "FILE")] = None,
     node_id: Annotated[int | None, _flag("Id of this node in the cluster, from 1.")] = None,
     data_dir: Annotated[Path | None, _flag("Where the node keeps its state.", "DIR")] = None,
-    host: Annotated[str | None, _flag("Address that QUIC and DNS bind. [127.0.0.1]")] = None,
+    host: Annotated[str | None, _flag("Address that DNS and QUIC bind. [DNS: 127.0.0.1, QUIC: all]")] = None,
     cookie: Annotated[
         str | None, _flag("The cluster's secret; ASPEN_COOKIE keeps it out of the process list.")
     ] = None,
@@ -200,7 +200,7 @@ async def _serve(config: ClusterBootstrapConfig) -> None:
             dns=f"{config.dns_host}:{config.dns_port}" if config.dns_server.enable else "off",
             http=config.http_addr,
             https=_address(node.http.https_address),
-            quic=f"{config.host}:{config.quic_port}",
+            quic=f"{config.quic_host}:{config.quic_port}",
             data_dir=str(config.data_path),
         )
         ended = asyncio.ensure_future(node.wait_closed())

@@ -108,6 +108,7 @@ async def test_a_node_tells_where_it_is(tmp_path: Path, workers: int) -> None:
         cookie="a cookie of the tests, long enough",
         dns_port=0,
         http_addr="127.0.0.1:0",
+        quic_host="127.0.0.1",
         quic_port=0,
         profile="lan",
         init=True,

@@ -289,12 +289,13 @@ class Host:
 
 
 class HostNode(NodeProcess):
-    """A node on a host, which binds all addresses and is told its id and the cookie; nothing else is set."""
+    """A node on a host, told its id and the cookie, and nothing else."""
 
     def __init__(self, host: Host, node_id: int, data_dir: Path) -> None:
         super().__init__(node_id, data_dir, workers=0, host=host.address)
         self.on = host
-        self.bind = "0.0.0.0"
+        self.bind: str | None = None
+        """`--host`; without it QUIC binds all addresses and DNS 127.0.0.1."""
         self.dns_port, self.http_port, self.quic_port = DNS_PORT, HTTP_PORT, QUIC_PORT
         self.arguments: list[str] = []
         """Further flags."""
@@ -310,8 +311,8 @@ class HostNode(NodeProcess):
 
     def command(self) -> list[str]:
         node = [sys.executable, "-m", "aspen.cli.main", "node", "run", "--node-id", str(self.node_id)]
-        node += ["--data-dir", str(self.data_dir), "--host", self.bind, "--log-format", "json"]
-        node += ["--http-addr", f"127.0.0.1:{self.http_port}", *self.arguments]
+        node += ["--data-dir", str(self.data_dir), "--log-format", "json", *self.arguments]
+        node += ["--host", self.bind] if self.bind else []
         return [*self.on.enter, *node, *(["--init"] if self.init else [])]
 
     def environment(self) -> dict[str, str]:

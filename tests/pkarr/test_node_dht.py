@@ -9,21 +9,22 @@ import pytest
 
 from aspen.config import ClusterBootstrapConfig, DnsServerConfig, IrohConfig
 from aspen.errors import ConfigError
-from aspen.node_dht import own_addresses
+from aspen.net.reachable import reachable_addresses
+from aspen.node_dht import numeric
 
 
 def test_a_bound_address_is_what_is_said() -> None:
-    assert own_addresses(("192.0.2.1", 7300)) == [("192.0.2.1", 7300)]
-    assert own_addresses(("2001:db8::1", 7300)) == [("2001:db8::1", 7300)]
+    for bound in (("192.0.2.1", 7300), ("2001:db8::1", 7300), ("node.example", 7300)):
+        assert reachable_addresses(bound) == (bound,)
 
 
 def test_a_name_is_no_address_to_publish() -> None:
-    assert own_addresses(("node.example", 7300)) == []
+    assert numeric([("node.example", 7300), ("2001:db8::1", 7300)]) == [("2001:db8::1", 7300)]
 
 
 @pytest.mark.parametrize("wildcard", ["0.0.0.0", "::"])
 def test_for_a_wildcard_it_is_an_address_that_this_machine_sends_from(wildcard: str) -> None:
-    for host, port in own_addresses((wildcard, 7300)):  # none, where there is no network
+    for host, port in reachable_addresses((wildcard, 7300)):  # none, where there is no network
         assert port == 7300
         assert not ipaddress.ip_address(host).is_unspecified
 
