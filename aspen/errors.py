@@ -13,7 +13,7 @@
     │   ├── RaftWireError           not a Raft frame
     │   ├── GossipError             not a gossip message, or one not to be believed (says why)
     │   ├── TicketError             not a ticket, or one that doesn't hold (says why)
-    │   ├── RelayError              a relay's client breaks its rules, or may not use it (carries the code)
+    │   ├── RelayError              a relay or its client breaks the rules, or may not (says which)
     │   ├── HandshakeError          a peer failed authentication (carries the reason counted)
     │   ├── ZoneRuleError           a record that may not stand in a zone (carries the rule)
     │   ├── MasterFileError         not a master file (carries the line)
@@ -101,43 +101,35 @@ class RaftWireError(InputError):
     """Not a Raft frame, or one over the limits."""
 
 
-class GossipError(InputError):
-    """Not a gossip message, or an announcement not to be believed. `code` is the counter it goes under."""
+class CodedInputError(InputError):
+    """One of several things may be wrong: `code` says which, for programs and counters."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)
         self.code = code
 
 
-class TicketError(InputError):
+class GossipError(CodedInputError):
+    """Not a gossip message, or an announcement not to be believed. `code` is the counter it goes under."""
+
+
+class TicketError(CodedInputError):
     """Not a ticket, or one that doesn't hold.
 
     `code` is one of `malformed`, `forged`, `expired`, `not_yet`, `foreign`.
     """
 
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
 
-
-class RelayError(InputError):
+class RelayError(CodedInputError):
     """What a relay and its client refuse each other for.
 
     `code` is one of `malformed`, `too_large`, `version`, `wrong_name`, `wrong_key`, `not_allowed`, `full`,
     `timeout`, `replaced`, `stopping`.
     """
 
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
 
-
-class HandshakeError(InputError):
+class HandshakeError(CodedInputError):
     """A peer failed authentication. `code` is the counter it goes under."""
-
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
 
 
 class ZoneRuleError(InputError):
