@@ -1,11 +1,10 @@
-"""What this node says of itself and its cluster, for status and health."""
+"""What this node says of itself and its cluster."""
 
 from __future__ import annotations
 
 from aspen import __version__
-from aspen.http.cluster import ClusterStatus, DnsStatus, Health, HealthState, MemberStatus
+from aspen.http.cluster import ClusterStatus, DnsStatus, MemberStatus
 from aspen.identity import Identity
-from aspen.limits import RAFT_READY_LAG_ENTRIES
 from aspen.net.endpoint import Endpoint
 from aspen.raft.cluster import Consensus
 from aspen.raft.roster import NO_CLUSTER, Member
@@ -52,21 +51,3 @@ class NodeView:
                 f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in member.addresses
             ),
         )
-
-    def health(self) -> Health:
-        consensus = self._consensus
-        driver = consensus.driver
-        if driver.failure is not None:
-            return Health(HealthState.UNHEALTHY, False, (f"this node stops: {driver.failure}",))
-        if consensus.removed:
-            return Health(HealthState.UNHEALTHY, False, ("this node was removed from the cluster",))
-        if not consensus.roster.members:
-            return Health(HealthState.DEGRADED, False, ("this node belongs to no cluster yet",))
-        if driver.room.error is not None:
-            return Health(HealthState.DEGRADED, False, (f"no room on disk: {driver.room.error}",))
-        if not driver.leader_id:
-            return Health(HealthState.DEGRADED, False, ("no leader is known",))
-        behind = driver.raw.commit_index - driver.applied_index
-        if behind > RAFT_READY_LAG_ENTRIES:
-            return Health(HealthState.DEGRADED, False, (f"catching up: {behind} entries behind",))
-        return Health(HealthState.HEALTHY, True)

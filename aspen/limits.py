@@ -42,6 +42,8 @@ DNS_RRL_WINDOW_S: Final = 1  # a client may save up the answers of so long
 DNS_WORKERS: Final = 64
 DNS_WORKER_RESTART_MIN_MS: Final = 100  # before a crashed worker is started again; doubles
 DNS_WORKER_RESTART_MAX_MS: Final = 5_000
+DNS_WORKER_SILENT_MS: Final = 10_000  # a worker without a sign of life for so long is stuck
+DNS_WORKER_RESTART_SHOWN_MS: Final = 300_000  # a restart counts against the node's health for so long
 DNS_WORKER_STOP_MS: Final = 2_000  # then a worker is killed
 DNS_UDP_BUFFER_BYTES: Final = 4 * 1_048_576  # asked of the kernel for each UDP socket
 DNS_UDP_BATCH: Final = 64  # datagrams answered in the node process before others have their turn
@@ -421,6 +423,14 @@ DEV_PORTS_MS: Final = 5_000  # for an earlier run to give its ports back
 DEV_READY_MS: Final = 30_000  # for all nodes together to become ready
 DEV_LINE_BYTES: Final = 1_048_576  # a longer line of a node's log is cut
 
+# --- health ------------------------------------------------------------------------------------
+WRITER_STUCK_MS: Final = 60_000  # a transaction that takes longer hangs
+DISK_WARN_PERCENT: Final = 80
+DISK_UNHEALTHY_PERCENT: Final = 95
+CERTIFICATE_WARN_S: Final = 14 * 86_400  # left of a certificate
+CERTIFICATE_WARN_PART: Final = 1 / 4  # … or of its life, if that is less; ACME renews at a third
+CLOCK_DIFFERENCE_MS: Final = 5_000  # from the other nodes' clocks; announcements may be seconds under way
+
 # --- store -------------------------------------------------------------------------------------
 LMDB_MAP_BYTES: Final = 64 * 1024**3  # address space, not disk
 LMDB_READERS: Final = 512
@@ -441,6 +451,8 @@ assert PKARR_PAYLOAD_BYTES == 1_072 < DNS_TCP_MESSAGE_BYTES
 assert KV_KEY_BYTES < LMDB_KEY_BYTES
 assert DOQ_STREAM_BYTES == 2 + DNS_TCP_MESSAGE_BYTES < DOQ_WINDOW_BYTES
 assert DOQ_RETRY_ABOVE < DOQ_HANDSHAKES < DOQ_CONNECTIONS
+assert 2 * DNS_STALENESS_POLL_MS < DNS_TICK_MS * 4 < DNS_WORKER_SILENT_MS
+assert CERTIFICATE_WARN_PART < ACME_RENEW_PART
 assert TLS_HANDSHAKES_PER_CLIENT < TLS_HANDSHAKES
 assert SNAPSHOT_CHUNK_BYTES + KV_VALUE_BYTES + KV_KEY_BYTES < SNAPSHOT_FRAME_BYTES
 assert KV_VALUE_BYTES + KV_KEY_BYTES < KV_COMMAND_BYTES < RAFT_ENTRY_BYTES

@@ -30,6 +30,7 @@ from aspen.http.connection import HttpLimits
 from aspen.http.control import CheckReport, ControlRoutes
 from aspen.http.doh import DohRoutes
 from aspen.http.forwarded import ClientAddress, parse_networks
+from aspen.http.health import HealthRoutes
 from aspen.http.metrics import MetricsRoutes
 from aspen.http.peers import PeersRoutes, PeersStatus
 from aspen.http.server import Https, HttpServer
@@ -45,6 +46,7 @@ from aspen.net.reachable import reachable_addresses
 from aspen.node_dht import NodeDht
 from aspen.node_discovery import Discovery
 from aspen.node_dns import NodeDns
+from aspen.node_health import NodeHealth
 from aspen.node_metrics import NodeMetrics
 from aspen.node_pkarr import PkarrParts, assemble_pkarr
 from aspen.node_tls import acme_duty, open_certificates
@@ -66,6 +68,7 @@ from aspen.state.status_page import STATUS_PAGE_FILE, StatusPage
 from aspen.state.store import DataDirectoryLock, Store
 from aspen.state.zone_collection import ZoneCollection
 from aspen.state.zones import LmdbZones
+from aspen.systemd import NO_SOCKETS, GivenSockets
 from aspen.tls.certificates import Certificates
 
 log = structlog.get_logger("aspen.node")
@@ -75,15 +78,16 @@ PROTOCOL_VERSION: Final = 1
 """Of what nodes say to each other; nodes of different versions refuse each other."""
 
 
-async def bootstrap_node(config: ClusterBootstrapConfig) -> Node:
+async def bootstrap_node(config: ClusterBootstrapConfig, sockets: GivenSockets = NO_SOCKETS) -> Node:
     """Start a node; use it as an async context manager, which stops it.
 
     With `ControlBackend.DETERMINISTIC` it is a cluster of one in memory, for tests: `RaftControlClient`
     and `KvClient` work over it, nothing listens, and of the configuration only `node_id` counts.
+    `sockets` that a service manager has opened serve instead of those configured.
     Raises `ConfigError` for settings that can't be used (ports taken included), `IdentityError`
     for a bad key file, `StorageError` if the data directory is taken or can't be trusted.
     """
-    node = Node(config)
+    node = Node(config, sockets)
     if config.control_backend is ControlBackend.DETERMINISTIC:
         node._simulate()
         return node
@@ -111,12 +115,14 @@ class Node:
     dht: NodeDht
     http: HttpServer
     view: NodeView
+    health: NodeHealth
     certificates: Certificates | None = None
     """Of HTTPS, DoT and DoQ; None without `https_config`."""
     dns: NodeDns | None = None
 
-    def __init__(self, config: ClusterBootstrapConfig) -> None:
+    def __init__(self, config: ClusterBootstrapConfig, sockets: GivenSockets = NO_SOCKETS) -> None:
         self.config = config
+        self._sockets = sockets
         self.node_id = config.node_id
         self.quic_address: tuple[str, int] = ("", 0)
         self.dns_address: tuple[str, int] | None = None
@@ -169,9 +175,12 @@ class Node:
         store = Store.open(data_dir)
         self._stack.callback(store.close)
         workers = self.config.dns_server.workers if self.config.dns_server.enable else 0
+        if workers:
+            workers = max(workers, self._sockets.count("dns"))
         self._page = StatusPage.create(data_dir / STATUS_PAGE_FILE, workers)
         self._stack.callback(self._page.close)
         await self._start_consensus(store)
+        self.health = NodeHealth(self, store, self._clock)
         self._kv_service = KvService(store, self.proposer, self._clock.wall_ms)
         self._stack.callback(self._kv_service.hub.close)
         self.kv, self.kv_beyond = self._kv_service.reader, self._kv_service.hub.beyond
@@ -324,6 +333,7 @@ class Node:
             self.address_book,
             lambda: self.quic_address,
             self.dht.elsewhere,
+            self._sockets,
         )
         self._stack.push_async_callback(dns.close)
         await dns.start(self.tsig_keys, self.certificates, self.housekeeper, self.identity)
@@ -342,6 +352,7 @@ class Node:
             if https is not None and self.certificates is not None
             else None,
             limits=HttpLimits(unlimited_clients=proxies),
+            sockets=self._sockets,
         )
         if self.dns is not None:
             client = ClientAddress(proxies)
@@ -352,13 +363,15 @@ class Node:
         if self._kv_service is not None:
             self._kv_service.add_routes(self.http.admin)
         ZoneRoutes(self.proposer, self.zones).add_routes(self.http.admin)
-        ClusterRoutes(self.view).add_routes(self.http.public, self.http.admin)
+        ClusterRoutes(self.view).add_routes(self.http.admin)
+        HealthRoutes(self.health).add_routes(self.http.public)
         PeersRoutes(self).add_routes(self.http.admin)
         MetricsRoutes(NodeMetrics(self, store, self._endpoint).render).add_routes(self.http.admin)
         ControlRoutes(self.control, self, self.view).add_routes(self.http.admin)
         TsigKeyRoutes(self.proposer, self.tsig_keys).add_routes(self.http.admin)
         self._stack.push_async_callback(self.http.close)
         await self.http.start()
+        self._sockets.check_all_taken()
 
     def peers(self) -> PeersStatus:
         """The nodes this one knows of."""

@@ -8,6 +8,7 @@ goes to `Primary`, whichever way it came. `progressed` is called whenever the no
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
@@ -25,12 +26,13 @@ from aspen.dns.notify import Notifier
 from aspen.dns.origin import CookiePolicy, DnsSettings
 from aspen.dns.policy import Staleness
 from aspen.dns.primary import Primary
+from aspen.dns.pulses import Pulses
 from aspen.dns.rrl import RrlSettings
 from aspen.dns.sockets import is_wildcard
 from aspen.dns.stream import Answers, Defer, Padding, TcpServer
 from aspen.dns.tally import ResponseTally
 from aspen.dns.tsig_keys import TsigKeys
-from aspen.dns.udp import InProcessUdp, UdpWorkers, bind_udp_and_tcp
+from aspen.dns.udp import InProcessUdp, UdpWorkers, adopt_udp, bind_udp_and_tcp
 from aspen.dns.udp_answers import COUNTERS
 from aspen.errors import ConfigError
 from aspen.housekeeping import Housekeeper
@@ -46,9 +48,10 @@ from aspen.state.kv_reader import LmdbTexts
 from aspen.state.packets import LmdbRecords
 from aspen.state.ports import Proposer
 from aspen.state.settings import LmdbSettings
-from aspen.state.status_page import STATUS_PAGE_FILE, StatusPage
+from aspen.state.status_page import PULSE, STATUS_PAGE_FILE, StatusPage
 from aspen.state.store import Store
 from aspen.state.zones import LmdbZones
+from aspen.systemd import NO_SOCKETS, GivenSockets
 from aspen.tls.certificates import Certificates
 
 log = structlog.get_logger("aspen.dns")
@@ -92,8 +95,10 @@ class NodeDns:
         address_book: AddressBook,
         own_address: Callable[[], Address],
         elsewhere: Elsewhere | None = None,
+        sockets: GivenSockets = NO_SOCKETS,
     ) -> None:
-        """`own_address` is the one that QUIC is bound to; `elsewhere` is asked for keys unknown here.
+        """`own_address` is the one that QUIC is bound to; `elsewhere` is asked for keys unknown here;
+        `sockets` serve instead of those configured.
 
         Raises `ConfigError` for settings that can't be used.
         """
@@ -120,12 +125,15 @@ class NodeDns:
         self._page = page
         self._address_book = address_book
         self._own_address = own_address
+        self._sockets = sockets
         self._generation = 0
         self._changes = 0
         self._in_process: InProcessUdp | None = None
         self._waiting: WaitingAnswers | None = None
         self.notifier: Notifier | None = None
         self._in_touch_ms = clock.monotonic_ms()
+        self.pulses = Pulses()
+        """Of the UDP workers."""
         self._timer: asyncio.TimerHandle | None = None
         self._stack = AsyncExitStack()
 
@@ -137,12 +145,8 @@ class NodeDns:
         identity: Identity,
     ) -> None:
         """Raises `ConfigError` for a port that can't be had."""
-        host, port = self._config.dns_host, self._config.dns_port
-        workers = self._config.dns_server.workers
-        try:
-            udp_sockets, tcp_socket = bind_udp_and_tcp(host, port, max(workers, 1))
-        except OSError as error:
-            raise ConfigError(f"DNS can't bind {host}:{port}: {error}") from None
+        workers = self._page.worker_count
+        udp_sockets, tcp_socket = self._bound_sockets(max(workers, 1))
         settings = LmdbSettings(self._store)
         self.primary = primary = Primary(self._zones, keys, self._proposer, lambda: self.view, self._now_s)
         self.notifier = notifier = Notifier(
@@ -150,7 +154,7 @@ class NodeDns:
             keys,
             self._leading_term,
             self._now_s,
-            local_host=None if is_wildcard(tcp_socket) else host,
+            local_host=None if is_wildcard(tcp_socket) else tcp_socket.getsockname()[0],
         )
         notifier.start()
         self._stack.push_async_callback(notifier.close)
@@ -190,11 +194,22 @@ class NodeDns:
         housekeeper.add(CookieSecretDuty(self._proposer, settings))
         https = self._config.dns_server.https_config
         if https is not None and certificates is not None:
-            self.encrypted = EncryptedDns(self._config, https, certificates, identity)
+            self.encrypted = EncryptedDns(self._config, https, certificates, identity, self._sockets)
             self._stack.push_async_callback(self.encrypted.close)
             await self.encrypted.start(self.view, stream)
             self.tallies |= self.encrypted.tallies
         self._watch_touch()
+
+    def _bound_sockets(self, count: int) -> tuple[list[socket.socket], socket.socket]:
+        """UDP for so many workers, and TCP. Raises `ConfigError`."""
+        given_tcp = self._sockets.stream("dns")
+        host, port = self._config.dns_host, self._config.dns_port
+        try:
+            if given_tcp is not None:
+                return adopt_udp(self._sockets.datagram("dns"), count), given_tcp
+            return bind_udp_and_tcp(host, port, count)
+        except OSError as error:
+            raise ConfigError(f"DNS can't bind {host}:{port}: {error}") from None
 
     async def close(self) -> None:
         if self._timer is not None:
@@ -226,6 +241,7 @@ class NodeDns:
         """Look, now and then, how long it is since this node led or heard a leader, and what is known of
         the others; tell everybody who answers."""
         self._look_at_nodes()
+        self._look_at_workers()
         since_ms = self._consensus.since_contact_ms()
         now_ms = self._clock.monotonic_ms()
         if since_ms >= 0:
@@ -241,6 +257,21 @@ class NodeDns:
             self._renew_in_process()
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(DNS_STALENESS_POLL_MS / 1_000, self._watch_touch)
+
+    def out_of_touch_ms(self) -> int:
+        """Since this node led, or heard a leader; since its start, if it never did."""
+        return self._clock.monotonic_ms() - self._in_touch_ms
+
+    @property
+    def refuses(self) -> bool:
+        """Whether questions go unanswered because the copy here may be old."""
+        return self.view.touch.staleness is Staleness.SILENT
+
+    def _look_at_workers(self) -> None:
+        if isinstance(self.udp, UdpWorkers):
+            page = self._page
+            pulses = [page.worker(index).get(PULSE) for index in range(page.worker_count)]
+            self.pulses.look(pulses, self.udp.restarts, self._clock.monotonic_ms())
 
     def _look_at_nodes(self) -> None:
         book = self._address_book

@@ -9,13 +9,14 @@ import blake3
 
 from aspen.config import CertMode, ClusterBootstrapConfig, HttpsConfig
 from aspen.dns.lookup import View
-from aspen.dns.sockets import bind_tcp, bind_udp
+from aspen.dns.sockets import adopt_udp, bind_tcp, bind_udp
 from aspen.dns.stream import Answers, Defer, Padding, TcpServer
 from aspen.dns.tally import ResponseTally
 from aspen.errors import ConfigError
 from aspen.identity import Cookie, Identity
 from aspen.state.ports import Proposer
 from aspen.state.settings import LmdbSettings
+from aspen.systemd import NO_SOCKETS, GivenSockets
 from aspen.tls.acme import AcmeDuty
 from aspen.tls.certificates import Certificates
 from aspen.tls.doq import DoqServer
@@ -65,7 +66,9 @@ class EncryptedDns:
         https: HttpsConfig,
         certificates: Certificates,
         identity: Identity,
+        sockets: GivenSockets = NO_SOCKETS,
     ) -> None:
+        """`sockets` serve instead of those configured."""
         # A key of its own: were it the endpoint's, this port could be asked for the tokens that end the
         # connections between nodes (RFC 9000 §21.11).
         seed = blake3.blake3(identity.seed, derive_key_context=_RESET_CONTEXT).digest()
@@ -73,6 +76,7 @@ class EncryptedDns:
         self._host = config.encrypted_dns_host
         self._https = https
         self._certificates = certificates
+        self._sockets = sockets
         self._dot: TcpServer | None = None
         self._listener: TlsListener | None = None
         self.dot_address: tuple[str, int] | None = None
@@ -92,7 +96,7 @@ class EncryptedDns:
 
     def _start_dot(self, view: View, defer: Defer) -> None:
         try:
-            sock = bind_tcp(self._host, self._https.dot_port)
+            sock = self._sockets.stream("dot") or bind_tcp(self._host, self._https.dot_port)
         except OSError as error:
             raise ConfigError(f"DoT can't bind {self._host}:{self._https.dot_port}: {error}") from None
         dot = self._dot = TcpServer(view, defer=defer, encrypted=True)
@@ -104,7 +108,8 @@ class EncryptedDns:
 
     def _start_doq(self, view: View, defer: Defer) -> None:
         try:
-            (sock,) = bind_udp(self._host, self._https.doq_port, 1)
+            given = self._sockets.datagram("doq")
+            (sock,) = adopt_udp(given, 1) if given else bind_udp(self._host, self._https.doq_port, 1)
         except OSError as error:
             raise ConfigError(f"DoQ can't bind {self._host}:{self._https.doq_port}: {error}") from None
         answers = Answers(view, Padding.EDNS, defer=defer)

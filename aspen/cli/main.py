@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from aspen import __version__
-from aspen.cli import cluster, config, dev, dig, kv, node, peers, pkarr, record, relay, zone
+from aspen.cli import cluster, config, dev, dig, health, kv, node, peers, pkarr, record, relay, zone
 from aspen.cli.common import EXIT_CODES, new_app
 
 app = new_app("Aspen: a Raft-replicated DNS and pkarr server.", completion=True)
@@ -15,6 +15,7 @@ app.add_typer(node.app, name="node")
 app.command("dev", epilog=EXIT_CODES)(dev.dev)
 app.add_typer(cluster.app, name="cluster")
 app.command("peers", epilog=EXIT_CODES)(peers.peers)
+app.command("health", epilog=EXIT_CODES)(health.health)
 app.add_typer(kv.app, name="kv")
 app.add_typer(pkarr.app, name="pkarr")
 app.add_typer(zone.app, name="zone")

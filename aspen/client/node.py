@@ -83,6 +83,11 @@ class NodeClient(Transport, KvCalls):
             return False
         return True
 
+    async def health(self) -> dict[str, Any]:
+        """`GET /health`: how the node is, also if it isn't well."""
+        answer = await self.ask("GET", "/health", accept=(503,))
+        return read_json(answer.body, dict[str, Any])
+
     async def tsig_keys(self) -> list[dict[str, Any]]:
         """Names and algorithms of the TSIG keys."""
         keys: list[dict[str, Any]] = read_json(await self._request("GET", "/v1/tsig-keys"), dict[str, Any])[

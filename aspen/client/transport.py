@@ -7,7 +7,7 @@ the caller knows whether writing twice is harmless.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeVar
@@ -121,8 +121,9 @@ class Transport:
         body: bytes | AsyncIterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_ms: int | None = None,
+        accept: Collection[int] = (),
     ) -> Answer:
-        """One request, sent once. Raises a kind of `ClientError`."""
+        """One request, sent once; these statuses, too, are answers. Raises a kind of `ClientError`."""
         timeout = self._timeout
         if timeout_ms is not None:
             timeout = aiohttp.ClientTimeout(total=timeout_ms / 1_000, sock_connect=timeout.sock_connect)
@@ -130,7 +131,7 @@ class Transport:
         try:
             async with self._sent(method, path, query, body, headers, timeout) as response:
                 answer = await _read_bounded(response)
-            if not 200 <= response.status < 300:
+            if not (200 <= response.status < 300 or response.status in accept):
                 raise refusal(response.status, answer, writes)
         except ClientUnavailable:
             raise  # it changed nothing

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 from aspen.limits import DNS_BIND_MS, DNS_UDP_BUFFER_BYTES
@@ -53,6 +54,17 @@ def bind_udp(host: str, port: int, count: int) -> list[socket.socket]:
             sock.close()
         raise
     return sockets
+
+
+def adopt_udp(given: Sequence[socket.socket], count: int) -> list[socket.socket]:
+    """Make sockets that others have bound what `bind_udp` makes: at least `count` of them. If fewer were
+    given, they are shared: whoever reads first answers. Raises `OSError`."""
+    for sock in given:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, DNS_UDP_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, DNS_UDP_BUFFER_BYTES)
+        if is_wildcard(sock):
+            _receive_packet_info(sock)
+    return [*given, *(given[at % len(given)].dup() for at in range(len(given), count))]
 
 
 def bind_udp_and_tcp(host: str, port: int, count: int) -> tuple[list[socket.socket], socket.socket]:
@@ -123,6 +135,11 @@ def _enable_packet_info(sock: socket.socket) -> None:
     if sock.family == socket.AF_INET6:
         # One socket for both families; IPv4 shows as mapped addresses, in packet info too.
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    _receive_packet_info(sock)
+
+
+def _receive_packet_info(sock: socket.socket) -> None:
+    if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)

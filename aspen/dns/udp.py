@@ -25,7 +25,14 @@ from aspen.dns.fast import ID_BYTES
 from aspen.dns.forward import Answer, Forwarded, ForwardedQueries, forward_pair
 from aspen.dns.lookup import DnsSettings, View
 from aspen.dns.respond import servfail
-from aspen.dns.sockets import ANCILLARY_BYTES, bind_udp, bind_udp_and_tcp, is_wildcard, reply_source
+from aspen.dns.sockets import (
+    ANCILLARY_BYTES,
+    adopt_udp,
+    bind_udp,
+    bind_udp_and_tcp,
+    is_wildcard,
+    reply_source,
+)
 from aspen.dns.udp_answers import Counter, UdpAnswers
 from aspen.dns.wire import Rcode
 from aspen.dns.worker import WorkerOptions
@@ -39,7 +46,7 @@ from aspen.limits import (
     DNS_WORKER_STOP_MS,
 )
 
-__all__ = ["InProcessUdp", "UdpWorkers", "bind_udp", "bind_udp_and_tcp"]
+__all__ = ["InProcessUdp", "UdpWorkers", "adopt_udp", "bind_udp", "bind_udp_and_tcp"]
 
 log = structlog.get_logger("aspen.dns.udp")
 

@@ -47,7 +47,7 @@ from aspen.logs import configure
 from aspen.state.kv_reader import LmdbTexts
 from aspen.state.packets import LmdbRecords, PacketLife
 from aspen.state.settings import LmdbSettings
-from aspen.state.status_page import CHANGES, EPOCH, StatusPage
+from aspen.state.status_page import CHANGES, EPOCH, PULSE, StatusPage
 from aspen.state.store import Store
 from aspen.state.zones import LmdbZones
 
@@ -312,6 +312,7 @@ class Worker:
         totals[Counter.LATENCY_0] += self._fast
         for counter, total in enumerate(totals):
             self._counters.add(counter, total - self._published[counter])
+        self._counters.add(PULSE, 1)
         self._published = totals
 
 

@@ -13,7 +13,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 import structlog
@@ -30,6 +30,7 @@ from aspen.http.openapi import JSON, Answer, Operation, document
 from aspen.http.request import query_of, target_of
 from aspen.http.routing import Request, Route, Router
 from aspen.limits import HTTP_BACKLOG, SHUTDOWN_MS
+from aspen.systemd import NO_SOCKETS, GivenSockets
 from aspen.tls.listener import TlsListener
 
 log = structlog.get_logger("aspen.http")
@@ -92,20 +93,21 @@ class Listener:
         self._tls = None if context is None else TlsListener(lambda: context(*_ALPN), self._protocol)
         self.address: Address = ("", 0)
 
-    async def start(self, address: Address) -> None:
-        """Bind and listen. Raises `ConfigError` if the address can't be had."""
+    async def start(self, address: Address, bound: socket.socket | None = None) -> None:
+        """Bind, unless that is done already, and listen. Raises `ConfigError` if the address can't be had."""
         host, port = address
         loop = asyncio.get_running_loop()
         try:
             if self._tls is not None:
-                bound = self._tls.start(bind_tcp(host, port))
+                at = self._tls.start(bound or bind_tcp(host, port))
             else:
-                self._server = await loop.create_server(self._service, host, port, backlog=HTTP_BACKLOG)
-                bound = self._server.sockets[0].getsockname()
+                place: dict[str, Any] = {"host": host, "port": port} if bound is None else {"sock": bound}
+                self._server = await loop.create_server(self._service, backlog=HTTP_BACKLOG, **place)
+                at = self._server.sockets[0].getsockname()
         except (OSError, socket.gaierror) as error:
             kind = "HTTP" if self._tls is None else "HTTPS"
             raise ConfigError(f"{kind} can't listen on {host}:{port}: {error}") from None
-        self.address = (bound[0], bound[1])
+        self.address = (at[0], at[1])
         self._service.start_sweeping()
 
     async def close(self) -> None:
@@ -211,8 +213,14 @@ class HttpServer:
         admin_token: str | None = None,
         https: Https | None = None,
         limits: HttpLimits | None = None,
+        sockets: GivenSockets = NO_SOCKETS,
     ) -> None:
-        """Raises `ConfigError` for a separate admin listener that is open to the network."""
+        """`sockets` serve instead of the addresses given: it is theirs that decide what is loopback.
+
+        Raises `ConfigError` for a separate admin listener that is open to the network.
+        """
+        listen = sockets.address("http") or listen
+        admin_listen = sockets.address("admin") or admin_listen
         if admin_listen is not None and not names_loopback(admin_listen[0]) and not admin_token:
             raise ConfigError(
                 f"admin_addr {admin_listen[0]} is not loopback: set admin_token, or bind 127.0.0.1"
@@ -224,6 +232,7 @@ class HttpServer:
         self._admin_token = admin_token
         self._https = https
         self._limits = limits if limits is not None else HttpLimits()
+        self._sockets = sockets
         self._listeners: list[Listener] = []
 
     @property
@@ -235,16 +244,17 @@ class HttpServer:
         """Raises `ConfigError` if a listener can't be had; none is left open then."""
         guard = AdminGuard(self._admin_token or None)
         public = self._routes(self.admin_on_public)
-        plan = [(self._listen, Listener(public, guard, self._limits))]
+        plan = [("http", self._listen, Listener(public, guard, self._limits))]
         if self._admin_listen is not None:
-            plan.append((self._admin_listen, Listener(self._routes(True), guard, self._limits)))
+            plan.append(("admin", self._admin_listen, Listener(self._routes(True), guard, self._limits)))
         if self._https is not None:
             # Loopback is no reason here: what is encrypted is meant to be reached from elsewhere.
             router = self._routes(self._admin_listen is None and bool(self._admin_token))
-            plan.append((self._https.address, Listener(router, guard, self._limits, self._https.context)))
+            listener = Listener(router, guard, self._limits, self._https.context)
+            plan.append(("https", self._https.address, listener))
         try:
-            for address, listener in plan:
-                await listener.start(address)
+            for name, address, listener in plan:
+                await listener.start(address, self._sockets.stream(name))
                 self._listeners.append(listener)
         except ConfigError:
             await self.close()

@@ -90,7 +90,7 @@ class RaftDriver:
         self._tick_seconds = tick_ms / 1000
         self._listeners = listeners
         self._loop = asyncio.get_running_loop()
-        self._writer = Writer(
+        self.writer = Writer(
             store,
             log_storage,
             machine,
@@ -126,7 +126,7 @@ class RaftDriver:
     # --- life ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._writer.start()
+        self.writer.start()
         self._arm_tick(self._loop.time() + self._tick_seconds)
         self.wake()
 
@@ -137,7 +137,7 @@ class RaftDriver:
             self._tick_timer.cancel()
         await self.catch_up.intake.close()
         if self.failure is None:
-            await asyncio.to_thread(self._writer.stop)
+            await asyncio.to_thread(self.writer.stop)
         self.catch_up.offers.close()
         self.proposals.close()
         self._reads.close()
@@ -333,7 +333,7 @@ class RaftDriver:
     def submit(self, job: WriteJob) -> None:
         """Hand a job to the writer thread."""
         self._batches_in_flight += 1
-        self._writer.submit(job)
+        self.writer.submit(job)
 
     def _job(self, append: Message | None, apply: Message | None) -> WriteJob:
         job = WriteJob()

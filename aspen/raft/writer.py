@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
@@ -130,9 +131,20 @@ class Writer:
         self._stopping = threading.Event()
         self._jobs: queue.SimpleQueue[WriteJob | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="aspen-writer", daemon=True)
+        self._busy_since: float | None = None
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def busy_ms(self) -> float:
+        """For how long the thread has been at one transaction; 0 between two, or while there is no room."""
+        since = self._busy_since
+        return 0.0 if since is None else (time.monotonic() - since) * 1000
 
     def submit(self, job: WriteJob) -> None:
         """Queue a job. The driver bounds how many are in flight (RAFT_BATCHES_IN_FLIGHT)."""
@@ -177,6 +189,7 @@ class Writer:
         told = False
         while True:
             try:
+                self._busy_since = time.monotonic()
                 return act(argument)
             except StorageFull as error:
                 if not told:
@@ -184,6 +197,8 @@ class Writer:
                     told = True
                 if self._stopping.wait(RAFT_ROOM_RETRY_MS / 1000):
                     raise _StoppedWaiting from None
+            finally:
+                self._busy_since = None
 
     def _make_current(self, install: Install) -> None:
         """Make a received snapshot the state: durable aside, then current by one rename."""

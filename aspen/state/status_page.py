@@ -48,6 +48,8 @@ CHANGE_MARK_BYTES: Final = 8
 _EVERYTHING: Final = 0
 _HEADER_WORDS: Final = _RING_START + DNS_CHANGES
 COUNTERS_PER_WORKER: Final = 64
+PULSE: Final = COUNTERS_PER_WORKER - 1
+"""Of a worker's counters: moves with every tick, so that the node sees one that is stuck."""
 _WORD_BYTES: Final = 8
 
 

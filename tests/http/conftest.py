@@ -21,6 +21,7 @@ from http_fakes import NODE_MS, Client, FakeCluster, Line, Serve, SettingView
 from aspen.http.cluster import ClusterRoutes
 from aspen.http.connection import HttpLimits
 from aspen.http.control import ControlRoutes
+from aspen.http.health import HealthRoutes
 from aspen.http.metrics import MetricsRoutes
 from aspen.http.server import HttpServer
 from aspen.pkarr.admin import PacketAdmin
@@ -62,7 +63,8 @@ async def serve(cluster: FakeCluster) -> AsyncIterator[Serve]:
             packets = PacketAdmin(cluster, cluster.packet_reader, SettingView(cluster.settings), PacketLife())
             packets.add_routes(server.admin)
             cluster.kv.add_routes(server.admin)
-            ClusterRoutes(cluster).add_routes(server.public, server.admin)
+            ClusterRoutes(cluster).add_routes(server.admin)
+            HealthRoutes(cluster).add_routes(server.public)
             ControlRoutes(cluster, cluster, cluster).add_routes(server.admin)
             MetricsRoutes(lambda: SOME_METRICS).add_routes(server.admin)
             await server.start()

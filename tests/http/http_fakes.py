@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from aspen.errors import AspenError
-from aspen.http.cluster import ClusterStatus, Health, HealthState, MemberStatus
+from aspen.http.cluster import ClusterStatus, MemberStatus
 from aspen.http.control import CheckReport, Founder, MemberCheck
+from aspen.http.health import Health
 from aspen.http.server import HttpServer
 from aspen.kv_service import KvService
 from aspen.state.apply import ApplyContext
@@ -53,7 +54,7 @@ class FakeCluster:
     """Proposals wait for it."""
     answer: Result | None = None
     """Given instead of what applying would say."""
-    health_now: Health = field(default_factory=lambda: Health(HealthState.HEALTHY, True))
+    health_now: Health = field(default_factory=Health)
 
     def __post_init__(self) -> None:
         self.kv = KvService(self.kv_store, self, lambda: self.time_ms)

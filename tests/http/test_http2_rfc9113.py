@@ -21,6 +21,7 @@ from http_fakes import NODE_MS, FakeCluster, within
 
 from aspen.http.cluster import ClusterRoutes
 from aspen.http.connection import HttpLimits
+from aspen.http.health import HealthRoutes
 from aspen.http.request import read_body
 from aspen.http.routing import Request
 from aspen.http.server import Https, HttpServer
@@ -190,7 +191,8 @@ async def server_and_open(
             server = HttpServer(
                 listen=("127.0.0.1", 0), https=Https(("127.0.0.1", 0), certificates.context), **options
             )
-            ClusterRoutes(cluster).add_routes(server.public, server.admin)
+            ClusterRoutes(cluster).add_routes(server.admin)
+            HealthRoutes(cluster).add_routes(server.public)
             for name in ("large", "hold", "fail", "events"):
                 server.public.add(f"/{name}", {"GET": getattr(routes, name)}, public=True)
             server.public.add("/echo", {"POST": routes.echo, "GET": routes.echo}, public=True)

@@ -7,7 +7,7 @@ from http_fakes import Client, FakeCluster, Serve
 
 from aspen.errors import ConfigError
 from aspen.http.admin import names_loopback
-from aspen.http.cluster import Health, HealthState
+from aspen.http.health import Check, Health, HealthState
 from aspen.http.server import HttpServer
 
 STATUS = "/v1/cluster/status"
@@ -174,24 +174,48 @@ def test_names_of_this_machine(host: str, loopback: bool) -> None:
 # --- health -----------------------------------------------------------------------------------
 
 
+_FILLING = Check("disk", HealthState.DEGRADED, "the disk is filling")
+_NO_LEADER = Check("leader", HealthState.DEGRADED, "no leader is known")
+_FULL = Check("disk", HealthState.UNHEALTHY, "the disk is full")
+
+
 @pytest.mark.parametrize(
-    ("health", "healthz", "readyz"),
+    ("health", "healthz", "readyz", "dns", "whole"),
     [
-        (Health(HealthState.HEALTHY, True), 200, 200),
-        (Health(HealthState.DEGRADED, True, ("the disk is filling",)), 200, 200),
-        (Health(HealthState.DEGRADED, False, ("no leader is known",)), 200, 503),
-        (Health(HealthState.UNHEALTHY, True, ("the disk failed",)), 503, 503),
-        (Health(HealthState.UNHEALTHY, False), 503, 503),
+        (Health((Check("disk"),)), 200, 200, 200, 200),
+        (Health((Check("writer"), _FILLING)), 200, 200, 200, 200),
+        (Health((_NO_LEADER,), ready=False), 200, 503, 200, 200),
+        (Health((_FULL, _NO_LEADER), ready=False), 200, 503, 200, 503),
+        (Health((_FULL,), alive=False, answers=False, ready=False), 503, 503, 503, 503),
     ],
 )
-async def test_health_for_load_balancers(
-    client: Client, cluster: FakeCluster, health: Health, healthz: int, readyz: int
+async def test_health_for_those_who_watch(
+    client: Client, cluster: FakeCluster, health: Health, healthz: int, readyz: int, dns: int, whole: int
 ) -> None:
     cluster.health_now = health
-    for path, status, code in (("/healthz", healthz, "unhealthy"), ("/readyz", readyz, "not_ready")):
+    for path, status, code in (
+        ("/healthz", healthz, "unhealthy"),
+        ("/readyz", readyz, "not_ready"),
+        ("/readyz?for=dns", dns, "not_ready"),
+        ("/health", whole, "unhealthy"),
+    ):
         answer = await client.get(path)
-        assert answer.status == status
+        assert answer.status == status, path
         assert answer.json["status"] == health.state
         assert answer.json["reasons"] == list(health.reasons)
         if status == 503:
             assert answer.error == (503, code)
+            assert answer.json["reason"] == "; ".join(health.reasons)
+    assert health.state is max((check.status for check in health.checks), key=list(HealthState).index)
+
+
+async def test_every_check_is_told(client: Client, cluster: FakeCluster) -> None:
+    cluster.health_now = Health((Check("writer"), _FILLING))
+    assert (await client.get("/health")).json["checks"] == [
+        {"name": "writer", "status": "healthy", "reason": ""},
+        {"name": "disk", "status": "degraded", "reason": "the disk is filling"},
+    ]
+
+
+async def test_ready_for_something_unknown(client: Client) -> None:
+    assert (await client.get("/readyz?for=mail")).error == (400, "bad_query")

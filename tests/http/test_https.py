@@ -16,6 +16,7 @@ from http_fakes import NODE_MS, Client, FakeCluster, Line, within
 from aspen.errors import ConfigError
 from aspen.http.cluster import ClusterRoutes
 from aspen.http.connection import HttpLimits
+from aspen.http.health import HealthRoutes
 from aspen.http.server import Https, HttpServer
 from aspen.pkarr.relay import Relay
 from aspen.tls.certificates import Certificates
@@ -45,7 +46,8 @@ async def serve_https(certificates: Certificates) -> AsyncIterator[Serve]:
             )
             relay = Relay(cluster, cluster.packet_reader, wall_us=lambda: NODE_MS * 1_000)
             relay.add_routes(server.public)
-            ClusterRoutes(cluster).add_routes(server.public, server.admin)
+            ClusterRoutes(cluster).add_routes(server.admin)
+            HealthRoutes(cluster).add_routes(server.public)
             await server.start()
             stack.push_async_callback(server.close)
             return server

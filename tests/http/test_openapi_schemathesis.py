@@ -111,4 +111,4 @@ def test_every_answer_is_one_the_document_describes(tmp_path: Path) -> None:
                 except Unsatisfiable:  # an operation that takes nothing can't be asked wrongly
                     assert mode is GenerationMode.NEGATIVE
         assert asked > 150
-        assert session.get(f"{url}/healthz", timeout=10).json()["status"] == "healthy"
+        assert session.get(f"{url}/healthz", timeout=10).status_code == 200
