@@ -174,9 +174,8 @@ class Node:
         )
         store = Store.open(data_dir)
         self._stack.callback(store.close)
-        workers = self.config.dns_server.workers if self.config.dns_server.enable else 0
-        if workers:
-            workers = max(workers, self._sockets.count("dns"))
+        dns = self.config.dns_server
+        workers = max(dns.workers, self._sockets.count("dns")) if dns.enable and dns.workers else 0
         self._page = StatusPage.create(data_dir / STATUS_PAGE_FILE, workers)
         self._stack.callback(self._page.close)
         await self._start_consensus(store)
@@ -187,11 +186,7 @@ class Node:
         self.packets = LmdbPackets(store)
         self.zones = LmdbZones(store, lambda: self._page.generation)
         self.tsig_keys = TsigKeys(LmdbSettings(store))
-        self.housekeeper = Housekeeper(
-            self._leading_term,
-            self._clock.wall_ms,
-            self._clock.monotonic_ms,
-        )
+        self.housekeeper = Housekeeper(self._leading_term, self._clock.wall_ms, self._clock.monotonic_ms)
         self.housekeeper.add(self._kv_service.expiry)
         self.housekeeper.add(ZoneCollection(self.proposer, self.zones))
         acme = acme_duty(self.config, self.proposer, LmdbSettings(store))
