@@ -264,6 +264,16 @@ class NodeProcess:
         wait_until(ready_or_dead, f"{self} is ready", timeout_s)
 
 
+def https_settings(node: NodeProcess, **more: str) -> dict[str, str]:
+    """The environment of a node with every encrypted listener, on ports of its own."""
+    https, dot, doq = (free_port() for _ in range(3))
+    section = {"port": str(https), "dot_port": str(dot), "doq_port": str(doq), "host": "::", **more}
+    prefix = "ASPEN_DNS_SERVER_HTTPS_CONFIG_"
+    node.settings |= {prefix + name.upper(): value for name, value in section.items()}
+    node.settings["ASPEN_DNS_SERVER_HOST"] = "::"
+    return section
+
+
 class Cluster:
     """Nodes that know each other. The first one founds the cluster."""
 

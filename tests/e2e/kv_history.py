@@ -54,12 +54,20 @@ class HistoryOfKeys:
     """Clients that read and write the same few keys through all nodes, and remember."""
 
     def __init__(
-        self, addrs: list[str], seed: int, *, token: str | None = None, reads: str = "consistent"
+        self,
+        addrs: list[str],
+        seed: int,
+        *,
+        token: str | None = None,
+        reads: str = "consistent",
+        pause_s: float = 0.0,
     ) -> None:
-        """With `reads="stale"`, consistent reads are asked for as stale ones: that must be found out."""
+        """With `reads="stale"`, consistent reads are asked for as stale ones: that must be found out.
+        Each client rests for `pause_s` between two operations."""
         self._addrs = addrs
         self._token = token
         self._asked = READS | {"read": reads}
+        self._pause_s = pause_s
         self._rng = random.Random(seed)
         self._values = itertools.count(1)
         self._newest: dict[int, int] = {}
@@ -74,8 +82,8 @@ class HistoryOfKeys:
         try:
             while not until.is_set():
                 at = self._rng.randrange(len(nodes))
-                if not await self._operate(number, at, nodes[at]):
-                    await asyncio.sleep(0.02)
+                done = await self._operate(number, at, nodes[at])
+                await asyncio.sleep(max(self._pause_s, 0.0 if done else 0.02))
         finally:
             for node in nodes:
                 await node.__aexit__(None, None, None)

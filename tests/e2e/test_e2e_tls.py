@@ -18,20 +18,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "tls"))
 
 from clients import sign, texts
-from cluster import Cluster, NodeProcess, free_port, started, wait_until
+from cluster import Cluster, NodeProcess, https_settings, started, wait_until
 from pebble import needs_pebble, running_pebble
 
 FAMILIES = ["127.0.0.1", "::1"]
-
-
-def https_settings(node: NodeProcess, **more: str) -> dict[str, str]:
-    """The environment of a node with every encrypted listener, on ports of its own."""
-    https, dot, doq = (free_port() for _ in range(3))
-    section = {"port": str(https), "dot_port": str(dot), "doq_port": str(doq), "host": "::", **more}
-    prefix = "ASPEN_DNS_SERVER_HTTPS_CONFIG_"
-    node.settings |= {prefix + name.upper(): value for name, value in section.items()}
-    node.settings["ASPEN_DNS_SERVER_HOST"] = "::"
-    return section
 
 
 @pytest.fixture(scope="module")

@@ -11,27 +11,36 @@ import asyncio
 import contextlib
 import sys
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "e2e"))
 
-from fault_runner.testbed import TOKEN, Testbed
-from kv_history import HistoryOfKeys, judge
+from cluster import NodeProcess
+from fault_runner.testbed import TOKEN
+from kv_history import HistoryOfKeys, Told, judge
 
 from aspen.client import Changes, Client, NodeClient
 
-WATCH_S: Final = 30.0
+WATCH_S: Final = 120.0
 PROBLEMS_SHOWN: Final = 5
 
 
 class KeyHistory:
     """The clients and the watcher. Use on one event loop."""
 
-    def __init__(self, bed: Testbed, seed: int, clients: int, reads: str = "consistent") -> None:
-        self._addrs = [node.addr for node in bed]
+    def __init__(
+        self,
+        nodes: Iterable[NodeProcess],
+        seed: int,
+        clients: int,
+        reads: str = "consistent",
+        pause_s: float = 0.0,
+    ) -> None:
+        self._addrs = [node.addr for node in nodes]
         self._clients = clients
-        self._history = HistoryOfKeys(self._addrs, seed, token=TOKEN, reads=reads)
+        self._history = HistoryOfKeys(self._addrs, seed, token=TOKEN, reads=reads, pause_s=pause_s)
         self._until = asyncio.Event()
         self._stack = contextlib.AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
@@ -80,6 +89,16 @@ class KeyHistory:
         self._watching.cancel()
         await asyncio.gather(self._watching, return_exceptions=True)
         await self._stack.aclose()
+
+    @property
+    def told(self) -> Sequence[Told]:
+        """All operations so far, those under way included."""
+        return self._history.told
+
+    @property
+    def watched(self) -> int:
+        """Revisions that the watcher has told of."""
+        return len(self._watched)
 
     @property
     def outcomes(self) -> Counter[str]:
