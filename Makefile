@@ -8,6 +8,7 @@
 #   make sim       SEEDS=200 START=1: run the Raft simulator
 #   make mutants   put bugs into the core, one by one, and have the simulator find each
 #   make faults    SECONDS=60: harm a cluster of real nodes and judge what its clients saw
+#   make soak      SECONDS=3600: load a cluster that is upset all the while; what is lost, what grows
 #   make scripts   DIR=…: run Raft scripts in etcd-raft's data-driven form
 #   make fmt       format and fix what can be fixed
 #   make clean     remove the environment and caches (the data of run and cluster stays)
@@ -26,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 ARGS ?=
 
-.PHONY: run cluster test lint sim mutants faults bench scripts fmt clean install
+.PHONY: run cluster test lint sim mutants faults soak bench scripts fmt clean install
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -66,6 +67,10 @@ SECONDS ?= 60
 
 faults: $(VENV)/.installed-test
 	$(BIN)/python tests/faults/run.py --seconds $(SECONDS) $(ARGS)
+
+soak: SECONDS := 3600
+soak: $(VENV)/.installed-test
+	$(BIN)/python tests/soak/run.py --seconds $(SECONDS) $(ARGS)
 
 scripts: $(VENV)/.installed-test
 	@test -n "$(DIR)" || { echo "make scripts DIR=<folder of scripts>"; exit 2; }

@@ -129,7 +129,7 @@ class Soak:
             seconds=seconds,
             measures=self.measures,
             verdicts=verdicts,
-            acts=dict(self._upheaval.done),
+            acts=self._upheaval.log,
             snapshots=self._snapshots(),
             watched={"changes of packets": self._watch.events, "changes of keys": self._history.watched},
             processes=[process.after(warm_up_s) for process in immortal],
@@ -149,7 +149,7 @@ class Soak:
     async def _say(self) -> None:
         """A line now and then of how it goes."""
         while not self._until.is_set():
-            await _pause(self._until, min(LINE_S, self._options.seconds / 5))
+            await _pause(self._until, min(LINE_S, max(2.0, self._options.seconds / 5)))
             print(self._line(), flush=True)
 
     def _line(self) -> str:
@@ -161,7 +161,7 @@ class Soak:
             f"{measures.operations('DNS')} DNS ({measures.failures_of('DNS')})",
             f"{outcomes['ok']} KV ({outcomes['refused'] + outcomes['unknown']})",
         ]
-        last = self._upheaval.log[-1][1] if self._upheaval.log else "nothing yet"
+        last = self._upheaval.log[-1][2] if self._upheaval.log else "nothing yet"
         return (
             f"{seconds / 60:5.1f} min  {', '.join(counts)}  node 1 {node.memory_kib() / 1_024:.0f} MiB  "
             f"problems {measures.problem_count}  last: {last}"

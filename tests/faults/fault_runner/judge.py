@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import http.client
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "sim"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "e2e"))
 
+from cluster import Cluster, NodeProcess
 from fault_runner.nemesis import Nemesis, NoSync
-from fault_runner.testbed import FaultyNode, Testbed
+from fault_runner.testbed import Testbed
 from fault_runner.workload import PublishedKey, Told, Workload
 from raft_sim.history import Kind, Operation, Outcome
 from raft_sim.linearizability import check_key
@@ -76,26 +79,25 @@ def silent_without_sync(told: Sequence[Told], periods: Sequence[NoSync]) -> str 
     return None
 
 
-def packets_everywhere(bed: Testbed, packets: dict[str, PublishedKey]) -> str | None:
+def packets_everywhere(bed: Iterable[NodeProcess], packets: dict[str, PublishedKey]) -> str | None:
     """`None` if every node has what was acknowledged last under each key, or what was tried after that."""
     for node in bed:
         # One connection a node: a long run has more packets than there are ports to ask from.
-        connection = http.client.HTTPConnection(node.host, node.http_port, timeout=30)
-        for z32, key in packets.items():
-            connection.request("GET", f"/pkarr/{z32}")
-            answer = connection.getresponse()
-            body = answer.read()
-            possible = {packet.payload for packet in key.open}
-            if key.acknowledged is not None:
-                possible.add(key.acknowledged.payload)
-            found = body if answer.status == 200 else None
-            if found not in possible and (key.acknowledged is not None or found is not None):
-                return f"{node} has lost a packet that was acknowledged: {z32}, status {answer.status}"
-        connection.close()
+        with closing(http.client.HTTPConnection(node.host, node.http_port, timeout=30)) as connection:
+            for z32, key in packets.items():
+                connection.request("GET", f"/pkarr/{z32}")
+                answer = connection.getresponse()
+                body = answer.read()
+                possible = {packet.payload for packet in key.open}
+                if key.acknowledged is not None:
+                    possible.add(key.acknowledged.payload)
+                found = body if answer.status == 200 else None
+                if found not in possible and (key.acknowledged is not None or found is not None):
+                    return f"{node} has lost a packet that was acknowledged: {z32}, status {answer.status}"
     return None
 
 
-def same_state(bed: Testbed) -> str | None:
+def same_state(bed: Cluster) -> str | None:
     """`None` if all nodes hold the same, as they tell it over HTTP, by their own check of their hashes, and
     as it lies in their stores."""
     first, *others = bed
@@ -113,7 +115,7 @@ def same_state(bed: Testbed) -> str | None:
     return None
 
 
-def _scan(node: FaultyNode) -> Iterator[tuple[bytes, tuple[bytes, int]]]:
+def _scan(node: NodeProcess) -> Iterator[tuple[bytes, tuple[bytes, int]]]:
     after = ""
     while True:
         answer = node.request("GET", f"/v1/kv?limit=500&consistency=stale{after}")
@@ -126,7 +128,7 @@ def _scan(node: FaultyNode) -> Iterator[tuple[bytes, tuple[bytes, int]]]:
         after = f"&after={key.decode()}"
 
 
-def converges(bed: Testbed) -> str | None:
+def converges(bed: Cluster) -> str | None:
     """`None` if all nodes serve and are level again within a while."""
     try:
         bed.wait_ready(CONVERGE_S)

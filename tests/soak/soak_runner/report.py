@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ def figures(
     seconds: float,
     measures: Measures,
     verdicts: dict[str, str | None],
-    acts: dict[str, int],
+    acts: Sequence[tuple[float, float, str]],
     snapshots: int,
     watched: dict[str, int],
     processes: Sequence[Process],
@@ -57,7 +58,9 @@ def figures(
         "seconds": round(seconds, 1),
         "operations": operations,
         "watched": watched,
-        "upheaval": acts,
+        "upheaval": [
+            {"at_s": round(at_s, 1), "took_s": round(took_s, 1), "what": what} for at_s, took_s, what in acts
+        ],
         "snapshots": snapshots,
         "processes": growths,
         "problems": measures.problems,
@@ -84,7 +87,8 @@ def show(said: dict[str, Any]) -> None:
             f"{row['slowest_ms']:>8} ms  {failures}"
         )
     print("watched: " + ", ".join(f"{count} {what}" for what, count in said["watched"].items()))
-    acts = ", ".join(f"{name} {count}" for name, count in sorted(said["upheaval"].items()))
+    counts = Counter(act["what"].partition(":")[0] for act in said["upheaval"])
+    acts = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     print(f"upheaval: {acts or 'none'}; snapshots installed: {said['snapshots']}")
     print(f"\n{'process':<22}{'seen for':>9}{'memory':>12}{'an hour':>9}{'files':>7}{'an hour':>9}", end="")
     print(f"{'threads':>9}{'store':>12}{'an hour':>9}")

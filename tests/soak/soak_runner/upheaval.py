@@ -14,7 +14,6 @@ import random
 import shutil
 import signal
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from http.client import HTTPException
 from pathlib import Path
@@ -47,8 +46,8 @@ class Upheaval:
         self._base = base
         self._rng = rng
         self._began = time.monotonic()
-        self.done: Counter[str] = Counter()
-        self.log: list[tuple[float, str]] = []
+        self.log: list[tuple[float, float, str]] = []
+        """When each act began, how long it took until all were level again (both in seconds), what it was."""
         self._acts: tuple[Callable[[], Awaitable[str]], ...] = (
             self.kill,
             self.membership,
@@ -79,8 +78,8 @@ class Upheaval:
         except (AssertionError, ClientError) as error:
             self._measures.problem(f"after {began:.0f} s, {name}: {error}")
             what = "failed"
-        self.done[name] += 1
-        self.log.append((began, f"{name}: {what}"))
+        took = time.monotonic() - self._began - began
+        self.log.append((began, took, f"{name}: {what}"))
 
     def _mortal(self) -> NodeProcess:
         return self._rng.choice(self._cluster.nodes[1:3])
