@@ -9,13 +9,13 @@ mistake, a setting whose feature isn't built yet among them.
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -45,7 +45,15 @@ FROM_PROFILE: Final = -1
 """A timing that was not given: the profile supplies it when the configuration is built."""
 
 SECRET_SETTINGS: Final = frozenset(
-    {"cookie", "admin_token", "ticket", "iroh.secret_key", "iroh.gossip_ticket"}
+    {
+        "cookie",
+        "cookies_accepted",
+        "admin_token",
+        "admin_tokens_accepted",
+        "ticket",
+        "iroh.secret_key",
+        "iroh.gossip_ticket",
+    }
 )
 
 
@@ -85,7 +93,7 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-# heartbeat interval, election timeout minimum and maximum
+TIMINGS: Final = ("heartbeat_interval_ms", "election_timeout_min_ms", "election_timeout_max_ms")
 _TIMINGS: Final = {
     Profile.DEFAULT: (500, 1_500, 3_000),
     Profile.LAN: (50, 150, 300),
@@ -105,6 +113,7 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
     """Everything `bootstrap_node` needs to start a node."""
 
     node_id: NodeId = 0
+    """Which node of the cluster this is, from 1; never another one's."""
     data_dir: Path | str | None = None
     """Where the node keeps its state; `aspen-node-<node_id>` in the working directory if not given."""
     host: str = NOT_GIVEN
@@ -112,22 +121,36 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
     dials there has to prove the cookie."""
     cookie: str = ""
     """The cluster's shared secret; the same on every node. There is no default."""
+    cookie_file: str | None = None
+    """A file whose first line is the cookie; each further line is a cookie that is accepted too. SIGHUP
+    has it read again."""
+    cookies_accepted: list[str] = []
+    """Cookies that are accepted from other nodes beside `cookie`, while it is being changed."""
     dns_port: Port = DEFAULT_DNS_PORT
+    """UDP and TCP port of DNS; 0: any. The registered port is 53."""
     http_addr: str = DEFAULT_HTTP_ADDR
     """Listener of the pkarr relay and, if it is a loopback address or a token is set, of the admin routes."""
     admin_addr: str | None = None
     """A listener of their own for the admin routes (kv, cluster)."""
     admin_token: str | None = None
     """Bearer token of the admin routes; required to serve them on an address that isn't loopback."""
+    admin_token_file: str | None = None
+    """A file whose first line is the admin token; each further line is a token that is accepted too.
+    SIGHUP has it read again."""
+    admin_tokens_accepted: list[str] = []
+    """Tokens that are accepted beside `admin_token`, while it is being changed."""
     trusted_proxies: list[str] = []
     """Networks (CIDR) whose `Forwarded` and `X-Forwarded-For` headers are believed."""
     quic_host: str = NOT_GIVEN
     """Address that QUIC binds, if it isn't to be `host`."""
     quic_port: Port = DEFAULT_QUIC_PORT
+    """UDP port for the other nodes; 0: any."""
     ractor_port: Port | None = None
+    """Of the earlier documents; has no effect. `quic_port` is the port between nodes."""
     peers: list[str] = []
     """Other members: `2@<endpoint id>` or `2@<endpoint id>@host:port`."""
     ticket: str | None = None
+    """Where the cluster is, from `aspen cluster ticket`."""
     init: bool = False
     """Make this node (with its `peers`) a new cluster, unless it already belongs to one."""
     heartbeat_interval_ms: Milliseconds = FROM_PROFILE
@@ -141,9 +164,13 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
     log_keep_mib: Annotated[int, msgspec.Meta(ge=1)] = RAFT_LOG_KEEP_BYTES // 1_048_576
     """The log is cut shorter than that when it takes more on disk."""
     profile: Profile = Profile.DEFAULT
+    """A set of timings: `default`, or `lan` for a fast network."""
     control_backend: ControlBackend = ControlBackend.RAFT
+    """What decides the cluster's state; `deterministic` is a cluster in memory, for tests."""
     log_format: LogFormat = LogFormat.AUTO
+    """`auto`: for people on a terminal, JSON lines otherwise."""
     log_level: LogLevel = LogLevel.INFO
+    """The least of what is logged."""
     iroh: IrohConfig = msgspec.field(default_factory=IrohConfig)
     dns_server: DnsServerConfig = msgspec.field(default_factory=DnsServerConfig)
     pkarr: PkarrConfig = msgspec.field(default_factory=PkarrConfig)
@@ -154,9 +181,7 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
         self.log_format, self.log_level = LogFormat(self.log_format), LogLevel(self.log_level)
         self.quic_host = self.quic_host or self.host or ALL_ADDRESSES
         self.host = self.host or DEFAULT_HOST
-        timings = _TIMINGS[self.profile]
-        names = ("heartbeat_interval_ms", "election_timeout_min_ms", "election_timeout_max_ms")
-        for name, from_profile in zip(names, timings, strict=True):
+        for name, from_profile in zip(TIMINGS, _TIMINGS[self.profile], strict=True):
             if getattr(self, name) == FROM_PROFILE:
                 setattr(self, name, from_profile)
         dns = self.dns_server
@@ -176,6 +201,17 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
     @property
     def data_path(self) -> Path:
         return Path(self.data_dir) if self.data_dir is not None else Path(f"aspen-node-{self.node_id}")
+
+    @property
+    def all_cookies(self) -> tuple[str, ...]:
+        """The cookie, then those that are accepted beside it."""
+        return tuple(dict.fromkeys([self.cookie, *self.cookies_accepted]))
+
+    @property
+    def admin_tokens(self) -> tuple[str, ...]:
+        """Every token the admin routes take; none if they need none."""
+        given = [self.admin_token] if self.admin_token else []
+        return tuple(dict.fromkeys([*given, *self.admin_tokens_accepted]))
 
     @property
     def http_listen(self) -> tuple[str, int]:
@@ -277,8 +313,8 @@ def _one(setting: str, value: Any, default: Any, *other_spellings: Any) -> Any:
 def setting_types(struct: type[msgspec.Struct] = ClusterBootstrapConfig, prefix: str = "") -> dict[str, Any]:
     """Dotted name → type of every setting."""
     types: dict[str, Any] = {}
-    for name, hint in typing.get_type_hints(struct, include_extras=True).items():
-        members = typing.get_args(hint) if typing.get_origin(hint) is not Annotated else ()
+    for name, hint in get_type_hints(struct, include_extras=True).items():
+        members = get_args(hint) if get_origin(hint) is not Annotated else ()
         nested = next(
             (t for t in (hint, *members) if isinstance(t, type) and issubclass(t, msgspec.Struct)), None
         )
@@ -298,3 +334,25 @@ def settings(struct: msgspec.Struct, prefix: str = "") -> Iterator[tuple[str, An
         else:
             default = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
             yield prefix + field.name, value, default
+
+
+def expected(hint: Any) -> str:
+    """What a setting of this type takes, for people."""
+    if get_origin(hint) is Annotated:
+        kind, meta = get_args(hint)[0], get_args(hint)[1]
+        low, high = getattr(meta, "ge", None), getattr(meta, "le", None)
+        if low is None:
+            return expected(kind)
+        upto = (
+            f"from {low} on" if high is None else f"from {low} to {'2^63 - 1' if high == 2**63 - 1 else high}"
+        )
+        return f"a {'whole ' if kind is int else ''}number {upto}"
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(expected(member) for member in get_args(hint) if member is not type(None))
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) is list:
+        return "a list of texts"
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return f"one of {', '.join(hint)}"
+    return {bool: "true or false", str: "a text"}[hint]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -18,12 +19,14 @@ from urllib.parse import urlsplit
 import msgspec
 
 from aspen.config import (
+    SECRET_SETTINGS,
     CertMode,
     ClusterBootstrapConfig,
     ControlBackend,
     HttpsConfig,
     Profile,
     RelayMode,
+    expected,
     is_loopback,
     parse_address,
     parse_peer,
@@ -32,7 +35,7 @@ from aspen.config import (
 )
 from aspen.errors import ConfigError, IdentityError
 from aspen.identity import Cookie, EndpointId, Identity
-from aspen.limits import DNS_STRING_BYTES
+from aspen.limits import DNS_STRING_BYTES, SECRETS_ACCEPTED
 from aspen.z32 import decode_key
 
 DISK_WARNING_PERCENT: Final = 80
@@ -58,17 +61,15 @@ def _type_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
         plain = os.fspath(value) if isinstance(value, Path) else value
         try:
             msgspec.convert(plain, types.get(path), strict=True)  # an absent section is None
-        except msgspec.ValidationError as error:
-            yield f"{path}: {error}"
+        except msgspec.ValidationError:
+            shown = "" if path in SECRET_SETTINGS else f"{value!r} is "
+            yield f"{path}: {shown}not {expected(types[path])}"
 
 
 def _value_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
     if config.node_id == 0:
         yield "node_id must not be 0: give every node of a cluster an id of its own, from 1"
-    try:
-        Cookie(config.cookie)
-    except ConfigError as error:
-        yield f"cookie: {error}"
+    yield from _secret_errors(config)
     for name in ("heartbeat_interval_ms", "election_timeout_min_ms", "election_timeout_max_ms"):
         if getattr(config, name) == 0:
             yield f"{name} must be greater than 0"
@@ -107,6 +108,27 @@ def _value_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
         yield 'iroh.relay_mode is "custom" but iroh.relay_urls is empty'
 
 
+def _secret_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
+    try:
+        Cookie(config.cookie)
+    except ConfigError as error:
+        yield f"cookie: {error}"
+    for setting in ("cookies_accepted", "admin_tokens_accepted"):
+        if len(getattr(config, setting)) > SECRETS_ACCEPTED:
+            yield f"{setting}: more than {SECRETS_ACCEPTED}; take out those that nobody uses any more"
+    for number, cookie in enumerate(config.cookies_accepted, 1):
+        try:
+            Cookie(cookie)
+        except ConfigError as error:
+            yield f"cookies_accepted, number {number}: {error}"
+    if config.admin_token is not None and not config.admin_token.strip():
+        yield "admin_token is empty"
+    if config.admin_tokens_accepted and not config.admin_token:
+        yield "admin_tokens_accepted needs an admin_token, beside which they are accepted"
+    if any(not token.strip() for token in config.admin_tokens_accepted):
+        yield "admin_tokens_accepted: one of them is empty"
+
+
 def _is_network(text: str) -> bool:
     try:
         ip_network(text, strict=False)
@@ -116,8 +138,6 @@ def _is_network(text: str) -> bool:
 
 
 def _address_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
-    if config.admin_token is not None and not config.admin_token.strip():
-        yield "admin_token is empty"
     try:
         _ = config.http_listen
         admin = config.admin_listen
@@ -224,8 +244,16 @@ def _warnings(config: ClusterBootstrapConfig) -> Iterator[str]:
             f"http_addr {config.http_addr} is not a loopback address and neither admin_addr nor admin_token "
             "is set: the kv and cluster routes are not served"
         )
-    if config.admin_token is not None and len(config.admin_token) < TOKEN_SHORT_CHARS:
-        yield f"admin_token is shorter than {TOKEN_SHORT_CHARS} characters"
+    for setting, tokens in (
+        ("admin_token", [config.admin_token] if config.admin_token else []),
+        ("admin_tokens_accepted", config.admin_tokens_accepted),
+    ):
+        if any(len(token) < TOKEN_SHORT_CHARS for token in tokens):
+            yield f"{setting} is shorter than {TOKEN_SHORT_CHARS} characters"
+    for setting in ("cookie_file", "admin_token_file"):
+        file = getattr(config, setting)
+        if file is not None and (mode := _others_may_read(Path(file))):
+            yield f"{setting}: others on this machine may read {file} (mode {mode:04o}): chmod 600 {file}"
     https = config.dns_server.https_config
     real = https is None or https.letsencrypt_prod or https.acme_directory is not None
     if https is not None and https.mode is CertMode.LETS_ENCRYPT and not real:
@@ -238,17 +266,20 @@ def _warnings(config: ClusterBootstrapConfig) -> Iterator[str]:
         yield f"data_dir: its disk is {used:.0f} % full"
 
 
+# Accepted from files of the earlier documents, though nothing acts on them → what to write instead.
+_WITHOUT_EFFECT: Final = {
+    "ractor_port": "there are no actors; quic_port carries what the nodes say to each other (0: any port)",
+    "dns_server.data_dir": "records are part of the replicated state and live in the node's data_dir",
+}
+
 # Accepted and kept, but nothing acts on them yet → what they belong to.
 _UNBUILT: Final = {
-    "ractor_port": "there are no actors; quic_port carries what the nodes say to each other",
     "iroh.relay_url": "iroh relays are not built yet",
     "iroh.relay_urls": "iroh relays are not built yet",
     "iroh.relay_mode": "iroh relays are not built yet",
     "iroh.enable_dns_discovery": "DNS discovery is not built yet",
     "iroh.dns_discovery_url": "DNS discovery is not built yet",
-    "iroh.enable_raft_auth": "Raft traffic is always authenticated",
     "iroh.bootstrap_nodes": "DNS discovery is not built yet",
-    "dns_server.data_dir": "records are part of the replicated state and live in the node's data_dir",
 }
 
 
@@ -260,11 +291,13 @@ def unbuilt_warnings(config: ClusterBootstrapConfig, given: frozenset[str] = fro
     """
     found: dict[str, str] = {}
     for path, value, default in settings(config):
-        if path not in _UNBUILT or (value == default and path not in given):
+        if value == default and path not in given:
+            continue
+        if path in _WITHOUT_EFFECT and value is not None:
+            found[path] = f"{path} has no effect: {_WITHOUT_EFFECT[path]}"
+        if path not in _UNBUILT:
             continue
         switched_off = value is None or value == [] or value is RelayMode.DISABLED or value is False
-        if path == "iroh.enable_raft_auth":
-            switched_off = value is True
         if not switched_off:
             found[path] = f"{path} has no effect yet: {_UNBUILT[path]}"
     return list(found.values())
@@ -284,6 +317,15 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _others_may_read(file: Path) -> int:
+    """Its mode, if group or others may read it; else 0."""
+    try:
+        mode = stat.S_IMODE(file.stat().st_mode)
+    except OSError:
+        return 0
+    return mode if mode & 0o077 else 0
 
 
 def _disk_used_percent(path: Path) -> float:

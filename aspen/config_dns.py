@@ -65,9 +65,11 @@ class HttpsConfig(msgspec.Struct, kw_only=True):
     acme_ca_file: str | None = None
     """PEM: whom to trust when speaking to that authority, if it isn't publicly trusted."""
     enable_dot: bool = True
+    """Serve DNS over TLS."""
     dot_port: Port = DEFAULT_DOT_PORT
     """DNS over TLS, TCP. The registered port is 853."""
     enable_doq: bool = True
+    """Serve DNS over QUIC."""
     doq_port: Port = DEFAULT_DOT_PORT
     """DNS over QUIC, UDP. The registered port is 853."""
 
@@ -93,6 +95,7 @@ class DnsServerConfig(msgspec.Struct, kw_only=True):
     """The DNS server and the pkarr relay."""
 
     enable: bool = True
+    """False: the node answers no DNS. It serves the pkarr relay all the same."""
     dns_port: Port | None = None
     """UDP and TCP port; the same setting as the top-level `dns_port`."""
     port: Port | None = None
@@ -104,9 +107,11 @@ class DnsServerConfig(msgspec.Struct, kw_only=True):
     https_config: HttpsConfig | None = None
     """HTTPS, DNS over TLS and DNS over QUIC; none of them if the section is absent."""
     origin: str | None = None
+    """One of `origins`."""
     origins: list[str] = []
     """Names under which keys are answered: `<sub>.<z32>.<origin>`. `.` is allowed."""
     data_dir: str | None = None
+    """Of the earlier documents; has no effect. Records live in the node's own `data_dir`."""
     enable_dht_fallback: bool = False
     """Look keys up in the BitTorrent DHT that are unknown here, for DNS and for HTTP."""
     enable_dht_publish: bool | None = None

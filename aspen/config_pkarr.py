@@ -31,12 +31,18 @@ class PkarrConfig(msgspec.Struct, kw_only=True):
     puts_per_address: Annotated[float, msgspec.Meta(ge=0)] = 2.0
     """Packets a second from one address (a /64 of IPv6); 0: no limit."""
     puts_per_address_burst: Annotated[int, msgspec.Meta(ge=1)] = 20
+    """So many at once."""
     puts_per_key: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    """Packets a second under one key; 0: no limit."""
     puts_per_key_burst: Annotated[int, msgspec.Meta(ge=1)] = 10
+    """So many at once."""
     puts_in_all: Annotated[float, msgspec.Meta(ge=0)] = 2_000.0
     """Packets a second that this node takes from all clients together."""
     puts_in_all_burst: Annotated[int, msgspec.Meta(ge=1)] = 4_000
+    """So many at once."""
     gets_per_address: Annotated[float, msgspec.Meta(ge=0)] = 100.0
+    """Packets that one address may ask for in a second; 0: no limit."""
     gets_per_address_burst: Annotated[int, msgspec.Meta(ge=1)] = 500
+    """So many at once."""
     limit_loopback: bool = False
     """Limit clients on this machine too."""

@@ -21,15 +21,18 @@ import msgspec
 
 from aspen.config import (
     SECRET_SETTINGS,
+    TIMINGS,
     ClusterBootstrapConfig,
     DnsServerConfig,
     HttpsConfig,
     IrohConfig,
+    expected,
     setting_types,
 )
 from aspen.config_checks import check
 from aspen.config_pkarr import PkarrConfig
 from aspen.errors import ConfigError
+from aspen.limits import SECRET_FILE_BYTES
 
 PREFIX: Final = "ASPEN_"
 CONFIG_VARIABLE: Final = "ASPEN_CONFIG"
@@ -44,6 +47,46 @@ _SPELLINGS: Final = (
     frozenset({"dns_server.origin", "dns_server.origins"}),
     frozenset({"ticket", "iroh.gossip_ticket"}),
 )
+
+OTHER_SPELLINGS: Final = frozenset(
+    {
+        "dns_server.dns_port",
+        "dns_server.port",
+        "dns_server.http_addr",
+        "dns_server.origin",
+        "iroh.gossip_ticket",
+    }
+)
+"""Of those, the ones that are not the setting's first name."""
+
+# Two ways to give one secret: of one source, only one; a later source's replaces the other.
+_SECRET_FILES: Final = {
+    "cookie": ("cookie_file", "cookies_accepted"),
+    "admin_token": ("admin_token_file", "admin_tokens_accepted"),
+}
+
+_CARGO: Final = (
+    "that is a Cargo.toml: Aspen has no features to choose and no crates to add, its DNS server is always "
+    "built in; write [dns_server] with enable = true, origin and dns_port"
+)
+ELSEWHERE: Final = {
+    "dependencies": _CARGO,
+    "dev-dependencies": _CARGO,
+    "features": _CARGO,
+    "package": _CARGO,
+    "workspace": _CARGO,
+    "http": 'write http_addr = "host:port"',
+    "https": "write [dns_server.https_config]",
+    "dns": "write [dns_server] with dns_port, host and origins",
+    "metrics_addr": "/metrics is one of the admin routes; write admin_addr and admin_token",
+    "mainline": "write [dns_server] with enable_dht_fallback and dht_bootstrap_nodes",
+    "pkarr_put_rate_limit": "write [pkarr] with puts_per_address, puts_per_key and puts_in_all",
+    "zone_store": "write [pkarr] with retention_secs, max_packets and max_mib",
+}
+"""Names of neighbouring configurations → what to write here."""
+
+NODE_DEFAULTS: Final = {"dns_server.workers": 1}
+"""What a server has by default and an embedded node hasn't."""
 
 # Flags not named after their setting.
 _FLAG_NAMES: Final = {
@@ -62,6 +105,21 @@ class LoadedConfig:
 
     config: ClusterBootstrapConfig
     sources: dict[str, str]
+
+    def origin(self, path: str) -> str:
+        """Where the value of a setting comes from: what was written, or what it follows from."""
+        if path in self.sources:
+            return self.sources[path]
+        for spellings in _SPELLINGS:
+            if path in spellings:
+                for other in sorted(spellings & self.sources.keys()):
+                    return f"{self.sources[other]}, as {other}"
+        for secret, (file, accepted) in _SECRET_FILES.items():
+            if path in (secret, accepted) and getattr(self.config, file) is not None:
+                return f"{file} {getattr(self.config, file)}"
+        if path in TIMINGS and "profile" in self.sources:
+            return f"profile {self.config.profile} ({self.sources['profile']})"
+        return "default"
 
     def validate(self) -> list[str]:
         """As `ClusterBootstrapConfig.validate`; settings written down warn at their default too."""
@@ -88,6 +146,12 @@ def load_config(
         read_toml(config_file) if config_file is not None else {},
         _read_flags(flags),
     ):
+        for secret, (file, accepted) in _SECRET_FILES.items():
+            if secret in layer and file in layer:
+                raise ConfigError(f"{layer[file][1]}: give {secret} or {file}, not both")
+            if secret in layer or file in layer:
+                for other in {secret, file, accepted} - layer.keys():
+                    merged.pop(other, None)
         for spellings in _SPELLINGS:
             if spellings & layer.keys():
                 _check_agreement(layer, spellings)
@@ -96,7 +160,35 @@ def load_config(
         merged |= layer
     values = {name: value for name, (value, _source) in merged.items()}
     sources = {name: source for name, (_value, source) in merged.items() if source != "default"}
-    return LoadedConfig(_build(values), sources)
+    return LoadedConfig(with_secret_files(_build(values)), sources)
+
+
+def with_secret_files(config: ClusterBootstrapConfig) -> ClusterBootstrapConfig:
+    """The same with its cookie and token as their files have them now. Raises `ConfigError`."""
+    changes: dict[str, Any] = {}
+    for secret, (file_setting, accepted) in _SECRET_FILES.items():
+        file = getattr(config, file_setting)
+        if file is not None:
+            changes[secret], *others = _read_secrets(file_setting, Path(file))
+            changes[accepted] = list(dict.fromkeys([*getattr(config, accepted), *others]))
+    return config.replace(**changes) if changes else config
+
+
+def _read_secrets(setting: str, file: Path) -> list[str]:
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(SECRET_FILE_BYTES + 1)
+        text = data.decode()
+    except OSError as error:
+        raise ConfigError(f"{setting}: can't read {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{setting}: {file} is not UTF-8 text") from None
+    if len(data) > SECRET_FILE_BYTES:
+        raise ConfigError(f"{setting}: {file} is longer than {SECRET_FILE_BYTES} bytes")
+    secrets = [line.strip() for line in text.splitlines() if line.strip()]
+    if not secrets:
+        raise ConfigError(f"{setting}: {file} is empty")
+    return secrets
 
 
 def _check_agreement(layer: Layer, spellings: frozenset[str]) -> None:
@@ -109,9 +201,14 @@ def _check_agreement(layer: Layer, spellings: frozenset[str]) -> None:
             raise ConfigError(f"{layer[other][1]}: {first} and {other} are one setting and disagree")
 
 
+def variable_of(path: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + path.replace(".", "_").upper()
+
+
 def read_environment(environment: Mapping[str, str]) -> Layer:
     """The settings among the environment's `ASPEN_*` variables. Raises `ConfigError`."""
-    names = {PREFIX + path.replace(".", "_").upper(): path for path in setting_types()}
+    names = {variable_of(path): path for path in setting_types()}
     layer: Layer = {}
     for variable, text in sorted(environment.items()):
         if not variable.startswith(PREFIX) or variable in _OTHER_VARIABLES:
@@ -150,6 +247,8 @@ def _flatten(table: dict[str, Any], prefix: str, source: str, layer: Layer) -> N
                 raise ConfigError(f"{source}: {path} is a section, not a value")
             _flatten(value, path + ".", source, layer)
         else:
+            if path in ELSEWHERE:
+                raise ConfigError(f"{source}: no such setting: {path}; {ELSEWHERE[path]}")
             raise ConfigError(f"{source}: no such setting: {path}{_suggestion(path, types)}")
 
 
@@ -176,9 +275,9 @@ def _from_text(path: str, text: str, source: str) -> Any:
 def _convert(path: str, value: Any, source: str, *, strict: bool) -> Any:
     try:
         return msgspec.convert(value, setting_types()[path], strict=strict)
-    except msgspec.ValidationError as error:
-        shown = "" if path in SECRET_SETTINGS else f" {value!r}:"
-        raise ConfigError(f"{source}: {path}:{shown} {error}") from None
+    except msgspec.ValidationError:
+        shown = "" if path in SECRET_SETTINGS else f"{value!r} is "
+        raise ConfigError(f"{source}: {path}: {shown}not {expected(setting_types()[path])}") from None
 
 
 def _build(values: dict[str, Any]) -> ClusterBootstrapConfig:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -13,21 +14,27 @@ from aspen.cli.common import EXIT_CODES, Json, local, new_app, print_json, print
 if TYPE_CHECKING:
     from aspen.config_sources import LoadedConfig
 
-app = new_app("A node's configuration.")
+app = new_app(
+    "A node's configuration.\n\n"
+    "Settings come from defaults < ASPEN_* variables < TOML file < flags of `aspen node run`."
+)
 
 # What is commonly given when a node is started rather than in its file.
-_GIVEN_AT_START = {"node_id": 1, "cookie": "stands in for the real one"}
+_GIVEN_AT_START: Final = {"node_id": 1, "cookie": "stands in for the real one"}
 
-
-@app.callback()
-def _group() -> None:
-    """Keeps `check` a subcommand while it is the only one."""
+File = Annotated[Path | None, typer.Argument(metavar="[FILE]", help="TOML file of settings.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The same.")]
+OriginOption = Annotated[
+    bool,
+    typer.Option("--origin", help="Show every setting, and which source its value comes from."),
+]
 
 
 @app.command(epilog=EXIT_CODES)
 def check(
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="TOML file of settings.")] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="The same.")] = None,
+    file: File = None,
+    config: ConfigFile = None,
+    origin: OriginOption = False,
     as_json: Json = False,
 ) -> None:
     """Load and validate a configuration (environment and FILE) and say what it found.
@@ -35,16 +42,18 @@ def check(
     Exits 2 if a node would refuse it. A node id and a cookie may be left to whoever starts
     the node; then it says that they are still needed.
     """
-    loaded, missing, warnings = local(as_json, lambda: _checked(config if config is not None else file))
-    rows = _rows(loaded)
+    loaded, overruled = local(as_json, lambda: _load(config if config is not None else file))
+    missing, warnings, security = local(as_json, lambda: _checked(loaded))
+    warnings = [*warnings, *overruled]
+    rows = _rows(loaded, everything=origin)
     if as_json:
         given = {name: {"value": value, "source": source} for name, value, source in rows}
-        print_json({"valid": True, "settings": given, "still_needed": missing, "warnings": warnings})
+        told = {"valid": True, "settings": given, "still_needed": missing, "warnings": warnings}
+        print_json({**told, "security": security})
         return
     if rows:
-        print_table(
-            None, ("setting", "value", "from"), [(name, str(value), source) for name, value, source in rows]
-        )
+        _print_settings(rows, with_origin=True)
+    print_table(None, ("security", ""), list(security.items()))
     for text in warnings:
         print(f"warning: {text}")
     for name in missing:
@@ -52,23 +61,71 @@ def check(
     print("The configuration is valid.")
 
 
-def _checked(file: Path | None) -> tuple[LoadedConfig, list[str], list[str]]:
-    from aspen.config_sources import LoadedConfig, load_config
+@app.command(epilog=EXIT_CODES)
+def show(
+    file: File = None,
+    config: ConfigFile = None,
+    origin: OriginOption = False,
+    as_json: Json = False,
+) -> None:
+    """Show every setting as a node would have it, secrets left out. It is loaded, not validated."""
+    loaded, _ = local(as_json, lambda: _load(config if config is not None else file))
+    rows = _rows(loaded, everything=True)
+    if as_json:
+        print_json({name: {"value": value, "source": source} for name, value, source in rows})
+    else:
+        _print_settings(rows, with_origin=origin)
 
-    loaded = load_config(config_file=file, environment=os.environ, flags={})
-    missing = [name for name in _GIVEN_AT_START if name not in loaded.sources]
-    stand_ins = {name: _GIVEN_AT_START[name] for name in missing}
+
+def _load(file: Path | None) -> tuple[LoadedConfig, list[str]]:
+    """The configuration as a node would have it, and what was overruled."""
+    from aspen.config_security import apply_security_defaults
+    from aspen.config_sources import NODE_DEFAULTS, load_config
+
+    loaded = load_config(config_file=file, environment=os.environ, flags={}, defaults=NODE_DEFAULTS)
+    overruled = apply_security_defaults(loaded.config)
+    for path in overruled:
+        loaded.sources[path] += " (overruled)"
+    return loaded, list(overruled.values())
+
+
+def _checked(loaded: LoadedConfig) -> tuple[list[str], list[str], Mapping[str, str]]:
+    """Settings still missing, warnings, and the report on security. Raises `ConfigError`."""
+    from aspen.config_security import security_report
+    from aspen.config_sources import LoadedConfig
+
+    missing = [name for name in _GIVEN_AT_START if not getattr(loaded.config, name)]
+    stand_ins = {name: _GIVEN_AT_START[name] for name in missing if name not in loaded.sources}
     complete = LoadedConfig(loaded.config.replace(**stand_ins), loaded.sources)
-    return loaded, missing, complete.validate()
+    return missing, complete.validate(), security_report(complete.config, complete.origin)
 
 
-def _rows(loaded: LoadedConfig) -> list[tuple[str, Any, str]]:
+def _rows(loaded: LoadedConfig, *, everything: bool) -> list[tuple[str, Any, str]]:
+    """Name, value and origin of what was given, or of every setting."""
     from aspen.config import SECRET_SETTINGS, settings
+    from aspen.config_sources import OTHER_SPELLINGS
 
-    values = {path: value for path, value, _default in settings(loaded.config)}
     rows = []
-    for path, source in sorted(loaded.sources.items()):
-        value = values[path]
-        shown = value if value is None or isinstance(value, bool | int | list) else str(value)
-        rows.append((path, "(secret)" if path in SECRET_SETTINGS else shown, source))
+    for path, value, _default in sorted(settings(loaded.config), key=lambda setting: setting[0]):
+        given = path in loaded.sources
+        if not given and (not everything or path in OTHER_SPELLINGS):
+            continue
+        shown = value if value is None or isinstance(value, bool | int | float | list) else str(value)
+        if path in SECRET_SETTINGS and value:
+            shown = "(secret)"
+        rows.append((path, shown, loaded.origin(path)))
     return rows
+
+
+def _print_settings(rows: list[tuple[str, Any, str]], *, with_origin: bool) -> None:
+    def text(value: Any) -> str:
+        if isinstance(value, list):
+            return ", ".join(map(str, value)) or "–"
+        return "–" if value is None or value == "" else str(value)
+
+    if with_origin:
+        print_table(
+            None, ("setting", "value", "from"), [(n, text(value), origin) for n, value, origin in rows]
+        )
+    else:
+        print_table(None, ("setting", "value"), [(name, text(value)) for name, value, _origin in rows])

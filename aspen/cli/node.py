@@ -127,15 +127,11 @@ def run(
 def run_node(config_file: Path | None, flags: dict[str, Any]) -> None:
     """Load the configuration, run the node, return when it was asked to stop."""
     from aspen import logs
-    from aspen.config_sources import load_config
+    from aspen.config_security import apply_security_defaults, security_report
+    from aspen.config_sources import NODE_DEFAULTS, load_config
 
-    loaded = load_config(
-        config_file=config_file,
-        environment=os.environ,
-        flags=flags,
-        defaults={"dns_server.workers": 1},  # embedded nodes answer in-process; a server doesn't
-    )
-    warnings = loaded.validate()
+    loaded = load_config(config_file=config_file, environment=os.environ, flags=flags, defaults=NODE_DEFAULTS)
+    warnings = [*loaded.validate(), *apply_security_defaults(loaded.config).values()]
     logs.configure(loaded.config.log_format, loaded.config.log_level)
 
     import structlog
@@ -144,6 +140,7 @@ def run_node(config_file: Path | None, flags: dict[str, Any]) -> None:
     log = structlog.get_logger("aspen.cli")
     for text in warnings:
         log.warning("configuration", says=text)
+    log.info("security", **security_report(loaded.config, loaded.origin))
 
     import asyncio
 
