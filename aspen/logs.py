@@ -23,6 +23,7 @@ _SECRET_WORDS: Final = frozenset(
     {
         "authorization",
         "cookie",
+        "cookies",
         "credential",
         "credentials",
         "passphrase",
@@ -34,6 +35,7 @@ _SECRET_WORDS: Final = frozenset(
         "signing",
         "ticket",
         "token",
+        "tokens",
         "tsig",
     }
 )
