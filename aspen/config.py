@@ -47,9 +47,9 @@ FROM_PROFILE: Final = -1
 SECRET_SETTINGS: Final = frozenset(
     {
         "cookie",
-        "cookies_accepted",
+        "cookie_accepted",
         "admin_token",
-        "admin_tokens_accepted",
+        "admin_token_accepted",
         "ticket",
         "iroh.secret_key",
         "iroh.gossip_ticket",
@@ -124,7 +124,7 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
     cookie_file: str | None = None
     """A file whose first line is the cookie; each further line is a cookie that is accepted too. SIGHUP
     has it read again."""
-    cookies_accepted: list[str] = []
+    cookie_accepted: list[str] = []
     """Cookies that are accepted from other nodes beside `cookie`, while it is being changed."""
     dns_port: Port = DEFAULT_DNS_PORT
     """UDP and TCP port of DNS; 0: any. The registered port is 53."""
@@ -137,7 +137,7 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
     admin_token_file: str | None = None
     """A file whose first line is the admin token; each further line is a token that is accepted too.
     SIGHUP has it read again."""
-    admin_tokens_accepted: list[str] = []
+    admin_token_accepted: list[str] = []
     """Tokens that are accepted beside `admin_token`, while it is being changed."""
     trusted_proxies: list[str] = []
     """Networks (CIDR) whose `Forwarded` and `X-Forwarded-For` headers are believed."""
@@ -205,13 +205,13 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
     @property
     def all_cookies(self) -> tuple[str, ...]:
         """The cookie, then those that are accepted beside it."""
-        return tuple(dict.fromkeys([self.cookie, *self.cookies_accepted]))
+        return tuple(dict.fromkeys([self.cookie, *self.cookie_accepted]))
 
     @property
     def admin_tokens(self) -> tuple[str, ...]:
         """Every token the admin routes take; none if they need none."""
         given = [self.admin_token] if self.admin_token else []
-        return tuple(dict.fromkeys([*given, *self.admin_tokens_accepted]))
+        return tuple(dict.fromkeys([*given, *self.admin_token_accepted]))
 
     @property
     def http_listen(self) -> tuple[str, int]:

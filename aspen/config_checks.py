@@ -113,20 +113,20 @@ def _secret_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
         Cookie(config.cookie)
     except ConfigError as error:
         yield f"cookie: {error}"
-    for setting in ("cookies_accepted", "admin_tokens_accepted"):
+    for setting in ("cookie_accepted", "admin_token_accepted"):
         if len(getattr(config, setting)) > SECRETS_ACCEPTED:
             yield f"{setting}: more than {SECRETS_ACCEPTED}; take out those that nobody uses any more"
-    for number, cookie in enumerate(config.cookies_accepted, 1):
+    for number, cookie in enumerate(config.cookie_accepted, 1):
         try:
             Cookie(cookie)
         except ConfigError as error:
-            yield f"cookies_accepted, number {number}: {error}"
+            yield f"cookie_accepted, number {number}: {error}"
     if config.admin_token is not None and not config.admin_token.strip():
         yield "admin_token is empty"
-    if config.admin_tokens_accepted and not config.admin_token:
-        yield "admin_tokens_accepted needs an admin_token, beside which they are accepted"
-    if any(not token.strip() for token in config.admin_tokens_accepted):
-        yield "admin_tokens_accepted: one of them is empty"
+    if config.admin_token_accepted and not config.admin_token:
+        yield "admin_token_accepted needs an admin_token, beside which they are accepted"
+    if any(not token.strip() for token in config.admin_token_accepted):
+        yield "admin_token_accepted: one of them is empty"
 
 
 def _is_network(text: str) -> bool:
@@ -246,7 +246,7 @@ def _warnings(config: ClusterBootstrapConfig) -> Iterator[str]:
         )
     for setting, tokens in (
         ("admin_token", [config.admin_token] if config.admin_token else []),
-        ("admin_tokens_accepted", config.admin_tokens_accepted),
+        ("admin_token_accepted", config.admin_token_accepted),
     ):
         if any(len(token) < TOKEN_SHORT_CHARS for token in tokens):
             yield f"{setting} is shorter than {TOKEN_SHORT_CHARS} characters"

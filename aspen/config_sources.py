@@ -61,8 +61,8 @@ OTHER_SPELLINGS: Final = frozenset(
 
 # Two ways to give one secret: of one source, only one; a later source's replaces the other.
 _SECRET_FILES: Final = {
-    "cookie": ("cookie_file", "cookies_accepted"),
-    "admin_token": ("admin_token_file", "admin_tokens_accepted"),
+    "cookie": ("cookie_file", "cookie_accepted"),
+    "admin_token": ("admin_token_file", "admin_token_accepted"),
 }
 
 _CARGO: Final = (

@@ -23,7 +23,6 @@ _SECRET_WORDS: Final = frozenset(
     {
         "authorization",
         "cookie",
-        "cookies",
         "credential",
         "credentials",
         "passphrase",
@@ -35,7 +34,6 @@ _SECRET_WORDS: Final = frozenset(
         "signing",
         "ticket",
         "token",
-        "tokens",
         "tsig",
     }
 )
