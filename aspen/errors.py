@@ -18,6 +18,7 @@
     │   ├── ZoneRuleError           a record that may not stand in a zone (carries the rule)
     │   ├── MasterFileError         not a master file (carries the line)
     │   └── CommandError            not a replicated command, or one that breaks a limit
+    ├── BackupError                 a backup is damaged, cut short, or none (says at which byte)
     ├── HttpError                   an HTTP request is refused (carries status and code)
     ├── StorageError                LMDB or the disk failed; the node can't acknowledge writes
     │   └── StorageFull             no room: nothing was changed, and the same may be tried again
@@ -150,15 +151,21 @@ class MasterFileError(InputError):
         self.reason = reason
 
 
+class BackupError(AspenError):
+    """Not a backup, or one that is damaged. `offset` is the byte of the file where it shows."""
+
+    def __init__(self, reason: str, offset: int = 0) -> None:
+        super().__init__(f"at byte {offset}: {reason}")
+        self.offset = offset
+
+
 class CommandError(InputError):
     """Not a replicated command, or one that breaks a limit."""
 
 
 class HttpError(AspenError):
-    """An HTTP request is refused. `code` is the JSON `error` value, the message its `reason`.
-
-    With `close`, the connection ends after the answer: what follows on it can't be trusted.
-    """
+    """An HTTP request is refused. `code` is the JSON `error` value, the message its `reason`. With `close`,
+    the connection ends after the answer: what follows on it can't be trusted."""
 
     def __init__(
         self,

@@ -372,6 +372,15 @@ SNAPSHOT_RETRY_MS: Final = 1_000  # before a cut transfer is taken up again
 SNAPSHOT_TRIES: Final = 10  # without a chunk between them; then the transfer is given up
 SNAPSHOT_PROGRESS_MS: Final = 2_000  # between two lines of progress
 
+# --- backups -----------------------------------------------------------------------------------
+BACKUP_HEADER_BYTES: Final = 65_536  # of the frames that say what a backup is and how it ends
+BACKUP_CHUNK_BYTES: Final = SNAPSHOT_FRAME_BYTES  # of a chunk, compressed or not
+BACKUPS: Final = 1  # being sent by a node at one time: each keeps a moment of the store alive
+BACKUP_MS: Final = 3_600_000  # for one; then it is broken off, and the pages of its moment are free again
+BACKUP_PAUSE_MS: Final = 1  # between two chunks: the event loop has its turn
+BACKUP_READ_BYTES: Final = 262_144  # of a file, at a time
+BACKUP_COMMIT_CHUNKS: Final = 32  # of a backup restored in one transaction
+
 # --- checkpoints (is every member's state the same?) -------------------------------------------
 CHECKPOINT_MS: Final = 30_000  # for every member to say what it has
 CHECKPOINTS_KEPT: Final = 8

@@ -17,6 +17,7 @@ from typing import Final, Self
 
 import structlog
 
+from aspen.backup import Backups
 from aspen.cluster_check import ClusterCheck
 from aspen.cluster_view import NodeView
 from aspen.config import ClusterBootstrapConfig, ControlBackend
@@ -25,6 +26,7 @@ from aspen.dns.tsig_keys import TsigKeys
 from aspen.errors import ConfigError
 from aspen.housekeeping import Housekeeper
 from aspen.http.acme_challenge import AcmeChallengeRoutes
+from aspen.http.backup import BackupRoutes
 from aspen.http.cluster import ClusterRoutes, DnsStatus
 from aspen.http.connection import HttpLimits
 from aspen.http.control import CheckReport, ControlRoutes
@@ -362,6 +364,8 @@ class Node:
         HealthRoutes(self.health).add_routes(self.http.public)
         PeersRoutes(self).add_routes(self.http.admin)
         MetricsRoutes(NodeMetrics(self, store, self._endpoint).render).add_routes(self.http.admin)
+        backups = Backups(store, self.consensus.applied_in, self.node_id, self._clock.wall_ms)
+        BackupRoutes(backups.stream).add_routes(self.http.admin)
         ControlRoutes(self.control, self, self.view).add_routes(self.http.admin)
         TsigKeyRoutes(self.proposer, self.tsig_keys).add_routes(self.http.admin)
         self._stack.push_async_callback(self.http.close)

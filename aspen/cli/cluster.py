@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from aspen.cli import backup
 from aspen.cli.common import (
     EXIT_CODES,
     Addrs,
@@ -216,6 +217,9 @@ def ticket(as_json: Json = False, addr: Addrs = None, token: Token = None) -> No
         print_json({"ticket": told})
     else:
         print(told)
+
+
+backup.add_commands(app)
 
 
 def _peer(text: str, as_json: bool) -> dict[str, Any]:

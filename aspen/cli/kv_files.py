@@ -27,6 +27,7 @@ from aspen.cli.common import (
     text_or_escaped,
 )
 from aspen.cli.kv_shown import entry_json, json_to_bytes, shortened
+from aspen.cli.progress import progress
 from aspen.errors import InputError
 from aspen.limits import KV_BATCH_KEYS, KV_IMPORT_BYTES, KV_SCAN_DEFAULT
 
@@ -164,7 +165,7 @@ def import_(
         done = 0
         with (
             _reading(file) as source,
-            _progress("imported", None if file == "-" else os.stat(file).st_size) as advance,
+            progress("imported", None if file == "-" else os.stat(file).st_size) as advance,
         ):
             for pairs, octets in _batches(source):
                 await client.kv_batch(pairs)
@@ -189,7 +190,7 @@ def export(
         done = 0
         total = (await client.kv_scan(os.fsencode(prefix), count_only=True, limit=None)).count
         page = await client.kv_scan(os.fsencode(prefix), limit=KV_SCAN_DEFAULT)
-        with _writing(file) as out, _progress("exported", total) as advance:
+        with _writing(file) as out, progress("exported", total) as advance:
             while True:
                 for entry in page.entries:
                     line = {**json_bytes("key", entry.key), **json_bytes("value", entry.value)}
@@ -248,22 +249,3 @@ def _writing(file: str) -> Iterator[IO[bytes]]:
     else:
         with open(file, "wb") as target:
             yield target
-
-
-@contextmanager
-def _progress(what: str, total: int | None) -> Iterator[Any]:
-    """A bar on standard error, if that is a terminal: called with how much more, and the keys done."""
-    if not sys.stderr.isatty():
-        yield lambda _more, _done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"{what} 0", total=total)
-
-        def advance(more: int, done: int) -> None:
-            bar.update(task, advance=more, description=f"{what} {done}")
-
-        yield advance

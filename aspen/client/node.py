@@ -5,7 +5,7 @@ Every method returns what was asked for or raises a kind of `ClientError`; nothi
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -74,6 +74,10 @@ class NodeClient(Transport, KvCalls):
             timeout_ms=timeout_ms + CLIENT_REQUEST_MS,
         )
         return read_json(body, dict[str, Any])
+
+    def backup(self) -> AsyncGenerator[bytes, None]:
+        """A backup of the node's state, in pieces: whether it is whole, its own trailer tells."""
+        return self.parts("/v1/cluster/backup")
 
     async def ready(self) -> bool:
         """Whether the node serves reads and knows a leader."""

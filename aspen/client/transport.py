@@ -7,8 +7,8 @@ the caller knows whether writing twice is harmless.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Mapping
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeVar
 from urllib.parse import quote
@@ -145,16 +145,10 @@ class Transport:
     async def stream(
         self, path: str, query: Query | None = None, *, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[bytes]:
-        """The lines of an answer that goes on, as they come. Raises a kind of `ClientError`,
-        `ClientUnavailable` when it breaks off or is silent for too long."""
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=self._timeout.sock_connect, sock_read=CLIENT_SILENCE_MS / 1_000
-        )
-        async with self._sent("GET", path, query, None, headers, timeout) as response:
-            if response.status != 200:
-                raise refusal(response.status, await _read_bounded(response), False)
-            rest = bytearray()
-            async for part in response.content.iter_any():
+        """The lines of an answer that goes on, as they come. Raises as `parts` does."""
+        rest = bytearray()
+        async with aclosing(self.parts(path, query, headers=headers)) as parts:
+            async for part in parts:
                 rest += part
                 *lines, last = rest.split(b"\n")
                 for line in lines:
@@ -162,6 +156,20 @@ class Transport:
                 rest = last
                 if len(rest) > CLIENT_RESPONSE_BYTES:
                     raise ClientError(200, "answer_too_large", "the node's answer is too large")
+
+    async def parts(
+        self, path: str, query: Query | None = None, *, headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes of an answer of any length, as they come. Raises a kind of `ClientError`,
+        `ClientUnavailable` when it breaks off or is silent for too long."""
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=self._timeout.sock_connect, sock_read=CLIENT_SILENCE_MS / 1_000
+        )
+        async with self._sent("GET", path, query, None, headers, timeout) as response:
+            if response.status != 200:
+                raise refusal(response.status, await _read_bounded(response), False)
+            async for part in response.content.iter_any():
+                yield part
 
     @asynccontextmanager
     async def _sent(

@@ -36,7 +36,7 @@ from aspen.raft.roster import CLUSTER_ID_BYTES, NO_CLUSTER, ChangeContext, Membe
 from aspen.raft.snapshots import OpenStream
 from aspen.raft.storage import LmdbLog
 from aspen.raft.writer import Retention, StateMachine, WriteJob
-from aspen.state.store import Store
+from aspen.state.store import Store, Txn
 
 log = structlog.get_logger("aspen.raft")
 
@@ -159,6 +159,10 @@ class Consensus:
         """Whether this node belongs to a cluster, or has a log of one."""
         return self.driver.raw.term > 0 or self.driver.raw.last_index > 0
 
+    def applied_in(self, txn: Txn) -> tuple[int, int, Roster]:
+        """Index, term and membership of the state that a transaction sees."""
+        return self._log_storage.read_applied(txn)
+
     @property
     def first_index(self) -> int:
         """The oldest entry still in the log."""
@@ -205,7 +209,9 @@ class Consensus:
         roster = self.driver.roster
         own = roster.cluster_id if roster.members else self._joining
         if NO_CLUSTER not in (own, peer_cluster_id) and own != peer_cluster_id:
-            return "foreign_cluster"
+            # Of the cluster that this one was recovered from: it has to begin anew.
+            left_behind = peer_cluster_id in roster.former_clusters and roster.has_removed(peer_endpoint_id)
+            return "removed" if left_behind else "foreign_cluster"
         holder = roster.by_endpoint(peer_endpoint_id)
         if holder is not None:
             return None if holder.node_id == peer_node_id else "node_id_claimed"

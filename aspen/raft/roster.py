@@ -58,6 +58,8 @@ class Roster(msgspec.Struct, frozen=True, array_like=True):
     """The keys removed last, oldest first, without those that are members again."""
     version: int = 0
     """Changes that made it: of two rosters of a cluster, the newer has the higher one."""
+    former_clusters: tuple[bytes, ...] = ()
+    """Ids of clusters that this one was made of when they had lost their majority (`recovered`)."""
 
     @property
     def joint(self) -> bool:
@@ -105,13 +107,31 @@ class Roster(msgspec.Struct, frozen=True, array_like=True):
             *conf_state.learners_next,
         }
         kept = tuple(members[node_id] for node_id in sorted(members) if node_id in present)
-        return Roster(cluster_id, conf_state, kept, self._removed_after(kept), self.version + 1)
+        removed = self._removed_after(kept)
+        return Roster(cluster_id, conf_state, kept, removed, self.version + 1, self.former_clusters)
+
+    def recovered(self, node_id: int, cluster_id: bytes) -> Roster:
+        """A new cluster of one member, of this one that has lost its majority. All others are removed, and
+        are told so if they come back: they name a former cluster's id."""
+        kept = tuple(
+            msgspec.structs.replace(member, cluster_id=cluster_id)
+            for member in self.members
+            if member.node_id == node_id
+        )
+        former = (*self.former_clusters, self.cluster_id)[-RAFT_REMOVED_MEMBERS:]
+        removed, version = self._removed_after(kept), self.version + 1
+        return Roster(cluster_id, ConfState(voters=(node_id,)), kept, removed, version, former)
 
     def _removed_after(self, kept: tuple[Member, ...]) -> tuple[FormerMember, ...]:
         here = {member.endpoint_id for member in kept}
         gone = (FormerMember(member.node_id, member.endpoint_id) for member in self.members)
         removed = [former for former in (*self.removed, *gone) if former.endpoint_id not in here]
         return tuple(removed[-RAFT_REMOVED_MEMBERS:])
+
+
+def roster_of_one(member: Member) -> Roster:
+    """The membership of a cluster that has just this voter."""
+    return Roster(member.cluster_id, ConfState(voters=(member.node_id,)), (member,), version=1)
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
-from aspen.errors import StorageError, invariant
+from aspen.errors import InvariantViolation, StorageError, invariant
 from aspen.limits import RAFT_COMPACT_ENTRIES, RAFT_LOG_CACHE_BYTES, RAFT_LOG_CACHE_ENTRIES
 from aspen.raft.log import LogCompacted, LogUnavailable
 from aspen.raft.messages import ConfState, Entry, EntryKind, HardState, Snapshot
@@ -250,18 +250,10 @@ class LmdbLog:
 
     def put_installed(self, txn: Txn, tables: dict[str, Any], install: Installed) -> None:
         """This node's own part of an environment made from a snapshot."""
-        meta = tables["meta"]
-        invariant(self.node is not None, "a node without identity installs a snapshot")
-        hard_state = install.hard_state
-        position = _POSITION.pack(install.index, install.term)
-        put_schema(txn, meta)
-        txn.put(
-            _META_HARD_STATE, _HARD_STATE.pack(hard_state.term, hard_state.vote, hard_state.commit), db=meta
-        )
-        txn.put(_META_APPLIED, position, db=meta)
-        txn.put(_META_LOG_START, position, db=meta)
-        txn.put(_META_ROSTER, encode_roster(install.roster), db=meta)
-        txn.put(_META_IDENTITY, msgspec.msgpack.encode(self.node), db=meta)
+        node = self.node
+        if node is None:
+            raise InvariantViolation("a node without identity installs a snapshot")
+        put_own_part(txn, tables, node, install)
 
     def put_hard_state(self, txn: Txn, hard_state: HardState) -> None:
         value = _HARD_STATE.pack(hard_state.term, hard_state.vote, hard_state.commit)
@@ -285,6 +277,19 @@ class LmdbLog:
                 f"the data directory {self._store.data_dir} belongs to node {self.node.node_id} "
                 "with another node id or key"
             )
+
+
+def put_own_part(txn: Txn, tables: dict[str, Any], node: NodeRecord, install: Installed) -> None:
+    """What a node keeps of itself beside a state that stands for all of the log so far."""
+    meta = tables["meta"]
+    hard_state = install.hard_state
+    position = _POSITION.pack(install.index, install.term)
+    put_schema(txn, meta)
+    txn.put(_META_HARD_STATE, _HARD_STATE.pack(hard_state.term, hard_state.vote, hard_state.commit), db=meta)
+    txn.put(_META_APPLIED, position, db=meta)
+    txn.put(_META_LOG_START, position, db=meta)
+    txn.put(_META_ROSTER, encode_roster(install.roster), db=meta)
+    txn.put(_META_IDENTITY, msgspec.msgpack.encode(node), db=meta)
 
 
 def _no_snapshot() -> Snapshot:

@@ -91,6 +91,11 @@ class Machine:
         self._changed_packets: set[bytes] = set()
         self._moved = False
 
+    @property
+    def time_ms(self) -> int:
+        """The highest time that a leader has given a command."""
+        return self._time_ms
+
     def begin(self, txn: Txn) -> None:
         """Take up the state of `txn`; call first in every transaction that applies."""
         value = txn.get(_TIME, db=self._store.tables["machine"])
