@@ -398,6 +398,11 @@ NET_RECONNECT_MAX_MS: Final = 2_000
 NET_HELLO_BYTES: Final = 1_024
 NET_REFUSAL_LOG_MS: Final = 60_000  # a refusal of one kind is logged once in this time
 NET_DIAL_MS: Final = 2_000  # from the first datagram to an authenticated connection, at one address
+NET_RELAY_AFTER_MS: Final = 300  # without a direct connection, before a relay is dialled too
+NET_PROBE_MIN_MS: Final = 1_000  # between two rounds of looking for a direct way; doubles
+NET_PROBE_MAX_MS: Final = 25_000  # within what NATs remember (RFC 4787 §4.3 asks for more; many keep 30 s)
+NET_PROBE_TICK_MS: Final = 500
+NET_RETIRE_MS: Final = 30_000  # for streams to end on a connection that a better one has replaced
 NET_DIAL_BACKLOG_BYTES: Final = 1_048_576  # frames that wait for a dial (one larger frame waits alone)
 NET_UNREACHABLE_MS: Final = 100  # a peer is reported unreachable once in this time
 NET_UNAUTHENTICATED_BYTES: Final = 262_144  # all a peer may send before it is authenticated
@@ -484,7 +489,7 @@ assert NET_STREAMS * NET_STREAM_WINDOW_BYTES <= NET_RECEIVE_WINDOW_BYTES
 assert NET_STREAM_TURN_BYTES <= NET_STREAM_SEND_BYTES
 assert NET_HELLO_BYTES < NET_UNAUTHENTICATED_BYTES < NET_RECEIVE_WINDOW_BYTES
 assert NET_DATAGRAM_BYTES <= NET_LOOPBACK_DATAGRAM_BYTES <= 16_384
-assert NET_DIAL_MS < NET_HANDSHAKE_MS < NET_IDLE_MS
+assert NET_RELAY_AFTER_MS < NET_DIAL_MS < NET_HANDSHAKE_MS < NET_IDLE_MS
 assert NET_DATAGRAM_BYTES <= RELAY_DATAGRAM_BYTES < RELAY_FRAME_BYTES < RELAY_BYTES_BURST
 assert RELAY_RECONNECT_MAX_MS < NET_IDLE_MS // 2
 assert RELAY_CLIENTS + HTTP_CONNECTIONS_PER_CLIENT < HTTP_CONNECTIONS

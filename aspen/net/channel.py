@@ -1,7 +1,8 @@
 """One protocol over the node's endpoint: who may speak it, and how its frames get to their peer (shell).
 
 Each node sends its frames on a connection it dialled itself: between two nodes there are two connections,
-and neither side has to agree with the other which one to keep. Whoever has more to ask or to tell than a
+and neither side has to agree with the other which one to keep. How one is had, by which address and
+through which relay, is the `Dialler`'s. Whoever has more to ask or to tell than a
 frame opens a stream on the connection it dialled (`open_stream`).
 
 A peer that was killed leaves a connection here that only time could tell from a slow one. Two things tell
@@ -21,18 +22,21 @@ import structlog
 
 from aspen.identity import EndpointId
 from aspen.limits import NET_CONNECTIONS, NET_DIAL_MS
-from aspen.net.address_book import Address, AddressBook
+from aspen.net.address_book import AddressBook
 from aspen.net.connection import Connection, State
+from aspen.net.dialler import Dialler
 from aspen.net.handshake import REFUSAL_CODES, Hello, Peer
 from aspen.net.link import Link
 from aspen.net.refusals import Refusals
+from aspen.net.relayed import Relays
 from aspen.net.streams import FrameStream
 from aspen.net.transceiver import Transceiver
-from aspen.net.udp import SocketAddress, numeric, plain, resolve
+from aspen.net.udp import plain
 from aspen.z32 import encode_key
 
 log = structlog.get_logger("aspen.net")
 
+_ACCEPTED: Final = 2  # connections that one process of a peer may have to us
 _RESET_AGE_S: Final = 0.5  # a younger connection that is forgotten again is redialled with the usual wait
 
 
@@ -68,6 +72,7 @@ class Channel:
         service: Service,
         transceiver: Transceiver,
         address_book: AddressBook,
+        relays: Relays,
         refusals: Refusals,
         own_id: EndpointId,
     ) -> None:
@@ -80,12 +85,15 @@ class Channel:
         self._on_stream = service.on_stream
         self._links: dict[EndpointId, Link] = {}
         self._waiting: dict[Link, None] = {}
-        self._accepted: dict[EndpointId, Connection] = {}
+        self._accepted: dict[EndpointId, list[Connection]] = {}
+        """Connections that a peer dialled, the newest last."""
+        self._dialler = Dialler(service.alpn, transceiver, address_book, relays, self._start_task, self._lost)
         self._tasks: set[asyncio.Task[None]] = set()
         self._rng = random.Random()  # noqa: S311  jitter, not secrecy
 
     async def stop_tasks(self) -> None:
         """The first half of the end: nothing new is started."""
+        self._dialler.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -107,7 +115,7 @@ class Channel:
         link = self._link_to(endpoint_id)
         if link is None:
             return False
-        if not self._is_dialled(link) or not link.offer(frames):
+        if not self._dialler.is_dialled(link) or not link.offer(frames):
             self._report_unreachable(link)
             return False
         self._waiting[link] = None
@@ -120,7 +128,7 @@ class Channel:
         A node that starts dials the peers it knows, so that they learn of its new incarnation.
         """
         link = self._link_to(endpoint_id)
-        return link is not None and self._is_dialled(link)
+        return link is not None and self._dialler.is_dialled(link)
 
     async def open_stream(self, endpoint_id: EndpointId) -> FrameStream:
         """A stream to a peer, on the connection this node dialled; dials if need be. Close it when done.
@@ -129,7 +137,7 @@ class Channel:
         streams open to it already.
         """
         link = self._link_to(endpoint_id)
-        if link is None or not self._is_dialled(link):
+        if link is None or not self._dialler.is_dialled(link):
             raise ConnectionError("there is no way to the peer")
         connection = link.connection
         if connection is None or connection.state is not State.OPEN:
@@ -155,6 +163,10 @@ class Channel:
                 connection.refuse(code, f"node {connection.peer.node_id} is not admitted any more")
                 self._transceiver.mark(connection)
 
+    def relays_changed(self) -> None:
+        """A relay is connected that was not."""
+        self._dialler.relays_changed(self._links.values())
+
     # --- dialling ------------------------------------------------------------------------------
 
     def _link_to(self, endpoint_id: EndpointId) -> Link | None:
@@ -172,45 +184,10 @@ class Channel:
             link = self._links[endpoint_id] = Link(endpoint_id)
         return link
 
-    def _is_dialled(self, link: Link) -> bool:
-        """Whether there is a connection, or a dial in progress. Starts one unless it is too early."""
-        if link.connection is not None or link.resolving:
-            return True
-        if self._transceiver.now() < link.retry_at or not self._transceiver.has_room:
-            return False
-        addresses = self._address_book.addresses(link.endpoint_id)
-        if not addresses:
-            return False
-        address = addresses[link.attempts % len(addresses)]
-        link.attempts += 1
-        resolved = numeric(self._transceiver.family, address)
-        if resolved is not None:
-            link.connection = self._transceiver.dial(link.endpoint_id, resolved, self._service.alpn)
-        else:
-            link.resolving = True
-            self._start_task(self._dial_name(link, address))
-        return True
-
     def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _dial_name(self, link: Link, address: Address) -> None:
-        lookup = asyncio.to_thread(resolve, self._transceiver.family, address)
-        resolved: SocketAddress | None = None
-        try:
-            resolved = await asyncio.wait_for(lookup, NET_DIAL_MS / 1000)
-        except TimeoutError:
-            pass
-        finally:
-            link.resolving = False
-        if link.connection is not None or self._links.get(link.endpoint_id) is not link:
-            return
-        if resolved is None:
-            self._lost(link)
-        else:
-            link.connection = self._transceiver.dial(link.endpoint_id, resolved, self._service.alpn)
 
     def _lost(self, link: Link) -> None:
         link.lost(self._transceiver.now(), self._rng)
@@ -225,29 +202,29 @@ class Channel:
     def opened(self, connection: Connection) -> None:
         peer = connection.peer
         assert peer is not None
-        source = "connected" if connection.dialled else "inbound"
-        self._address_book.add(peer.endpoint_id, plain(connection.address), source)
+        if not connection.is_relayed:
+            source = "connected" if connection.dialled else "inbound"
+            self._address_book.add(peer.endpoint_id, plain(connection.address), source)
         log.info(
             "peer connected",
             node_id=peer.node_id,
             endpoint_id=encode_key(peer.endpoint_id),
             dialled=connection.dialled,
             protocol=connection.alpn,
+            path=connection.relay or "direct",
         )
         if connection.dialled:
             link = self._links[peer.endpoint_id]
-            link.opened(connection)
-            self._waiting[link] = None
+            if self._dialler.opened(link, connection):
+                link.opened(connection)
+                self._waiting[link] = None
         else:
             self._welcomed(connection, peer)
             self._service.on_connected(peer)
 
     def _welcomed(self, connection: Connection, peer: Peer) -> None:
         """A peer has dialled us: it is alive, as the incarnation it names, at the address it came from."""
-        older = self._accepted.get(peer.endpoint_id)
-        self._accepted[peer.endpoint_id] = connection
-        if older is not None:
-            self._transceiver.drop(older)
+        self._keep_accepted(connection, peer)
         link = self._links.get(peer.endpoint_id)
         if link is None:
             return
@@ -258,13 +235,26 @@ class Channel:
                 return  # both sides dial at the same time; ours is on its way
             if known is not None and known.incarnation == peer.incarnation:
                 return
+            if known is None and connection.is_relayed and not ours.is_relayed:
+                self._dialler.try_relay(link)  # it is there; whether directly, the dial will tell
+                return
             # The connection leads to a process that is gone, or is knocking where nobody listened.
-            self._transceiver.drop(ours)
-            link.connection = None
+            self._dialler.abandon(link)
             if known is not None:
                 self._report_unreachable(link)
         link.forgive()
-        self._is_dialled(link)
+        self._dialler.is_dialled(link)
+
+    def _keep_accepted(self, connection: Connection, peer: Peer) -> None:
+        """Beside the newest, one may stay on which the same process has something under way: it is moving
+        from a relay to a direct path, and ends the other itself."""
+        kept = self._accepted.setdefault(peer.endpoint_id, [])
+        for older in list(kept):
+            known = older.peer
+            if known is None or known.incarnation != peer.incarnation or len(kept) >= _ACCEPTED:
+                kept.remove(older)
+                self._transceiver.drop(older)
+        kept.append(connection)
 
     def received(self, connection: Connection, frames: list[bytes]) -> None:
         peer = connection.peer
@@ -307,15 +297,21 @@ class Channel:
                 dialled=connection.dialled,
                 protocol=connection.alpn,
             )
-            if self._accepted.get(peer.endpoint_id) is connection:
-                del self._accepted[peer.endpoint_id]
+            self._forget_accepted(connection, peer)
         if connection.listener_id is not None:
             link = self._links.get(connection.listener_id)
-            if link is not None and link.connection is connection:
+            if link is not None and self._dialler.closed(link, connection):
                 self._lost(link)
                 if connection.was_reset and self._transceiver.now() - connection.opened_at > _RESET_AGE_S:
                     link.forgive()  # somebody with the peer's key is there: the peer, restarted
-                    self._is_dialled(link)
+                    self._dialler.is_dialled(link)
+
+    def _forget_accepted(self, connection: Connection, peer: Peer) -> None:
+        kept = self._accepted.get(peer.endpoint_id, [])
+        if connection in kept:
+            kept.remove(connection)
+            if not kept:
+                del self._accepted[peer.endpoint_id]
 
     def flushing(self) -> None:
         if not self._waiting:

@@ -40,6 +40,7 @@ from aspen.net.handshake import (
     Peer,
 )
 from aspen.net.quic_internals import QuicPipe
+from aspen.net.relayed import relay_of
 from aspen.net.streams import Streams
 from aspen.net.udp import SocketAddress
 
@@ -110,6 +111,15 @@ class Connection:
         return self.listener_id is not None
 
     @property
+    def relay(self) -> str:
+        """The relay it goes through; empty on a direct one."""
+        return relay_of(self.address)
+
+    @property
+    def is_relayed(self) -> bool:
+        return bool(self.relay)
+
+    @property
     def peer(self) -> Peer | None:
         """Who is at the other end, once proven."""
         return None if self._handshake is None else self._handshake.peer
@@ -123,6 +133,11 @@ class Connection:
 
     def backlog_bytes(self) -> int:
         return self.quic.unacknowledged_bytes(FRAME_STREAM)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was sent on it has arrived, and no stream is open."""
+        return self.backlog_bytes() == 0 and self.streams.is_empty
 
     def is_quiet(self, now: float) -> bool:
         """Whether asking for `datagrams` may wait until the `deadline`."""

@@ -19,6 +19,7 @@ from aspen.net.channel import Channel, Service
 from aspen.net.connection import Connection
 from aspen.net.handshake import Credentials, Hello, Peer
 from aspen.net.refusals import Refusals
+from aspen.net.relayed import NoRelays, Relays, relay_of
 from aspen.net.streams import FrameStream
 from aspen.net.transceiver import Transceiver
 from aspen.net.udp import SocketAddress, plain
@@ -48,6 +49,9 @@ class ConnectionStatus:
     node_id: int
     dialled: bool
     address: Address
+    """Of no use if there is a `relay`."""
+    relay: str
+    """URL of the relay it goes through; empty if it is direct."""
     rtt_ms: float
     age_s: float
     alpn: str
@@ -66,18 +70,20 @@ class Endpoint:
         idle_ms: int = NET_IDLE_MS,
         max_datagram_bytes: int | None = None,
         refusals: Refusals | None = None,
+        relays: Relays | None = None,
     ) -> None:
         """`max_datagram_bytes` None means what fits every path (1200), and much more on loopback."""
+        relays = relays or NoRelays()
         self.identity = identity
         self.address_book = address_book
         self._refusals = refusals or Refusals(lambda: self._transceiver.now())
         credentials = {
             service.alpn: Credentials(identity, cookie, service.hello, service.admit) for service in services
         }
-        self._transceiver = Transceiver(self, identity, credentials, idle_ms, max_datagram_bytes)
+        self._transceiver = Transceiver(self, identity, credentials, idle_ms, max_datagram_bytes, relays)
         self._channels = {
             service.alpn: Channel(
-                service, self._transceiver, address_book, self._refusals, identity.endpoint_id
+                service, self._transceiver, address_book, relays, self._refusals, identity.endpoint_id
             )
             for service in services
         }
@@ -103,6 +109,15 @@ class Endpoint:
         for channel in self._channels.values():
             channel.forget_all()
 
+    def relayed(self, relay: str, endpoint_id: EndpointId, datagram_untrusted: bytes) -> None:
+        """A relay has brought a datagram, as it says from that peer."""
+        self._transceiver.relayed(relay, endpoint_id, datagram_untrusted)
+
+    def relays_changed(self) -> None:
+        """A relay is connected that was not."""
+        for channel in self._channels.values():
+            channel.relays_changed()
+
     def connections(self) -> list[ConnectionStatus]:
         """Every proven connection."""
         if not self._transceiver.is_running:
@@ -114,6 +129,7 @@ class Endpoint:
                 node_id=peer.node_id,
                 dialled=connection.dialled,
                 address=plain(connection.address),
+                relay=connection.relay,
                 rtt_ms=connection.quic.rtt_s * 1000,
                 age_s=now - connection.opened_at,
                 alpn=connection.alpn,
@@ -136,16 +152,20 @@ class Endpoint:
     def closed(self, connection: Connection) -> None:
         if connection.refusal is not None:
             code, reason = connection.refusal
-            host, port = plain(connection.address)
-            self._refusals.note(code, reason, peer=f"{host}:{port}", dialled=connection.dialled)
+            self._refusals.note(code, reason, peer=_peer(connection.address), dialled=connection.dialled)
         channel = self._channels.get(connection.alpn)
         if channel is not None:  # else it ended before it said what it wanted
             channel.closed(connection)
 
     def turned_away(self, code: str, address: SocketAddress) -> None:
-        host, port = plain(address)
-        self._refusals.note(code, "too many connections", peer=f"{host}:{port}", dialled=False)
+        self._refusals.note(code, "too many connections", peer=_peer(address), dialled=False)
 
     def flushing(self) -> None:
         for channel in self._channels.values():
             channel.flushing()
+
+
+def _peer(address: SocketAddress) -> str:
+    """For people."""
+    host, port = plain(address)
+    return relay_of(address) or f"{host}:{port}"

@@ -14,17 +14,52 @@ from aspen.errors import invariant
 from aspen.identity import EndpointId
 from aspen.limits import (
     NET_DIAL_BACKLOG_BYTES,
+    NET_PROBE_MAX_MS,
+    NET_PROBE_MIN_MS,
     NET_RECONNECT_MAX_MS,
     NET_RECONNECT_MIN_MS,
     NET_SEND_BACKLOG_BYTES,
     NET_UNREACHABLE_MS,
     RAFT_FRAME_BYTES,
 )
+from aspen.net.address_book import Address
 from aspen.net.connection import Connection, State
 
 
 class Random(Protocol):
     def random(self) -> float: ...
+
+
+class Probe:
+    """Which address of a peer behind a relay to try directly, and when."""
+
+    __slots__ = ("_addresses", "_at", "_interval_ms", "_tried")
+
+    def __init__(self) -> None:
+        self.rest()
+
+    def rest(self) -> None:
+        """There is a direct way: begin anew when it is lost."""
+        self._addresses: frozenset[Address] = frozenset()
+        self._at = 0.0
+        self._interval_ms = NET_PROBE_MIN_MS
+        self._tried = 0
+
+    def next(self, addresses: Sequence[Address], now: float, rng: Random) -> Address | None:
+        """The address to try now, if any: all in turn, then a wait; a new address ends the wait."""
+        known = frozenset(addresses)
+        if not known <= self._addresses:
+            self.rest()
+        self._addresses = known
+        if not addresses or now < self._at:
+            return None
+        address = addresses[self._tried % len(addresses)]
+        self._tried += 1
+        if self._tried >= len(addresses):
+            self._tried = 0
+            self._at = now + self._interval_ms * (0.5 + rng.random() / 2) / 1000
+            self._interval_ms = min(2 * self._interval_ms, NET_PROBE_MAX_MS)
+        return address
 
 
 class Link:
@@ -37,8 +72,11 @@ class Link:
         "endpoint_id",
         "failures",
         "openers",
+        "probe",
+        "relay_attempts",
         "resolving",
         "retry_at",
+        "rival",
         "waiting",
         "waiting_bytes",
     )
@@ -46,6 +84,11 @@ class Link:
     def __init__(self, endpoint_id: EndpointId) -> None:
         self.endpoint_id = endpoint_id
         self.connection: Connection | None = None
+        self.rival: Connection | None = None
+        """A dial beside `connection`, which becomes that if it is proven first, or is direct."""
+        self.probe = Probe()
+        self.relay_attempts = 0
+        """Dials through relays since the last success: which relay comes next."""
         self.resolving = False
         """A host name is being looked up for the next dial."""
         self.waiting: list[bytes] = []
@@ -62,7 +105,7 @@ class Link:
     @property
     def is_idle(self) -> bool:
         """Whether nothing but the wait for the next dial would be forgotten with it."""
-        return self.connection is None and not self.resolving
+        return self.connection is None and self.rival is None and not self.resolving
 
     def offer(self, frames: Sequence[bytes]) -> bool:
         """Queue frames to leave in order. False if that would be over the bound; nothing is queued then."""
@@ -94,9 +137,8 @@ class Link:
         self.waiting_bytes = 0
 
     def opened(self, connection: Connection) -> None:
-        self.failures = 0
-        self.attempts = 0
-        self.retry_at = 0.0
+        self.forgive()
+        self.relay_attempts = 0
         openers, self.openers = self.openers, []
         for opener in openers:
             if not opener.done():

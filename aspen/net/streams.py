@@ -286,6 +286,11 @@ class Streams:
     # --- what goes to QUIC ----------------------------------------------------------------------
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there are none, not even one that is over and still has something to arrive."""
+        return not self._streams
+
+    @property
     def has_more(self) -> bool:
         return any(stream.has_more for stream in self._streams.values())
 

@@ -1,4 +1,4 @@
-"""All QUIC connections over one UDP socket: reading, timers, and one flush for everything queued (shell).
+"""All QUIC connections over one UDP socket, and over relays: reading, timers, one flush for all (shell).
 
 Everything happens in event-loop callbacks: the socket is readable, a timer fires, or someone has queued
 something. Each ends in one flush, so that what was queued in one turn of the loop leaves in as few
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
 from aspen.errors import ConfigError
@@ -30,6 +30,7 @@ from aspen.net.connection import Connection, State
 from aspen.net.demultiplexer import Demultiplexer
 from aspen.net.handshake import Credentials
 from aspen.net.quic_internals import QuicPipe, ResetTokens, dialler_configuration, listener_configuration
+from aspen.net.relayed import RelayAddress, Relays, relay_address, relay_of
 from aspen.net.streams import FrameStream
 from aspen.net.udp import SocketAddress, is_loopback, open_udp, received_from
 
@@ -71,6 +72,7 @@ class Transceiver:
         credentials: Mapping[str, Credentials],
         idle_ms: int,
         max_datagram_bytes: int | None,
+        relays: Relays,
     ) -> None:
         """`credentials` are by ALPN: what each protocol is spoken with."""
         far = max_datagram_bytes or NET_DATAGRAM_BYTES
@@ -83,17 +85,21 @@ class Transceiver:
         self.connections: set[Connection] = set()
         self.family = socket.AF_INET
         self._owner = owner
+        self._relays = relays
+        self._relayed: list[tuple[bytes, SocketAddress]] = []
+        """Datagrams that came through relays, in this turn of the loop."""
         self._credentials = credentials
         self._ping_s = idle_ms / 1000 * _PING_PART
         silence_s = idle_ms / 1000 * _SILENCE_PART
+        self._near_bytes, self._far_bytes = near, far
+        sizes = {near, far, NET_DATAGRAM_BYTES}
         self._listening = {
-            True: listener_configuration(identity, list(credentials), silence_s, near),
-            False: listener_configuration(identity, list(credentials), silence_s, far),
+            size: listener_configuration(identity, list(credentials), silence_s, size) for size in sizes
         }
         self._dialling = {
-            (alpn, is_near): dialler_configuration(alpn, silence_s, near if is_near else far)
+            (alpn, size): dialler_configuration(alpn, silence_s, size)
             for alpn in credentials
-            for is_near in (True, False)
+            for size in sizes
         }
         self._unproven: dict[Connection, None] = {}  # accepted, not proven; the oldest first
         self._dirty: dict[Connection, None] = {}
@@ -135,7 +141,7 @@ class Transceiver:
     def dial(self, listener_id: EndpointId, address: SocketAddress, alpn: str) -> Connection:
         """Start a connection to a peer. What becomes of it, the owner hears."""
         now = self.now()
-        quic = QuicPipe(self._dialling[alpn, is_loopback(address)], reset_tokens=self._reset_tokens)
+        quic = QuicPipe(self._dialling[alpn, self._datagram_bytes(address)], reset_tokens=self._reset_tokens)
         connection = Connection(
             quic,
             self._credentials,
@@ -179,28 +185,57 @@ class Transceiver:
             self._socket.close()
             self._socket = None
 
+    def _datagram_bytes(self, address: SocketAddress) -> int:
+        """How large a datagram that way may be."""
+        if relay_of(address):
+            return NET_DATAGRAM_BYTES
+        return self._near_bytes if is_loopback(address) else self._far_bytes
+
     # --- the network's side --------------------------------------------------------------------
+
+    def relayed(self, relay: str, endpoint_id: EndpointId, datagram_untrusted: bytes) -> None:
+        """A datagram came through a relay, which says who sent it; QUIC finds out whether that is true."""
+        if self._socket is None or self._loop is None:
+            return
+        if not self._relayed:
+            self._loop.call_soon(self._take_relayed)
+        self._relayed.append((datagram_untrusted, relay_address(relay, endpoint_id)))
+
+    def _take_relayed(self) -> None:
+        datagrams, self._relayed = self._relayed, []
+        if self._socket is not None:
+            now = self.now()
+            self._settle_all([self._take(datagram, address, now) for datagram, address in datagrams], now)
 
     def _readable(self) -> None:
         if self._socket is None or self._loop is None:
             return
         now = self.now()
-        touched: dict[Connection, None] = {}
+        touched: list[Connection | None] = []
         view = memoryview(self._buffer)
-        self._flush_scheduled = True  # at the end of this
+        self._flush_scheduled = True  # by `_settle_all`
         for _ in range(NET_DATAGRAMS_PER_TURN):
             try:
                 size, address = self._socket.recvfrom_into(self._buffer)
             except OSError:
                 break  # nothing left, or an ICMP error that QUIC's own timers will find out about
-            datagram, address = bytes(view[:size]), received_from(address)
-            connection = self._demultiplexer.route(datagram, address, now)
-            if connection is not None:
-                connection.receive(datagram, address, now)
-                touched[connection] = None
+            touched.append(self._take(bytes(view[:size]), received_from(address), now))
+        self._settle_all(touched, now)
+
+    def _take(self, datagram_untrusted: bytes, address: SocketAddress, now: float) -> Connection | None:
+        """Give a datagram to the connection it belongs to."""
+        connection = self._demultiplexer.route(datagram_untrusted, address, now)
+        if connection is not None:
+            connection.receive(datagram_untrusted, address, now)
+        return connection
+
+    def _settle_all(self, touched: Iterable[Connection | None], now: float) -> None:
+        """After a turn's datagrams: each connection once."""
+        self._flush_scheduled = True  # at the end of this
         try:
-            for connection in touched:
-                self._settle(connection, now)
+            for connection in dict.fromkeys(touched):
+                if connection is not None:
+                    self._settle(connection, now)
         finally:
             self._flush()
 
@@ -208,7 +243,7 @@ class Transceiver:
         self, original_id: bytes, retry_source_id: bytes | None, address: SocketAddress, now: float
     ) -> Connection:
         quic = QuicPipe(
-            self._listening[is_loopback(address)],
+            self._listening[self._datagram_bytes(address)],
             reset_tokens=self._reset_tokens,
             original_destination_connection_id=original_id,
             retry_source_connection_id=retry_source_id,
@@ -294,6 +329,9 @@ class Transceiver:
 
     def _put_on_wire(self, datagram: bytes, address: SocketAddress) -> None:
         if self._socket is None:
+            return
+        if isinstance(address, RelayAddress):
+            self._relays.send(address.relay, address.endpoint_id, datagram)
             return
         try:
             self._socket.sendto(datagram, address)

@@ -36,6 +36,7 @@ class Station:
         on_stream: Callable[[Peer, FrameStream], Awaitable[None]] | None = None,
         on_refused: Callable[[bytes, str], None] | None = None,
         services: Sequence[Service] = (),
+        relay: Carrier | None = None,
     ) -> None:
         self.identity = identity or Identity.generate()
         self.id = self.identity.endpoint_id
@@ -65,6 +66,7 @@ class Station:
             idle_ms=idle_ms,
             max_datagram_bytes=max_datagram_bytes,
             refusals=refusals,
+            relays=None if relay is None else relay.serve(self),
         )
         self.channel = self.endpoint.channel(ALPN_RAFT)
 
@@ -121,6 +123,16 @@ class Station:
             while not self.send(other, frame):  # noqa: ASYNC110  the wait between dials is what we wait for
                 await asyncio.sleep(0.001)
 
+    def paths(self) -> set[str]:
+        """Of all proven connections: `direct`, or the relay's URL."""
+        return {status.relay or "direct" for status in self.endpoint.connections()}
+
+    async def moves(self, to: str, within_s: float = 30) -> None:
+        """Returns once all connections go that way."""
+        async with asyncio.timeout(within_s):
+            while self.paths() != {to}:  # noqa: ASYNC110  connections can't be awaited from outside
+                await asyncio.sleep(0.01)
+
     def kill(self) -> None:
         """End without a word, as a killed process does: the port is free, nobody was told."""
         transceiver = self.endpoint._transceiver
@@ -129,6 +141,42 @@ class Station:
         transceiver._loop.remove_reader(transceiver._socket.fileno())
         transceiver._socket.close()
         transceiver._socket = None
+
+
+class Carrier:
+    """A relay without a network: whom it serves is in this process, and it remembers what it carried."""
+
+    URL = "wss://relay.example.com/relay"
+
+    def __init__(self) -> None:
+        self.carried: list[bytes] = []
+        self.works = True
+        self._stations: dict[bytes, Station] = {}
+
+    def serve(self, station: Station) -> CarrierSide:
+        self._stations[station.id] = station
+        return CarrierSide(self, station.id)
+
+    def carry(self, sender: bytes, to: bytes, datagram: bytes) -> None:
+        self.carried.append(datagram)
+        if self.works and to in self._stations:
+            endpoint = self._stations[to].endpoint
+            asyncio.get_running_loop().call_soon(endpoint.relayed, self.URL, sender, datagram)
+
+
+class CarrierSide:
+    """What one station has of a `Carrier`."""
+
+    def __init__(self, carrier: Carrier, own_id: bytes) -> None:
+        self._carrier = carrier
+        self._own_id = own_id
+
+    def ways_to(self, endpoint_id: bytes) -> Sequence[str]:
+        return [Carrier.URL] if self._carrier.works else []
+
+    def send(self, relay: str, endpoint_id: bytes, datagram: bytes) -> None:
+        assert relay == Carrier.URL
+        self._carrier.carry(self._own_id, endpoint_id, datagram)
 
 
 class Stranger:
