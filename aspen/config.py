@@ -250,6 +250,12 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
         read = (parse_peer(text) for text in self.peers)
         return tuple(peer for peer in read if peer.node_id != self.node_id)
 
+    @property
+    def bootstrap_places(self) -> tuple[tuple[str, int], ...]:
+        """`iroh.bootstrap_nodes`, read. Raises `ConfigError`."""
+        port = self.quic_port or DEFAULT_QUIC_PORT
+        return tuple(parse_place("iroh.bootstrap_nodes", text, port) for text in self.iroh.bootstrap_nodes)
+
     def validate(self) -> list[str]:
         """Raise `ConfigError` naming every setting that can't be used; return the warnings."""
         from aspen.config_checks import check  # it imports this module
@@ -271,6 +277,27 @@ def parse_address(setting: str, text_untrusted: str) -> tuple[str, int]:
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
         raise ConfigError(f"{setting}: {text_untrusted!r} is not host:port (or [v6]:port)")
     return host, int(port)
+
+
+def parse_place(setting: str, text_untrusted: str, default_port: int) -> tuple[str, int]:
+    """Read `host` or `host:port`. Raises `ConfigError`."""
+    text = text_untrusted.strip()
+    has_port = text.rpartition("]")[2].count(":") == 1
+    if not has_port:
+        text = f"[{text}]:{default_port}" if text.count(":") and text[:1] != "[" else f"{text}:{default_port}"
+    host, port = parse_address(setting, text)
+    if not port or not host.isascii() or not host.isprintable() or set(host) & set(" /@"):
+        raise ConfigError(f"{setting}: {text_untrusted!r} is not a host, or host:port")
+    return host, port
+
+
+def is_address(text: str) -> bool:
+    """Whether a host is an IPv4 or IPv6 address, and not a name."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:

@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -27,15 +27,17 @@ from aspen.config import (
     Profile,
     RelayMode,
     expected,
+    is_address,
     is_loopback,
     parse_address,
     parse_peer,
     setting_types,
     settings,
 )
+from aspen.config_iroh import DnsUrl
 from aspen.errors import ConfigError, IdentityError
 from aspen.identity import Cookie, EndpointId, Identity
-from aspen.limits import DNS_STRING_BYTES, SECRETS_ACCEPTED
+from aspen.limits import BOOTSTRAP_NODES, DNS_STRING_BYTES, SECRETS_ACCEPTED
 from aspen.z32 import decode_key
 
 DISK_WARNING_PERCENT: Final = 80
@@ -164,6 +166,20 @@ def _outside_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
             yield f"iroh.pkarr_relay_url: {url!r} is not an http or https URL"
     if iroh.enable_pkarr and iroh.pkarr_republish_delay_secs == 0:
         yield "iroh.pkarr_republish_delay_secs must be greater than 0"
+    if len(iroh.bootstrap_nodes) > BOOTSTRAP_NODES:
+        yield f"iroh.bootstrap_nodes: at most {BOOTSTRAP_NODES} hosts, not {len(iroh.bootstrap_nodes)}"
+    origin = iroh.dns_discovery_origin
+    if origin is not None and not _is_domain_name(origin.rstrip(".") or "."):
+        yield f"iroh.dns_discovery_origin: {origin!r} is not a domain name"
+    try:
+        if iroh.dns_discovery_url is not None:
+            DnsUrl.parse(iroh.dns_discovery_url)
+    except ConfigError as error:
+        yield str(error)
+    try:
+        _ = config.bootstrap_places
+    except ConfigError as error:
+        yield str(error)
     for text in config.dns_server.dht_bootstrap_nodes:
         try:
             parse_address("dns_server.dht_bootstrap_nodes", text)
@@ -190,10 +206,10 @@ def _https_errors(https: HttpsConfig) -> Iterator[str]:
     if https.enable_dot and https.dot_port == https.port != 0:
         yield f"{section}: port and dot_port are both {https.port}; HTTPS and DoT need one each"
     for domain in https.domains:
-        if not (_is_domain_name(domain.rstrip(".")) or _is_address(domain)) or domain == ".":
+        if not (_is_domain_name(domain.rstrip(".")) or is_address(domain)) or domain == ".":
             yield f"{section}.domains: {domain!r} is not a domain name"
     if https.mode is CertMode.LETS_ENCRYPT:
-        if not https.domains or any(_is_address(domain) or "*" in domain for domain in https.domains):
+        if not https.domains or any(is_address(domain) or "*" in domain for domain in https.domains):
             yield f"{section}: cert_mode lets_encrypt needs domains, which are names without a wildcard"
         if importlib.util.find_spec("acme") is None:
             yield f"{section}: cert_mode lets_encrypt needs the extra: pip install 'aspen-dns[acme]'"
@@ -217,6 +233,8 @@ def _pkarr_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
 
 def _warnings(config: ClusterBootstrapConfig) -> Iterator[str]:
     iroh = config.iroh
+    if iroh.dns_discovery_url is not None and not iroh.enable_dns_discovery:
+        yield "iroh.dns_discovery_url has no effect: iroh.enable_dns_discovery is off"
     if iroh.enable_pkarr and not (iroh.enable_pkarr_relay or iroh.enable_pkarr_dht):
         yield "iroh.enable_pkarr_relay and enable_pkarr_dht are both off: enable_pkarr publishes nothing"
     if (
@@ -277,9 +295,6 @@ _UNBUILT: Final = {
     "iroh.relay_url": "iroh relays are not built yet",
     "iroh.relay_urls": "iroh relays are not built yet",
     "iroh.relay_mode": "iroh relays are not built yet",
-    "iroh.enable_dns_discovery": "DNS discovery is not built yet",
-    "iroh.dns_discovery_url": "DNS discovery is not built yet",
-    "iroh.bootstrap_nodes": "DNS discovery is not built yet",
 }
 
 
@@ -309,14 +324,6 @@ def _is_domain_name(text: str) -> bool:
         0 < len(label) <= 63 and label.isascii() and label.isprintable() and " " not in label
         for label in labels
     )
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _others_may_read(file: Path) -> int:

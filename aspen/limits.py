@@ -95,13 +95,11 @@ RATE_LIMIT_PEERS: Final = 65_536  # buckets kept, of those not full
 PKARR_CACHE_MIN_MS: Final = 300_000  # of a GET's Cache-Control, whatever its records' TTL
 PKARR_CACHE_MAX_MS: Final = 86_400_000
 PKARR_RELAY_MS: Final = 10_000  # for a relay of others to answer
-PKARR_DNS_MS: Final = 3_000  # for a DNS server of others to answer
-PKARR_DNS_TRIES: Final = 2
+DNS_ASK_MS: Final = 3_000  # for a DNS server of others to answer
+DNS_ASK_TRIES: Final = 2
 PKARR_RESOLVE_MS: Final = 12_000  # for all sources of a resolution together
 PKARR_REPUBLISH_MS: Final = 600_000  # between two publications of a node's own packet
 PKARR_PUBLISH_RETRY_MS: Final = 1_000  # before a failed one is tried again; doubles
-PKARR_SEEK_MIN_MS: Final = 1_000  # before peers without an address are looked up again; doubles
-PKARR_SEEK_MAX_MS: Final = 60_000
 PKARR_RESIGN_MS: Final = 86_400_000  # a packet is signed anew after that, changed or not
 
 # --- the BitTorrent DHT (BEP 5, BEP 44) --------------------------------------------------------
@@ -268,8 +266,20 @@ GOSSIP_MESSAGE_BYTES: Final = 16_384
 # --- multicast DNS -----------------------------------------------------------------------------
 MDNS_LOOKUPS: Final = 64  # services being looked up at a time
 MDNS_LOOKUP_MS: Final = 3_000
-MDNS_REFRESH_MS: Final = 15_000  # between two looks at this node's own addresses
+MDNS_REFRESH_MS: Final = 5_000  # between two looks at this node's own addresses
 MDNS_RETRY_MS: Final = 30_000
+
+# --- where others are, asked of DNS, pkarr and bootstrap nodes ---------------------------------
+
+LOOKUP_MS: Final = 30_000  # for one source to be asked everything
+LOOKUP_MIN_MS: Final = 1_000  # before a source is asked again while nodes are missing; doubles
+LOOKUP_MAX_MS: Final = 15_000
+LOOKUP_REFRESH_MS: Final = 120_000  # between two looks while nobody is missing
+LOOKUP_MISSING: Final = 16  # nodes looked up by key at a time
+LOOKUP_NODES: Final = 64  # taken from one answer
+LOOKUP_KNOCKS: Final = 16  # addresses asked at a time whose key they are
+BOOTSTRAP_NODES: Final = 64
+DNS_DISCOVERY_ORIGINS: Final = 8
 
 # --- tickets -----------------------------------------------------------------------------------
 TICKET_NODES: Final = 16

@@ -38,7 +38,7 @@ from aspen.http.peers import PeersRoutes, PeersStatus
 from aspen.http.server import Https, HttpServer
 from aspen.http.tsig_keys import TsigKeyRoutes
 from aspen.http.zones import ZoneRoutes
-from aspen.identity import Cookie, EndpointId, Identity
+from aspen.identity import Cookie, Identity
 from aspen.kv_service import KvService
 from aspen.limits import RAFT_REMOVED_GRACE_MS
 from aspen.net.address_book import AddressBook
@@ -49,6 +49,7 @@ from aspen.node_dht import NodeDht
 from aspen.node_discovery import Discovery
 from aspen.node_dns import NodeDns
 from aspen.node_health import NodeHealth
+from aspen.node_lookups import NodeLookups
 from aspen.node_metrics import NodeMetrics
 from aspen.node_pkarr import PkarrParts, assemble_pkarr
 from aspen.node_tls import acme_duty, open_certificates
@@ -218,7 +219,9 @@ class Node:
             await self._start_dns(store)
         await self._start_http(store)
         await self.dht.announce(self.quic_address)
-        self.dht.seek(self._peers_without_address, self._learn_address)
+        lookups = NodeLookups(self.config, self._endpoint, self.consensus, self.dht, self._greet_all)
+        lookups.start()
+        self._stack.push_async_callback(lookups.stop)
         self.housekeeper.start()
         self._stack.push_async_callback(self.housekeeper.stop)
 
@@ -390,13 +393,9 @@ class Node:
 
     # --- what the parts tell the node ---------------------------------------------------------
 
-    def _peers_without_address(self) -> list[EndpointId]:
-        known = self.address_book.addresses
-        return [peer.endpoint_id for peer in self.config.manual_peers if not known(peer.endpoint_id)]
-
-    def _learn_address(self, endpoint_id: EndpointId, address: tuple[str, int]) -> None:
-        self.address_book.add(endpoint_id, address, "pkarr")
-        self._transport.greet(list(self.consensus.known_peers))
+    def _greet_all(self) -> None:
+        members = [member.node_id for member in self.consensus.roster.members]
+        self._transport.greet([*self.consensus.known_peers, *members])
 
     def _leading_term(self) -> int | None:
         return self.consensus.driver.raw.term if self.consensus.is_leader else None

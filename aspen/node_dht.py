@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -20,7 +19,6 @@ from aspen.config import ClusterBootstrapConfig
 from aspen.dns.fallback import Elsewhere
 from aspen.housekeeping import Housekeeper
 from aspen.identity import EndpointId, Identity
-from aspen.limits import PKARR_SEEK_MAX_MS, PKARR_SEEK_MIN_MS
 from aspen.net.reachable import reachable_addresses
 from aspen.pkarr.dht import DhtClient, parse_bootstrap
 from aspen.pkarr.endpoint_info import Address, EndpointInfo, format_address, parse_address
@@ -35,7 +33,6 @@ from aspen.pkarr.resolver import DhtSource, Resolution, Resolver
 from aspen.raft.ports import Clock
 from aspen.state.packet_scan import LmdbPacketScan
 from aspen.state.packets import LmdbPackets
-from aspen.z32 import encode_key
 
 log = structlog.get_logger("aspen.pkarr")
 
@@ -138,28 +135,6 @@ class NodeDht:
         for address in found.info.addresses if found.info is not None else ():
             learn(endpoint_id, address)
         return found
-
-    def seek(self, wanted: Callable[[], Sequence[EndpointId]], learn: Learn) -> None:
-        """From now on, look up the endpoints that are `wanted`, for as long as they are."""
-        if not self._config.iroh.enable_pkarr:
-            return
-        task = asyncio.create_task(self._keep_seeking(wanted, learn))
-
-        async def stop() -> None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-        self._stack.push_async_callback(stop)
-
-    async def _keep_seeking(self, wanted: Callable[[], Sequence[EndpointId]], learn: Learn) -> None:
-        pause_ms = PKARR_SEEK_MIN_MS
-        while True:
-            for endpoint_id in wanted():
-                found = await self.find_peer(endpoint_id, learn)
-                if found.info is not None:
-                    log.info("peer found", endpoint=encode_key(endpoint_id), by=found.source)
-            await asyncio.sleep(pause_ms / 1_000)
-            pause_ms = min(2 * pause_ms, PKARR_SEEK_MAX_MS)
 
     async def close(self) -> None:
         await self._stack.aclose()

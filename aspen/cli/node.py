@@ -76,9 +76,11 @@ def run(
     workers: Annotated[int | None, _flag("UDP worker processes; 0 answers in the node's own. [1]")] = None,
     relay_url: Annotated[str | None, _flag("iroh relay. Not built yet.", "URL")] = None,
     enable_dns_discovery: Annotated[
-        bool, typer.Option("--enable-dns-discovery", help="Not built yet.")
+        bool, typer.Option("--enable-dns-discovery", help="Ask a DNS server where the cluster's nodes are.")
     ] = False,
-    dns_discovery_url: Annotated[str | None, _flag("DNS discovery service. Not built yet.", "URL")] = None,
+    dns_discovery_url: Annotated[
+        str | None, _flag("Which: dns://host:port, https://host/dns-query. [https://dns.iroh.link]", "URL")
+    ] = None,
     enable_pkarr: Annotated[
         bool,
         typer.Option("--enable-pkarr", help="Publish this node's address under its key, and find peers so."),

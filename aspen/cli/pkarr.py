@@ -313,14 +313,15 @@ def _look_everywhere(
 ) -> Resolution:
     import asyncio
 
-    from aspen.pkarr.dns_client import DnsSource, parse_server
+    from aspen.dns.client import PlainDns, parse_server
+    from aspen.pkarr.dns_client import DnsSource
     from aspen.pkarr.resolver import Resolver
 
     async def run() -> Resolution:
         async with AsyncExitStack() as stack:
             sources = await _open(stack, relays, dht, bootstrap)
             servers = [parse_server(server)] if server not in (None, "system") else []
-            dns = [DnsSource(origin, servers)] if server is not None else []
+            dns = [DnsSource(origin, PlainDns(servers))] if server is not None else []
             return await Resolver(sources, dns).resolve(key)
 
     return asyncio.run(run())

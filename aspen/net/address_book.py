@@ -19,7 +19,18 @@ Address = tuple[str, int]
 """Host (a name, or an IPv4 or IPv6 address) and UDP port."""
 
 # Most trusted first. A source that isn't named here comes last.
-SOURCES: Final = ("connected", "inbound", "manual", "ticket", "membership", "gossip", "mdns", "dns", "pkarr")
+SOURCES: Final = (
+    "connected",
+    "inbound",
+    "manual",
+    "ticket",
+    "membership",
+    "gossip",
+    "mdns",
+    "bootstrap",
+    "dns",
+    "pkarr",
+)
 _RANK: Final = {source: rank for rank, source in enumerate(SOURCES)}
 
 

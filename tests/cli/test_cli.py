@@ -208,12 +208,14 @@ def test_keygen_never_overwrites(aspen: Aspen, tmp_path: Path) -> None:
 def test_config_check(aspen: Aspen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "aspen.toml"
-    file.write_text('quic_port = 7311\ncookie = "hunter22hunter22"\n[iroh]\nenable_dns_discovery = true\n')
+    file.write_text(
+        'quic_port = 7311\ncookie = "hunter22hunter22"\n[iroh]\ndns_discovery_url = "dns://127.0.0.1"\n'
+    )
     result = aspen("config", "check", str(file))
     assert result.exit_code == 0
     assert "7311" in result.stdout
     assert "still needed to start a node: node_id" in result.stdout
-    assert "iroh.enable_dns_discovery has no effect yet" in result.stdout
+    assert "iroh.dns_discovery_url has no effect" in result.stdout
     assert "hunter22" not in result.stdout
     answer = json.loads(aspen("config", "check", "--config", str(file), "--json").stdout)
     assert answer["settings"]["quic_port"]["value"] == 7311

@@ -244,7 +244,7 @@ def test_all_errors_are_named_at_once() -> None:
         ({"http_addr": "127.0.0.1:80"}, "well-known"),
         ({"http_addr": "0.0.0.0:8080"}, "not served"),
         ({"admin_token": "short"}, "admin_token"),
-        ({"iroh": IrohConfig(enable_dns_discovery=True)}, "no effect yet"),
+        ({"iroh": IrohConfig(dns_discovery_url="dns://127.0.0.1")}, "no effect"),
         (
             {"iroh": IrohConfig(enable_pkarr=True, enable_pkarr_dht=False, enable_pkarr_relay=False)},
             "publishes nothing",
