@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, overload
 
 import blake3
 import nacl.exceptions
@@ -183,6 +183,65 @@ class Cookie:
         """A keyed BLAKE3 MAC (32 bytes) under the key derived for `context`."""
         key = self.derive(context)
         return lambda message: blake3.blake3(message, key=key).digest()
+
+
+Authenticator = Callable[[bytes], bytes]
+"""Makes the MAC of a message."""
+
+
+class Cookies:
+    """The cookie in use, and those accepted beside it while it is being changed. Others share this object:
+    what is changed here, they see."""
+
+    def __init__(self, *cookies: Cookie) -> None:
+        self.change(*cookies)
+
+    def __repr__(self) -> str:
+        return f"Cookies({len(self.all)})"
+
+    def change(self, current: Cookie, *accepted: Cookie) -> None:
+        self.all: tuple[Cookie, ...] = (current, *accepted)
+        """The one in use first."""
+
+    @property
+    def current(self) -> Cookie:
+        return self.all[0]
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Cookies:
+        """Raises `ConfigError`."""
+        return cls(*map(Cookie, texts))
+
+    def authenticators(self, context: str) -> Authenticators:
+        return Authenticators(self, context)
+
+
+class Authenticators(Sequence[Authenticator]):
+    """One for each cookie, the one in use first; they change as the cookies do."""
+
+    def __init__(self, cookies: Cookies, context: str) -> None:
+        self._cookies = cookies
+        self._context = context
+        self._made_of: tuple[Cookie, ...] = ()
+        self._made: tuple[Authenticator, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self._now())
+
+    @overload
+    def __getitem__(self, index: int) -> Authenticator: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Authenticator]: ...
+
+    def __getitem__(self, index: int | slice) -> Authenticator | Sequence[Authenticator]:
+        return self._now()[index]
+
+    def _now(self) -> tuple[Authenticator, ...]:
+        if self._made_of is not self._cookies.all:
+            self._made_of = self._cookies.all
+            self._made = tuple(cookie.authenticator(self._context) for cookie in self._made_of)
+        return self._made
 
 
 def fingerprint(data: bytes) -> str:

@@ -21,6 +21,8 @@ from aspen.backup import Backups
 from aspen.cluster_check import ClusterCheck
 from aspen.cluster_view import NodeView
 from aspen.config import ClusterBootstrapConfig, ControlBackend
+from aspen.config_security import apply_security_defaults
+from aspen.config_sources import with_secret_files
 from aspen.deterministic import DeterministicCluster
 from aspen.dns.tsig_keys import TsigKeys
 from aspen.errors import ConfigError
@@ -28,17 +30,16 @@ from aspen.housekeeping import Housekeeper
 from aspen.http.acme_challenge import AcmeChallengeRoutes
 from aspen.http.backup import BackupRoutes
 from aspen.http.cluster import ClusterRoutes, DnsStatus
-from aspen.http.connection import HttpLimits
 from aspen.http.control import CheckReport, ControlRoutes
 from aspen.http.doh import DohRoutes
 from aspen.http.forwarded import ClientAddress, parse_networks
 from aspen.http.health import HealthRoutes
 from aspen.http.metrics import MetricsRoutes
 from aspen.http.peers import PeersRoutes, PeersStatus
-from aspen.http.server import Https, HttpServer
+from aspen.http.server import HttpServer
 from aspen.http.tsig_keys import TsigKeyRoutes
 from aspen.http.zones import ZoneRoutes
-from aspen.identity import Cookie, Identity
+from aspen.identity import Cookies, Identity
 from aspen.kv_service import KvService
 from aspen.limits import RAFT_REMOVED_GRACE_MS
 from aspen.net.address_book import AddressBook
@@ -49,6 +50,7 @@ from aspen.node_dht import NodeDht
 from aspen.node_discovery import Discovery
 from aspen.node_dns import NodeDns
 from aspen.node_health import NodeHealth
+from aspen.node_http import open_http
 from aspen.node_lookups import NodeLookups
 from aspen.node_metrics import NodeMetrics
 from aspen.node_pkarr import PkarrParts, assemble_pkarr
@@ -94,7 +96,9 @@ async def bootstrap_node(config: ClusterBootstrapConfig, sockets: GivenSockets =
     if config.control_backend is ControlBackend.DETERMINISTIC:
         node._simulate()
         return node
+    node.config = config = with_secret_files(config)
     config.validate()
+    apply_security_defaults(config)
     try:
         await node._start()
     except BaseException:
@@ -130,6 +134,7 @@ class Node:
         self.quic_address: tuple[str, int] = ("", 0)
         self.dns_address: tuple[str, int] | None = None
         self.address_book = AddressBook()
+        self.cookies: Cookies
         self._stack = AsyncExitStack()
         self._ended = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
@@ -169,6 +174,7 @@ class Node:
 
     async def _start(self) -> None:
         data_dir = self.config.data_path
+        self.cookies = Cookies.of(self.config.all_cookies)
         lock = DataDirectoryLock(data_dir)
         self._stack.callback(lock.release)
         secret_key = self.config.iroh.secret_key
@@ -192,13 +198,15 @@ class Node:
         self.housekeeper = Housekeeper(self._leading_term, self._clock.wall_ms, self._clock.monotonic_ms)
         self.housekeeper.add(self._kv_service.expiry)
         self.housekeeper.add(ZoneCollection(self.proposer, self.zones))
-        acme = acme_duty(self.config, self.proposer, LmdbSettings(store))
+        acme = acme_duty(self.config, self.proposer, LmdbSettings(store), self.cookies)
         if acme is not None:
             self.housekeeper.add(acme)
         self.acme_challenges = AcmeChallengeRoutes(LmdbSettings(store), self.proposer)
         https = self.config.dns_server.https_config
         if https is not None:
-            self.certificates = open_certificates(self.config, https, data_dir, LmdbSettings(store))
+            self.certificates = open_certificates(
+                self.config, https, data_dir, LmdbSettings(store), self.cookies
+            )
             self.certificates.start()
             self._stack.push_async_callback(self.certificates.stop)
         scan = LmdbPacketScan(store)
@@ -256,10 +264,9 @@ class Node:
             on_connected=lambda peer: transport.peer_connected(peer),
             on_stream=lambda peer, stream: consensus.driver.catch_up.offers.serve(peer.node_id, stream),
         )
-        cookie = Cookie(config.cookie)
         self.discovery = discovery = Discovery(
             self.identity,
-            cookie,
+            self.cookies,
             self.address_book,
             consensus,
             lambda: self.quic_address,
@@ -267,7 +274,7 @@ class Node:
         )
         endpoint = Endpoint(
             identity=self.identity,
-            cookie=cookie,
+            cookies=self.cookies,
             services=[raft, discovery.service(raft.hello)] if config.iroh.enable_gossip else [raft],
             address_book=self.address_book,
         )
@@ -341,19 +348,8 @@ class Node:
         self.view.dns = DnsStatus(dns.settings.origins, dns.address[1])
 
     async def _start_http(self, store: Store) -> None:
-        config = self.config
-        https = config.dns_server.https_config
-        proxies = parse_networks(config.trusted_proxies, "trusted_proxies")
-        self.http = HttpServer(
-            listen=config.http_listen,
-            admin_listen=config.admin_listen,
-            admin_token=config.admin_token,
-            https=Https((config.https_host, https.port), self.certificates.context)
-            if https is not None and self.certificates is not None
-            else None,
-            limits=HttpLimits(unlimited_clients=proxies),
-            sockets=self._sockets,
-        )
+        proxies = parse_networks(self.config.trusted_proxies, "trusted_proxies")
+        self.http = open_http(self.config, self.certificates, proxies, self._sockets)
         if self.dns is not None:
             client = ClientAddress(proxies)
             DohRoutes(self.dns.answers, self.proposer, client).add_routes(self.http.public)

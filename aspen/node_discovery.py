@@ -13,7 +13,7 @@ from aspen.discovery.service import TOPIC_CONTEXT, GossipService
 from aspen.discovery.ticket import SignedTicket, Ticket, TicketNode, parse_ticket
 from aspen.errors import ConfigError, TicketError
 from aspen.http.peers import PeerAddress, PeerConnection, PeersStatus, PeerStatus
-from aspen.identity import Cookie, Identity, verify
+from aspen.identity import Cookie, Cookies, Identity, verify
 from aspen.limits import TICKET_NODES
 from aspen.net.address_book import Address, AddressBook
 from aspen.net.endpoint import ALPN_GOSSIP, ConnectionStatus, Hello, Peer, Service
@@ -29,7 +29,7 @@ class Discovery:
     def __init__(
         self,
         identity: Identity,
-        cookie: Cookie,
+        cookies: Cookies,
         address_book: AddressBook,
         consensus: Consensus,
         own_address: Callable[[], Address],
@@ -40,13 +40,15 @@ class Discovery:
         self._consensus = consensus
         self._own_address = own_address
         self._relay_url = relay_url
+        self._topics_of: tuple[Cookie, ...] = ()
+        self._topics: tuple[bytes, ...] = ()
         self._roster: Roster | None = None
         self._topology: Topology
-        self.topic = cookie.derive(TOPIC_CONTEXT)
+        self._cookies = cookies
         self.gossip = GossipService(
             GossipPorts(
                 own_id=identity.endpoint_id,
-                topic=self.topic,
+                topics=self.topics,
                 describe=self.describe,
                 topology=self.topology,
                 sign=identity.sign,
@@ -56,6 +58,13 @@ class Discovery:
             ),
             address_book,
         )
+
+    def topics(self) -> tuple[bytes, ...]:
+        """What tells this cluster's gossip from others', by the cookie in use and those accepted."""
+        if self._topics_of is not self._cookies.all:
+            self._topics_of = self._cookies.all
+            self._topics = tuple(cookie.derive(TOPIC_CONTEXT) for cookie in self._topics_of)
+        return self._topics
 
     def ticket(self) -> Ticket:
         """Where the cluster is: this node, and the members whose addresses are known.
@@ -72,7 +81,7 @@ class Discovery:
             if member.endpoint_id != own_id and addresses:
                 nodes.append(TicketNode(member.endpoint_id, addresses))
         nodes = sorted(nodes[:TICKET_NODES], key=lambda node: node.endpoint_id)
-        return Ticket(self.topic, roster.cluster_id, tuple(nodes))
+        return Ticket(self.topics()[0], roster.cluster_id, tuple(nodes))
 
     def use_ticket(self, text_untrusted: str) -> None:
         """Look for the nodes that a ticket names. Raises `ConfigError` for one that is of no use here."""
@@ -83,7 +92,7 @@ class Discovery:
                 read = read.ticket
         except TicketError as error:
             raise ConfigError(f"ticket: {error}") from None
-        if read.topic != self.topic:
+        if read.topic not in self.topics():
             raise ConfigError("ticket: it is of a cluster with another cookie than this node's")
         own_cluster = self._consensus.roster.cluster_id
         if own_cluster not in (NO_CLUSTER, read.cluster_id):
@@ -95,7 +104,7 @@ class Discovery:
     def mdns(self, host: str) -> Mdns:
         """Discovery on the link, for a node bound to `host`."""
         own = self._identity.endpoint_id
-        return Mdns(own, self.topic, self._address_book, lambda: self.describe().addresses, host)
+        return Mdns(own, self.topics, self._address_book, lambda: self.describe().addresses, host)
 
     def service(self, hello: Callable[[], Hello]) -> Service:
         """For the endpoint."""

@@ -13,7 +13,7 @@ from aspen.dns.sockets import adopt_udp, bind_tcp, bind_udp
 from aspen.dns.stream import Answers, Defer, Padding, TcpServer
 from aspen.dns.tally import ResponseTally
 from aspen.errors import ConfigError
-from aspen.identity import Cookie, Identity
+from aspen.identity import Cookies, Identity
 from aspen.state.ports import Proposer
 from aspen.state.settings import LmdbSettings
 from aspen.systemd import NO_SOCKETS, GivenSockets
@@ -30,7 +30,11 @@ _DOT: Final = "dot"  # RFC 7858's registered ALPN
 
 
 def open_certificates(
-    config: ClusterBootstrapConfig, https: HttpsConfig, data_dir: Path, settings: LmdbSettings
+    config: ClusterBootstrapConfig,
+    https: HttpsConfig,
+    data_dir: Path,
+    settings: LmdbSettings,
+    cookies: Cookies,
 ) -> Certificates:
     """The certificate that the configuration asks for. Raises `ConfigError`."""
     if https.mode is CertMode.MANUAL:
@@ -39,16 +43,18 @@ def open_certificates(
         return Certificates(Files(Path(https.cert_file), Path(https.key_file)))
     self_signed = SelfSigned(data_dir / "tls", https.domains or _own_names(config))
     if https.mode is CertMode.LETS_ENCRYPT:
-        return Certificates(Shared(settings, Box(Cookie(config.cookie)), self_signed))
+        return Certificates(Shared(settings, Box(cookies), self_signed))
     return Certificates(self_signed)
 
 
-def acme_duty(config: ClusterBootstrapConfig, proposer: Proposer, settings: LmdbSettings) -> AcmeDuty | None:
+def acme_duty(
+    config: ClusterBootstrapConfig, proposer: Proposer, settings: LmdbSettings, cookies: Cookies
+) -> AcmeDuty | None:
     """What the leader does for the cluster's certificate, if an ACME authority is to issue it."""
     https = config.dns_server.https_config
     if https is None or https.mode is not CertMode.LETS_ENCRYPT:
         return None
-    return AcmeDuty(https, proposer, settings, Box(Cookie(config.cookie)))
+    return AcmeDuty(https, proposer, settings, Box(cookies))
 
 
 def _own_names(config: ClusterBootstrapConfig) -> list[str]:

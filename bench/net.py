@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 import structlog
 import uvloop
 
-from aspen.identity import Cookie, Identity
+from aspen.identity import Cookie, Cookies, Identity
 from aspen.net.endpoint import ALPN_RAFT, AddressBook, Endpoint, Hello, Service
 from aspen.net.frames import FrameReader, encode_frames
 
@@ -41,7 +41,7 @@ class Quic:
         incarnation = os.urandom(8)
         self.endpoint = Endpoint(
             identity=mine,
-            cookie=Cookie("a cookie for the bench"),
+            cookies=Cookies(Cookie("a cookie for the bench")),
             services=[
                 Service(
                     alpn=ALPN_RAFT,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -14,6 +14,8 @@ from aspen.errors import AspenError, InvariantViolation
 
 if TYPE_CHECKING:
     from aspen.config import ClusterBootstrapConfig
+    from aspen.config_sources import LoadedConfig
+    from aspen.node import Node
 
 app = new_app("Run a node.")
 
@@ -132,7 +134,12 @@ def run_node(config_file: Path | None, flags: dict[str, Any]) -> None:
     from aspen.config_security import apply_security_defaults, security_report
     from aspen.config_sources import NODE_DEFAULTS, load_config
 
-    loaded = load_config(config_file=config_file, environment=os.environ, flags=flags, defaults=NODE_DEFAULTS)
+    def load() -> LoadedConfig:
+        return load_config(
+            config_file=config_file, environment=os.environ, flags=flags, defaults=NODE_DEFAULTS
+        )
+
+    loaded = load()
     warnings = [*loaded.validate(), *apply_security_defaults(loaded.config).values()]
     logs.configure(loaded.config.log_format, loaded.config.log_level)
 
@@ -150,7 +157,7 @@ def run_node(config_file: Path | None, flags: dict[str, Any]) -> None:
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(loaded.config))
+            runner.run(_serve(loaded.config, lambda: load().config))
     except InvariantViolation:
         log.exception("node failed")
         raise typer.Exit(Exit.FAILED) from None
@@ -160,8 +167,8 @@ def run_node(config_file: Path | None, flags: dict[str, Any]) -> None:
         raise typer.Exit(code) from None
 
 
-async def _serve(config: ClusterBootstrapConfig) -> None:
-    """Start the node, wait for a signal or its end, stop it.
+async def _serve(config: ClusterBootstrapConfig, load: Callable[[], ClusterBootstrapConfig]) -> None:
+    """Start the node, wait for a signal or its end, stop it. On SIGHUP, `load` the configuration again.
 
     Raises `AspenError` if it could not start or ended by itself.
     """
@@ -181,6 +188,8 @@ async def _serve(config: ClusterBootstrapConfig) -> None:
     remove_handlers = stop_on_signals(stop)
     if os.environ.get(PARENT_VARIABLE):
         _stop_at_end_of_input(stop)
+    running: list[Node] = []
+    _reload_on_hangup(running, load, stop)
     starting = asyncio.ensure_future(bootstrap_node(config))
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -193,6 +202,7 @@ async def _serve(config: ClusterBootstrapConfig) -> None:
     async with node:
         pid_file = config.data_path / PID_FILE
         write_pid(pid_file, os.getpid())
+        running.append(node)
         log.info(
             "node started",
             pid=os.getpid(),
@@ -205,6 +215,7 @@ async def _serve(config: ClusterBootstrapConfig) -> None:
         ended = asyncio.ensure_future(node.wait_closed())
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
         by_itself = ended.done()
+        running.clear()
         stopping.cancel()
         ended.cancel()
         remove_handlers()  # a second signal ends the process at once
@@ -235,6 +246,34 @@ def stop_on_signals(stop: Any) -> Callable[[], None]:
             loop.remove_signal_handler(number)
 
     return remove
+
+
+def _reload_on_hangup(running: Sequence[Node], load: Callable[[], ClusterBootstrapConfig], stop: Any) -> None:
+    """SIGHUP: read the configuration again; but if it came because the terminal is gone, stop."""
+    import asyncio
+    import signal
+    import sys
+
+    import structlog
+
+    from aspen.node_reload import reload
+
+    log = structlog.get_logger("aspen.cli")
+    has_terminal = sys.stdin is not None and sys.stdin.isatty()
+
+    def hung_up() -> None:
+        if has_terminal and not sys.stdin.isatty():
+            stop.set()
+            return
+        for node in running:
+            try:
+                taken_over, waiting = reload(node, load())
+            except AspenError as error:
+                log.error("configuration not reloaded", reason=str(error))
+            else:
+                log.info("configuration reloaded", taken_over=taken_over, waits_for_restart=waiting)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
 
 
 def _stop_at_end_of_input(stop: Any) -> None:

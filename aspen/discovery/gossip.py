@@ -76,7 +76,9 @@ class GossipPorts:
     """What gossip is given."""
 
     own_id: EndpointId
-    topic: bytes
+    topics: Callable[[], Sequence[bytes]]
+    """Of this cluster's announcements; the first is that of this node's own, and while the cookie is being
+    changed there are others. Asked with every announcement that comes."""
     describe: Callable[[], SelfDescription]
     topology: Callable[[], Topology]
     """Asked with every announcement that comes: it must cost little."""
@@ -242,7 +244,7 @@ class GossipCore:
         self.overlay.set_own_addresses(described.addresses)
         self._last_us = max(self._now_ms * 1_000, self._last_us + 1)
         announcement = Announcement(
-            topic=self._ports.topic,
+            topic=self._ports.topics()[0],
             endpoint_id=self._ports.own_id,
             node_id=described.node_id,
             addresses=described.addresses,
@@ -294,7 +296,7 @@ class GossipCore:
         sealed = Sealed(payload)
         claim = sealed.claim
         endpoint_id = claim.endpoint_id
-        if claim.topic != self._ports.topic:
+        if claim.topic not in self._ports.topics():
             raise GossipError("topic", "an announcement of another cluster")
         if endpoint_id == self._ports.own_id:
             raise GossipError("own", "an announcement of this node's own")

@@ -49,15 +49,16 @@ class Mdns:
     def __init__(
         self,
         endpoint_id: bytes,
-        topic: bytes,
+        topics: Callable[[], Sequence[bytes]],
         address_book: Addresses,
         addresses: Callable[[], Sequence[Address]],
         host: str,
     ) -> None:
-        """`addresses` are this node's own, asked anew each time; `host` is what it is bound to."""
+        """`addresses` are this node's own, and `topics` its cluster's, the one to announce first; both are
+        asked anew each time. `host` is what it is bound to."""
         self._endpoint_id = endpoint_id
         self._name = f"{encode_key(endpoint_id)}.{SERVICE}"
-        self._tag = cluster_tag(topic)
+        self._topics = topics
         self._address_book = address_book
         self._addresses = addresses
         self._host = host
@@ -111,13 +112,13 @@ class Mdns:
             self._name,
             port=addresses[0][1],
             parsed_addresses=[host for host, _ in addresses],
-            properties={"v": "1", "cluster": self._tag},
+            properties={"v": "1", "cluster": cluster_tag(self._topics()[0])},
             server=f"{encode_key(self._endpoint_id)}.local.",
         )
         before = self._announced
         if before is None:
             await zeroconf.async_register_service(info, allow_name_change=False)
-        elif (info.parsed_addresses(), info.port) != (before.parsed_addresses(), before.port):
+        elif _said(info) != _said(before):
             await zeroconf.async_update_service(info)
         self._announced = info
 
@@ -136,7 +137,8 @@ class Mdns:
             info = AsyncServiceInfo(service_type, name)
             if not await info.async_request(zeroconf, MDNS_LOOKUP_MS):
                 return
-            if info.properties.get(b"cluster") != self._tag.encode() or not info.port:
+            tags = {cluster_tag(topic).encode() for topic in self._topics()}
+            if info.properties.get(b"cluster") not in tags or not info.port:
                 return
             for host in info.parsed_scoped_addresses(IPVersion.V4Only):
                 self._address_book.add(endpoint_id, (host, info.port), SOURCE)
@@ -149,6 +151,10 @@ class Mdns:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _said(info: AsyncServiceInfo) -> tuple[list[str], int | None, bytes]:
+    return info.parsed_addresses(), info.port, info.text
 
 
 def _is_ip(host: str) -> bool:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Final
 
-from aspen.errors import HttpError
+from aspen.errors import ConfigError, HttpError
 from aspen.http.request import target_of
 from aspen.http.routing import Request
 
@@ -25,12 +26,24 @@ _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="aspen"'}
 class AdminGuard:
     """Checks one request after the other; `check` raises `HttpError` 401 or 403."""
 
-    def __init__(self, token: str | None) -> None:
-        self._token = None if token is None else token.encode()
+    def __init__(self, tokens: Sequence[str] = ()) -> None:
+        """Any of the tokens will do; without one, what counts is to be on this machine."""
+        self._tokens = [token.encode() for token in tokens]
+
+    @property
+    def asks_for_token(self) -> bool:
+        return bool(self._tokens)
+
+    def accept(self, tokens: Sequence[str]) -> None:
+        """Other tokens count from now on. Raises `ConfigError` between some and none: which listeners serve
+        the admin routes depends on it."""
+        if bool(tokens) != bool(self._tokens):
+            raise ConfigError("whether there is an admin_token is settled at the start: restart the node")
+        self._tokens = [token.encode() for token in tokens]
 
     def check(self, request: Request) -> None:
         host = target_of(request)[2] or request.headers.get("Host") or ""
-        if self._token is None and not names_loopback(host):
+        if not self._tokens and not names_loopback(host):
             raise HttpError(
                 403, "forbidden_host", "admin routes answer only to the name localhost or a loopback address"
             )
@@ -38,7 +51,7 @@ class AdminGuard:
         fetch_site = request.headers.get("Sec-Fetch-Site", "none")
         if fetch_site not in _SAME_ORIGIN or (origin is not None and not _same_origin(origin, host)):
             raise HttpError(403, "cross_origin", "admin routes don't answer to web pages of another origin")
-        if self._token is not None:
+        if self._tokens:
             self._check_token(request.headers.get("Authorization"))
 
     def _check_token(self, authorization: str | None) -> None:
@@ -46,8 +59,9 @@ class AdminGuard:
             raise HttpError(401, "unauthorized", "a bearer token is required", headers=_CHALLENGE)
         scheme, _, given = authorization.partition(" ")
         # Compared in constant time, so that a token can't be guessed byte by byte.
-        matches = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token or b"")
-        if scheme.lower() != "bearer" or not matches:
+        told = given.strip().encode("utf-8", "surrogateescape")
+        matches = [hmac.compare_digest(told, token) for token in self._tokens]
+        if scheme.lower() != "bearer" or not any(matches):
             raise HttpError(401, "unauthorized", "the bearer token is not this node's", headers=_CHALLENGE)
 
 

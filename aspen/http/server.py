@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
@@ -229,7 +229,7 @@ class HttpServer:
         self.admin = Router()
         self._listen = listen
         self._admin_listen = admin_listen
-        self._admin_token = admin_token
+        self._guard = AdminGuard([admin_token] if admin_token else [])
         self._https = https
         self._limits = limits if limits is not None else HttpLimits()
         self._sockets = sockets
@@ -238,18 +238,22 @@ class HttpServer:
     @property
     def admin_on_public(self) -> bool:
         """Whether admin routes are served on the public listener."""
-        return self._admin_listen is None and (bool(self._admin_token) or names_loopback(self._listen[0]))
+        return self._admin_listen is None and (self._guard.asks_for_token or names_loopback(self._listen[0]))
+
+    def accept_tokens(self, tokens: Sequence[str]) -> None:
+        """The admin tokens that count from now on, where one counted before. Raises `ConfigError`."""
+        self._guard.accept(tokens)
 
     async def start(self) -> None:
         """Raises `ConfigError` if a listener can't be had; none is left open then."""
-        guard = AdminGuard(self._admin_token or None)
+        guard = self._guard
         public = self._routes(self.admin_on_public)
         plan = [("http", self._listen, Listener(public, guard, self._limits))]
         if self._admin_listen is not None:
             plan.append(("admin", self._admin_listen, Listener(self._routes(True), guard, self._limits)))
         if self._https is not None:
             # Loopback is no reason here: what is encrypted is meant to be reached from elsewhere.
-            router = self._routes(self._admin_listen is None and bool(self._admin_token))
+            router = self._routes(self._admin_listen is None and guard.asks_for_token)
             listener = Listener(router, guard, self._limits, self._https.context)
             plan.append(("https", self._https.address, listener))
         try:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from aspen.identity import Cookie, EndpointId, Identity
+from aspen.identity import Cookies, EndpointId, Identity
 from aspen.limits import NET_IDLE_MS
 from aspen.net.address_book import Address, AddressBook
 from aspen.net.channel import Channel, Service
@@ -64,7 +64,7 @@ class Endpoint:
         self,
         *,
         identity: Identity,
-        cookie: Cookie,
+        cookies: Cookies,
         services: Sequence[Service],
         address_book: AddressBook,
         idle_ms: int = NET_IDLE_MS,
@@ -78,7 +78,7 @@ class Endpoint:
         self.address_book = address_book
         self._refusals = refusals or Refusals(lambda: self._transceiver.now())
         credentials = {
-            service.alpn: Credentials(identity, cookie, service.hello, service.admit) for service in services
+            service.alpn: Credentials(identity, cookies, service.hello, service.admit) for service in services
         }
         self._transceiver = Transceiver(self, identity, credentials, idle_ms, max_datagram_bytes, relays)
         self._channels = {

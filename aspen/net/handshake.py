@@ -25,14 +25,14 @@ from __future__ import annotations
 
 import hmac
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 import blake3
 
 from aspen.errors import HandshakeError
-from aspen.identity import Cookie, EndpointId, Identity, verify
+from aspen.identity import Authenticator, Cookies, EndpointId, Identity, verify
 from aspen.limits import NET_HELLO_BYTES
 
 COOKIE_CONTEXT: Final = "aspen 2026 quic handshake v1"
@@ -95,11 +95,14 @@ class Peer:
 class Credentials:
     """What every handshake of one node is made with."""
 
-    __slots__ = ("admit", "hello", "identity", "mac")
+    __slots__ = ("admit", "hello", "identity", "macs")
 
-    def __init__(self, identity: Identity, cookie: Cookie, hello: Callable[[], Hello], admit: Admit) -> None:
+    def __init__(
+        self, identity: Identity, cookies: Cookies, hello: Callable[[], Hello], admit: Admit
+    ) -> None:
         self.identity = identity
-        self.mac = cookie.authenticator(COOKIE_CONTEXT)
+        self.macs = cookies.authenticators(COOKIE_CONTEXT)
+        """The first is used to dial; a listener takes any, and answers with the same."""
         self.hello = hello
         self.admit = admit
 
@@ -145,10 +148,14 @@ class Handshake:
             raise HandshakeError("version", f"the peer speaks protocol version {version}, this node {ours}")
         return message_untrusted[_HEAD.size :]
 
-    def _check_mac(self, role: bytes, proven: bytes, mac_untrusted: bytes) -> None:
-        expected = self._credentials.mac(role + proven)
-        if not hmac.compare_digest(expected, mac_untrusted):
+    def _check_mac(
+        self, known: Iterable[Authenticator], role: bytes, proven: bytes, mac_untrusted: bytes
+    ) -> Authenticator:
+        """The one of those known that the peer proved with."""
+        matching = [mac for mac in known if hmac.compare_digest(mac(role + proven), mac_untrusted)]
+        if not matching:
             raise HandshakeError("wrong_cookie", "the peer does not know this cluster's cookie")
+        return matching[0]
 
     def _welcome(self, peer: Peer) -> None:
         """Let a proven peer in, unless the node has a reason not to."""
@@ -173,6 +180,7 @@ class DiallerHandshake(Handshake):
         )
         self._claimed: Peer | None = None
         self._proven = b""
+        self._mac = credentials.macs[0]
 
     def start(self) -> bytes:
         """The first bytes to send."""
@@ -187,7 +195,7 @@ class DiallerHandshake(Handshake):
             raise HandshakeError("malformed", "not a welcome") from None
         if kind != _WELCOME:
             raise HandshakeError("malformed", "not a welcome")
-        self._check_mac(_LISTENER, self._proven, mac)
+        self._check_mac([self._mac], _LISTENER, self._proven, mac)
         self._welcome(self._claimed)
         return b""
 
@@ -204,7 +212,7 @@ class DiallerHandshake(Handshake):
         )
         signature = identity.sign(_SIGNATURE_CONTEXT + transcript)
         self._proven = transcript + signature
-        mac = self._credentials.mac(_DIALLER + self._proven)
+        mac = self._mac(_DIALLER + self._proven)
         return _framed(_PROOF_BODY.pack(_PROOF, signature, mac))
 
 
@@ -245,11 +253,11 @@ class ListenerHandshake(Handshake):
             raise HandshakeError("malformed", "not a proof")
         # The MAC first: it is cheap, and without the cookie nobody makes this node verify a signature.
         proven = self._transcript + signature
-        self._check_mac(_DIALLER, proven, mac)
+        authenticator = self._check_mac(self._credentials.macs, _DIALLER, proven, mac)
         if not verify(claimed.endpoint_id, _SIGNATURE_CONTEXT + self._transcript, signature):
             raise HandshakeError("wrong_key", "the peer does not hold the identity key it named")
         self._welcome(claimed)
-        return _framed(_WELCOME_BODY.pack(_WELCOME, self._credentials.mac(_LISTENER + proven)))
+        return _framed(_WELCOME_BODY.pack(_WELCOME, authenticator(_LISTENER + proven)))
 
 
 def _framed(message: bytes) -> bytes:

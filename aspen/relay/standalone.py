@@ -39,7 +39,7 @@ class StandaloneRelay:
         self.server.add_routes(router)
         router.add("/healthz", {"GET": self._health}, public=True, operations={"GET": _HEALTH})
         self._listener = Listener(
-            router, AdminGuard(None), HttpLimits(streams=limits.clients + RELAY_UNPROVEN), context
+            router, AdminGuard(), HttpLimits(streams=limits.clients + RELAY_UNPROVEN), context
         )
 
     @property

@@ -83,6 +83,7 @@ class AcmeDuty:
 
     async def run(self, now_ms: int, led_for_ms: int) -> bool:
         """See `Duty`. What the authority does wrong is logged, and tried again later and later."""
+        await self._seal_anew()
         if now_ms < self._not_before_ms or not self._is_due(now_ms / 1_000):
             return False
         log.info("ordering a certificate", authority=self._authority.directory_url, names=self._domains)
@@ -100,6 +101,18 @@ class AcmeDuty:
             await self._put_sealed(CERTIFICATE, msgspec.msgpack.encode(shared))
             self._retry_ms = ACME_RETRY_MIN_MS
         return False
+
+    async def _seal_anew(self) -> None:
+        """While the cluster's cookie is being changed: put what the old one sealed under the new."""
+        for name in (CERTIFICATE, self._account_name):
+            sealed = self._settings.get(name)
+            if sealed is not None and self._box.is_old(name, sealed):
+                await self._put_sealed(name, self._box.open(name, sealed))
+                log.info("sealed under the new cookie", setting=name)
+
+    @property
+    def _account_name(self) -> str:
+        return ACCOUNT + fingerprint(self._authority.directory_url.encode())
 
     def _is_due(self, now_s: float) -> bool:
         sealed = self._settings.get(CERTIFICATE)
@@ -141,7 +154,7 @@ class AcmeDuty:
 
     async def _account_key(self) -> bytes:
         """The account's key in PEM, made by whichever leader comes first."""
-        name = ACCOUNT + fingerprint(self._authority.directory_url.encode())
+        name = self._account_name
         if self._settings.get(name) is None:
             made = key_pem(ec.generate_private_key(ec.SECP256R1()))
             await self._put_sealed(name, made, only_if_absent=True)

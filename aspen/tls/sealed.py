@@ -13,7 +13,7 @@ import nacl.exceptions
 import nacl.secret
 
 from aspen.errors import CertificateError
-from aspen.identity import Cookie
+from aspen.identity import Cookie, Cookies
 
 _CONTEXT: Final = "aspen 2026 private keys in settings v1"
 
@@ -21,16 +21,34 @@ _CONTEXT: Final = "aspen 2026 private keys in settings v1"
 class Box:
     """Seals and opens values of settings."""
 
-    def __init__(self, cookie: Cookie) -> None:
-        self._aead = nacl.secret.Aead(cookie.derive(_CONTEXT))
+    def __init__(self, cookies: Cookies) -> None:
+        self._cookies = cookies
 
     def seal(self, name: str, value: bytes) -> bytes:
         """`value`, as setting `name` may hold it. Different each time."""
-        return bytes(self._aead.encrypt(value, aad=name.encode()))
+        return bytes(_aead(self._cookies.current).encrypt(value, aad=name.encode()))
 
     def open(self, name: str, sealed: bytes) -> bytes:
         """Raises `CertificateError` if it was sealed under another cookie, or for another setting."""
-        try:
-            return self._aead.decrypt(sealed, aad=name.encode())
-        except (nacl.exceptions.CryptoError, nacl.exceptions.ValueError, nacl.exceptions.TypeError):
-            raise CertificateError(f"the setting {name} was sealed under another cookie") from None
+        for cookie in self._cookies.all:
+            value = _opened(cookie, name, sealed)
+            if value is not None:
+                return value
+        raise CertificateError(f"the setting {name} was sealed under another cookie")
+
+    def is_old(self, name: str, sealed: bytes) -> bool:
+        """Whether it can be opened by a cookie that is accepted still, and not by the one in use."""
+        if _opened(self._cookies.current, name, sealed) is not None:
+            return False
+        return any(_opened(cookie, name, sealed) is not None for cookie in self._cookies.all[1:])
+
+
+def _aead(cookie: Cookie) -> nacl.secret.Aead:
+    return nacl.secret.Aead(cookie.derive(_CONTEXT))
+
+
+def _opened(cookie: Cookie, name: str, sealed: bytes) -> bytes | None:
+    try:
+        return _aead(cookie).decrypt(sealed, aad=name.encode())
+    except (nacl.exceptions.CryptoError, nacl.exceptions.ValueError, nacl.exceptions.TypeError):
+        return None

@@ -44,7 +44,7 @@ class SimNode:
         self.contacts: list[Peer] = []
         ports = GossipPorts(
             own_id=self.endpoint_id,
-            topic=TOPIC,
+            topics=lambda: [TOPIC],
             describe=lambda: SelfDescription(number, self.peer.addresses, None),
             topology=lambda: self.topology,
             sign=lambda message: sign_as(self.endpoint_id, message),

@@ -48,7 +48,7 @@ class Node:
         self.core = GossipCore(
             GossipPorts(
                 own_id=OWN,
-                topic=TOPIC,
+                topics=lambda: [TOPIC],
                 describe=lambda: SelfDescription(1, (("10.0.0.1", 7_300),), None),
                 topology=lambda: Topology(5, b"h" * 32),
                 sign=lambda message: sign_as(OWN, message),

@@ -39,7 +39,7 @@ class Node:
         self.endpoint_id = os.urandom(31) + b"\0"
         self.address = ("127.0.0.1", port)
         self.book = Book()
-        self.mdns = Mdns(self.endpoint_id, topic, self.book, lambda: [self.address], "127.0.0.1")
+        self.mdns = Mdns(self.endpoint_id, lambda: [topic], self.book, lambda: [self.address], "127.0.0.1")
 
 
 async def test_nodes_of_a_cluster_find_each_other_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:

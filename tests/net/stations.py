@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.quic.events import StreamReset
 
-from aspen.identity import Cookie, Identity
+from aspen.identity import Cookie, Cookies, Identity
 from aspen.net.endpoint import ALPN_RAFT, AddressBook, Endpoint, FrameStream, Hello, Peer, Service
 from aspen.net.handshake import Credentials, DiallerHandshake
 from aspen.net.refusals import Refusals
@@ -49,7 +49,7 @@ class Station:
         self.address = ("", 0)
         self.endpoint = Endpoint(
             identity=self.identity,
-            cookie=Cookie(cookie),
+            cookies=Cookies(Cookie(cookie)),
             services=[
                 Service(
                     alpn=ALPN_RAFT,
@@ -200,7 +200,9 @@ class Stranger:
     async def joins(self, target: Station) -> None:
         """Prove to be a member of the cluster."""
         hello = Hello(1, CLUSTER_ID, 9, os.urandom(8))
-        credentials = Credentials(Identity.generate(), Cookie(COOKIE), lambda: hello, lambda peer: None)
+        credentials = Credentials(
+            Identity.generate(), Cookies(Cookie(COOKIE)), lambda: hello, lambda peer: None
+        )
         handshake = DiallerHandshake(credentials, "aspen-raft/1", os.urandom(32), target.id)
         self.write(0, handshake.start())
         self.write(0, handshake.receive(await self.reads()))

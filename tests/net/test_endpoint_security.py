@@ -8,7 +8,7 @@ import os
 import structlog
 from stations import CLUSTER_ID, COOKIE
 
-from aspen.identity import Cookie, Identity
+from aspen.identity import Cookie, Cookies, Identity
 from aspen.net.frames import encode_frames
 from aspen.net.handshake import Credentials, DiallerHandshake, Hello
 from aspen.net.refusals import Refusals
@@ -19,7 +19,9 @@ FRAMES = 2  # the dialler's first unidirectional stream
 def handshake_with(target, *, identity=None, cookie=COOKIE, node_id=9):
     """What an honest dialler says to `target`, message by message."""
     hello = Hello(1, CLUSTER_ID, node_id, os.urandom(8))
-    mine = Credentials(identity or Identity.generate(), Cookie(cookie), lambda: hello, lambda peer: None)
+    mine = Credentials(
+        identity or Identity.generate(), Cookies(Cookie(cookie)), lambda: hello, lambda peer: None
+    )
     return DiallerHandshake(mine, "aspen-raft/1", os.urandom(32), target.id)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aspen.errors import HandshakeError
-from aspen.identity import Cookie, Identity
+from aspen.identity import Cookie, Cookies, Identity
 from aspen.net.handshake import Credentials, DiallerHandshake, Hello, ListenerHandshake, Peer
 
 ALPN = "aspen-raft/1"
@@ -20,7 +20,7 @@ CLUSTER = b"C" * 16
 
 def credentials(identity, node_id=1, *, cookie="the right cookie", cluster=CLUSTER, version=1, admit=None):
     hello = Hello(version, cluster, node_id, bytes([node_id]) * 8)
-    return Credentials(identity, Cookie(cookie), lambda: hello, admit or (lambda peer: None))
+    return Credentials(identity, Cookies(Cookie(cookie)), lambda: hello, admit or (lambda peer: None))
 
 
 def dialler(mine=None, listener_id=BOB.endpoint_id, alpn=ALPN):
@@ -87,8 +87,8 @@ def test_a_listener_with_another_cookie_is_refused():
     """It may wave everyone through, but it can't make the welcome."""
 
     class Gullible(ListenerHandshake):
-        def _check_mac(self, role, proven, mac_untrusted):
-            pass
+        def _check_mac(self, known, role, proven, mac_untrusted):
+            return next(iter(known))
 
     d = dialler()
     h = Gullible(credentials(BOB, 2, cookie="another cookie"), ALPN, os.urandom(32))

@@ -18,7 +18,7 @@ from aspen.config import HttpsConfig
 from aspen.errors import CertificateError
 from aspen.http.acme_challenge import AcmeChallengeRoutes
 from aspen.http.server import HttpServer
-from aspen.identity import Cookie
+from aspen.identity import Cookie, Cookies
 from aspen.limits import ACME_RETRY_MAX_MS, ACME_RETRY_MIN_MS
 from aspen.state.ports import Consistency, Freshness
 from aspen.state.settings import SettingDelete, SettingPut, SettingResult
@@ -28,7 +28,7 @@ from aspen.tls.sealed import Box
 from aspen.tls.shared import CERTIFICATE, Shared
 from aspen.tls.sources import SelfSigned
 
-BOX = Box(Cookie("correct horse battery"))
+BOX = Box(Cookies(Cookie("correct horse battery")))
 
 
 class Cluster:
@@ -211,7 +211,7 @@ def test_what_is_sealed_opens_under_its_cookie_and_name_only() -> None:
     assert b"secret" not in sealed
     flipped = bytes((sealed[0] ^ 1,)) + sealed[1:]
     for box, name, value in (
-        (Box(Cookie("another cookie")), "a", sealed),
+        (Box(Cookies(Cookie("another cookie"))), "a", sealed),
         (BOX, "b", sealed),
         (BOX, "a", flipped),
         (BOX, "a", b""),
@@ -223,7 +223,7 @@ def test_what_is_sealed_opens_under_its_cookie_and_name_only() -> None:
 
 def test_a_certificate_sealed_by_strangers_changes_nothing(tmp_path: Path) -> None:
     cluster = Cluster()
-    cluster.values[CERTIFICATE] = Box(Cookie("another cookie")).seal(CERTIFICATE, b"x")
+    cluster.values[CERTIFICATE] = Box(Cookies(Cookie("another cookie"))).seal(CERTIFICATE, b"x")
     certificates = Certificates(Shared(cluster, BOX, SelfSigned(tmp_path, ["localhost"])))
     assert certificates.bundle.names == ("localhost",)
     cluster.values[CERTIFICATE] = BOX.seal(CERTIFICATE, b"not a certificate")

@@ -1,0 +1,183 @@
+"""Secrets are changed while everything runs: the cookie, the admin token."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cluster import COOKIE, Cluster, NodeProcess, started
+from processes import wait_until
+
+NEW_COOKIE = "e2e-4bd1-the-cookie-to-come"
+
+
+class Writer(threading.Thread):
+    """A light load: one key after the other, at one node after the other."""
+
+    def __init__(self, nodes: Sequence[NodeProcess]) -> None:
+        super().__init__()
+        self.nodes = nodes
+        self.written = 0
+        self.slowest_s = 0.0
+        self.failed: list[str] = []
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.wait(0.05):
+            began = time.monotonic()
+            living = [node for node in self.nodes if node.alive]
+            node = living[self.written % len(living)]
+            try:
+                answer = node.request("PUT", f"/v1/kv/rotation-{self.written}", b"x", timeout_s=20)
+            except OSError as error:
+                self.failed.append(f"{node}: {error}")
+                continue
+            if answer.status != 200:
+                self.failed.append(f"{node}: {answer.status} {answer.body!r}")
+                continue
+            self.written += 1
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join(30)
+
+
+@contextmanager
+def written_to(nodes: Sequence[NodeProcess]) -> Iterator[Writer]:
+    writer = Writer(nodes)
+    writer.start()
+    try:
+        yield writer
+    finally:
+        writer.end()
+
+
+def give_file(node: NodeProcess, setting: str, *lines: str) -> Path:
+    """The node's secret in a file, by a TOML file that outranks the environment."""
+    secret = node.data_dir / setting
+    write(secret, *lines)
+    toml = node.data_dir / "aspen.toml"
+    toml.write_text(f'{setting} = "{secret}"\n')
+    node.settings["ASPEN_CONFIG"] = str(toml)
+    return secret
+
+
+def write(secret: Path, *lines: str) -> None:
+    secret.touch(0o600)
+    secret.write_text("\n".join(lines) + "\n")
+
+
+def reload(node: NodeProcess) -> None:
+    before = node.log().count("configuration reloaded")
+    os.kill(node.pid, signal.SIGHUP)
+    wait_until(lambda: node.log().count("configuration reloaded") > before, f"{node} has reloaded", 20)
+
+
+def test_the_cookie_is_changed_under_load_and_nobody_notices(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, 3)
+    files = [give_file(node, "cookie_file", COOKIE) for node in cluster]
+    with started(cluster):
+        with written_to(cluster.nodes) as writer:
+            for lines in ((COOKIE, NEW_COOKIE), (NEW_COOKIE, COOKIE), (NEW_COOKIE,)):
+                for node, file in zip(cluster, files, strict=True):
+                    write(file, *lines)
+                    reload(node)
+                    so_far = writer.written
+                    wait_until(lambda so_far=so_far: writer.written > so_far + 3, "writes go on", 20)
+        assert writer.failed == []
+        assert writer.slowest_s < 5
+        # Whoever comes now must know the new one.
+        last = cluster.nodes[2]
+        write(files[2], COOKIE)
+        last.stop()
+        last.start()
+        wait_until(lambda: refusals(cluster.nodes[0], "wrong_cookie") > 0, "the old cookie is refused", 30)
+        assert not last.ready()
+        write(files[2], NEW_COOKIE)
+        last.stop()
+        last.start()
+        cluster.wait_ready(30)
+        assert not any(secret in node.log() for node in cluster for secret in (COOKIE, NEW_COOKIE))
+
+
+def test_a_node_restarts_in_the_middle_of_a_change(tmp_path: Path) -> None:
+    """Half of the cluster uses the new cookie, and connections are made anew in both directions."""
+    cluster = Cluster(tmp_path, 3)
+    files = [give_file(node, "cookie_file", COOKIE, NEW_COOKIE) for node in cluster]
+    with started(cluster):
+        write(files[0], NEW_COOKIE, COOKIE)
+        reload(cluster.nodes[0])
+        for node in cluster.nodes[:2]:
+            node.kill()
+            node.start()
+            cluster.wait_ready(30)
+        assert all(refusals(node, "wrong_cookie") == 0 for node in cluster)
+
+
+def refusals(node: NodeProcess, code: str) -> int:
+    """How many peers the node has refused for that reason, by its metrics."""
+    for line in node.request("GET", "/metrics").body.decode().splitlines():
+        if line.startswith("aspen_quic_refusals_total") and f'reason="{code}"' in line:
+            return int(float(line.rpartition(" ")[2]))
+    return 0
+
+
+TOKEN, NEW_TOKEN = "the-token-of-old-e2e", "the-token-to-come-e2e"
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[NodeProcess]:
+    node = NodeProcess(1, tmp_path / "node-1")
+    node.init = True
+    give_file(node, "admin_token_file", TOKEN)
+    try:
+        node.start()
+        node.wait_ready()
+        yield node
+    finally:
+        node.end_whatever_is_left()
+
+
+def status_with(node: NodeProcess, token: str) -> int:
+    return node.request("GET", "/v1/cluster/status", headers={"Authorization": f"Bearer {token}"}).status
+
+
+def test_the_admin_token_is_changed_and_both_are_taken_for_a_while(guarded: NodeProcess) -> None:
+    file = guarded.data_dir / "admin_token_file"
+    assert (status_with(guarded, TOKEN), status_with(guarded, NEW_TOKEN)) == (200, 401)
+    write(file, NEW_TOKEN, TOKEN)
+    reload(guarded)
+    assert (status_with(guarded, TOKEN), status_with(guarded, NEW_TOKEN)) == (200, 200)
+    write(file, NEW_TOKEN)
+    reload(guarded)
+    assert (status_with(guarded, TOKEN), status_with(guarded, NEW_TOKEN)) == (401, 200)
+
+
+def test_what_can_not_be_used_changes_nothing(guarded: NodeProcess) -> None:
+    file = guarded.data_dir / "admin_token_file"
+    write(file, "")
+    os.kill(guarded.pid, signal.SIGHUP)
+    wait_until(lambda: "configuration not reloaded" in guarded.log(), "it says so", 20)
+    assert status_with(guarded, TOKEN) == 200
+    # Without any token the admin routes would be open: that is no change for a running node.
+    (guarded.data_dir / "aspen.toml").write_text("")
+    os.kill(guarded.pid, signal.SIGHUP)
+    wait_until(lambda: "settled at the start" in guarded.log(), "it says so", 20)
+    assert status_with(guarded, TOKEN) == 200
+    assert guarded.request("GET", "/v1/cluster/status").status == 401
+
+
+def test_other_settings_wait_for_a_restart_and_are_named(guarded: NodeProcess) -> None:
+    toml = guarded.data_dir / "aspen.toml"
+    toml.write_text(toml.read_text() + "log_keep_mib = 7\n")
+    reload(guarded)
+    line = next(line for line in guarded.log().splitlines() if "configuration reloaded" in line)
+    assert '"waits_for_restart": ["log_keep_mib"]' in line
+    assert guarded.request("GET", "/readyz").status == 200
