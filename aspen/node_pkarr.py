@@ -26,6 +26,7 @@ from aspen.z32 import decode_key
 
 class PkarrParts(NamedTuple):
     relay: Relay
+    gate: Gate
     watch: PacketWatch
     admin: PacketAdmin
     expiry: PacketExpiry
@@ -60,6 +61,7 @@ def assemble_pkarr(
     )
     return PkarrParts(
         Relay(proposer, packets, rules=rules, gate=gate, network=network),
+        gate,
         PacketWatch(LmdbPacketEvents(store), applied_index, gate),
         PacketAdmin(proposer, packets, settings, life),
         PacketExpiry(proposer, packets, Lifetimes(life.retention_ms, pkarr.tombstone_secs * 1_000)),

@@ -9,8 +9,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Final
 
+from aspen.dns.wire import Rcode
+
 RCODES: Final = 16
-"""Response codes are told apart by the four bits in the header; BADVERS and BADCOOKIE need EDNS's as well."""
+"""Codes that the header's four bits tell apart: what UDP counts."""
+EXTENDED_RCODES: Final = 24
+"""With EDNS's eight bits more (RFC 6891 §6.1.3), the codes up to BADCOOKIE."""
+_OPT: Final = b"\0\0\x29"
+_NOTHING_FOUND: Final = bytes(4)
+_EXTENDED_PARTS: Final = (Rcode.NOERROR, Rcode.YXRRSET)
+"""What the header says under BADVERS and under BADCOOKIE."""
 LATENCY_BOUNDS_NS: Final = (
     25_000,
     50_000,
@@ -37,13 +45,31 @@ class ResponseTally:
     __slots__ = ("buckets", "rcodes", "sum_ns")
 
     def __init__(self) -> None:
-        self.rcodes = [0] * RCODES
+        self.rcodes = [0] * EXTENDED_RCODES
         self.buckets = [0] * LATENCY_BUCKETS
         """Each by itself, not cumulative."""
         self.sum_ns = 0
 
     def note(self, reply: bytes, elapsed_ns: int) -> None:
         """Count a whole message that answers a query."""
-        self.rcodes[reply[3] & 0x0F] += 1
+        self.rcodes[response_code(reply)] += 1
         self.buckets[bisect_left(LATENCY_BOUNDS_NS, elapsed_ns)] += 1
         self.sum_ns += elapsed_ns
+
+
+def response_code(reply: bytes) -> int:
+    """A reply's whole response code; of one that isn't counted by itself, the header's part.
+
+    We send extended codes with nothing but a question and OPT: so nearly all other replies cost a glance.
+    """
+    code = reply[3] & 0x0F
+    if code not in _EXTENDED_PARTS or reply[6:10] != _NOTHING_FOUND or reply[5] != 1:
+        return code
+    at = 12
+    while (length := reply[at]) != 0:
+        at += 1 + length
+    at += 5  # the root label, type and class
+    if reply[at : at + 3] != _OPT:
+        return code
+    extended = reply[at + 5] << 4 | code
+    return extended if extended < EXTENDED_RCODES else code

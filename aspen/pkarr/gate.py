@@ -74,20 +74,22 @@ class Gate:
         self._all = RateLimiter(rules.put_in_all, 1)
         self._gets = RateLimiter(rules.get_per_address)
         self._watching: Counter[str] = Counter()
+        self.limited: Counter[str] = Counter()
+        """Requests refused for coming too often, by the limit they were over."""
 
     def before_put(self, request: Request) -> None:
         """Before the body is read."""
-        self._address(request, self._puts, "packets")
+        self._address(request, self._puts, "put_per_address", "packets")
 
     def before_get(self, request: Request) -> None:
-        self._address(request, self._gets, "lookups")
+        self._address(request, self._gets, "get_per_address", "lookups")
 
     def verified(self, request: Request, public_key: bytes) -> None:
         """The packet is good, and would be a log entry."""
         if self._client(request) is None:
             return
-        self._take(self._keys, public_key, "packets under this key")
-        self._take(self._all, None, "packets from all clients together")
+        self._take(self._keys, public_key, "put_per_key", "packets under this key")
+        self._take(self._all, None, "put_in_all", "packets from all clients together")
 
     def admit(self, public_key: bytes) -> None:
         """Whether the lists let a key publish."""
@@ -116,6 +118,7 @@ class Gate:
             yield
             return
         if self._watching[client] >= PKARR_WATCHES_PER_CLIENT:
+            self.limited["watches"] += 1
             raise _too_often(f"{PKARR_WATCHES_PER_CLIENT} streams to your address are open", 1)
         self._watching[client] += 1
         try:
@@ -130,13 +133,14 @@ class Gate:
         peer, is_loopback = _known(self._addresses.of(request))
         return None if is_loopback and not self._rules.limit_loopback else peer
 
-    def _address(self, request: Request, limiter: RateLimiter, what: str) -> None:
+    def _address(self, request: Request, limiter: RateLimiter, name: str, what: str) -> None:
         if not limiter.rate.unlimited and (client := self._client(request)) is not None:
-            self._take(limiter, client, f"{what} from your address")
+            self._take(limiter, client, name, f"{what} from your address")
 
-    def _take(self, limiter: RateLimiter, peer: str | bytes | None, what: str) -> None:
+    def _take(self, limiter: RateLimiter, peer: str | bytes | None, name: str, what: str) -> None:
         wait_s = limiter.take(peer, self._now_s())
         if wait_s > 0:
+            self.limited[name] += 1
             raise _too_often(f"too many {what}: {limiter.rate.per_s:g} a second are taken", wait_s)
 
 

@@ -24,7 +24,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from aspen.errors import HttpError, InvariantViolation, PacketError
+from aspen.errors import AspenError, HttpError, InvariantViolation, PacketError
 from aspen.http.errors import problem
 from aspen.http.freshness import freshness_headers
 from aspen.http.request import query_of, read_body
@@ -32,6 +32,7 @@ from aspen.http.routing import Handler, Request, Router
 from aspen.limits import PKARR_CACHE_MAX_MS, PKARR_CACHE_MIN_MS, PKARR_FUTURE_MS, PKARR_PAYLOAD_BYTES
 from aspen.pkarr import relay_api
 from aspen.pkarr.gate import Gate
+from aspen.pkarr.measures import PutMeasures
 from aspen.pkarr.packet import MESSAGE_START, SignedPacket, order, parse_key
 from aspen.pkarr.ports import Network
 from aspen.pkarr.relay_api import RELAY_PAYLOAD, SIGNED_PACKET
@@ -110,6 +111,7 @@ class Relay:
         self._gate = gate if gate is not None else Gate()
         self._network = network
         self._wall_us = wall_us
+        self.puts = PutMeasures()
 
     def add_routes(self, router: Router) -> None:
         get, get_bare = self._get_as(SIGNED_PACKET), self._get_as(RELAY_PAYLOAD)
@@ -129,10 +131,22 @@ class Relay:
 
     async def put(self, request: Request, key_untrusted: str) -> web.StreamResponse:
         """204 once the packet is replicated, or was already; 409 if a more recent one is."""
+        try:
+            return await self._put(request, key_untrusted)
+        except AspenError as error:
+            self.puts.outcomes[getattr(error, "code", "failed")] += 1
+            raise
+
+    async def _put(self, request: Request, key_untrusted: str) -> web.StreamResponse:
         self._gate.before_put(request)
         public_key = parse_key(key_untrusted)
+        began = time.perf_counter()
         payload_untrusted = await read_body(request, PKARR_PAYLOAD_BYTES, code="size")
+        received = time.perf_counter()
+        self.puts.receive_seconds.note(received - began)
         packet = SignedPacket.parse(public_key, payload_untrusted)
+        verified = time.perf_counter()
+        self.puts.verify_seconds.note(verified - received)
         now_us = self._wall_us()
         self._check_future(packet, now_us)
         self._gate.admit(public_key)
@@ -142,23 +156,25 @@ class Relay:
         else:
             new, old = order(packet.payload), stored.order
             if new < old:
-                return _older(stored.timestamp_us)
+                return self._older(stored.timestamp_us)
             unseen_ms = now_us // 1_000 - stored.received_at_ms
             if new == old and unseen_ms < self._rules.life.renew_ms(stored):
-                return await self._accepted(packet)
+                return await self._accepted(packet, "known")
         self._gate.verified(request, public_key)
         command = PacketPut(public_key, packet.payload, _unless_after_us(request))
         result = await self._proposer.propose(command)
+        self.puts.replicate_seconds.note(time.perf_counter() - verified)
         if isinstance(result, Rejected):
             raise HttpError(400, "rejected", result.reason)
         if not isinstance(result, PacketResult):
             raise InvariantViolation("a packet was answered as if it were another command")
         if result.outcome is PacketOutcome.OLDER:
-            return _older(result.timestamp_us)
+            return self._older(result.timestamp_us)
         if result.outcome is PacketOutcome.MODIFIED:
+            self.puts.outcomes["modified"] += 1
             reason = "a packet later than If-Unmodified-Since is stored under this key"
             return problem(412, "modified", reason, stored_timestamp_us=result.timestamp_us)
-        return await self._accepted(packet)
+        return await self._accepted(packet, "stored")
 
     def _check_future(self, packet: SignedPacket, now_us: int) -> None:
         ahead_us = packet.timestamp_us - now_us
@@ -184,10 +200,20 @@ class Relay:
             limit_mib = rules.max_bytes // 1_048_576
             raise HttpError(507, "full", f"this relay keeps {limit_mib} MiB of packets at most, and has them")
 
-    async def _accepted(self, packet: SignedPacket) -> web.Response:
+    async def _accepted(self, packet: SignedPacket, outcome: str) -> web.Response:
+        self.puts.outcomes[outcome] += 1
         if self._network is not None:
             await self._network.publish(packet)
         return web.Response(status=204)
+
+    def _older(self, stored_timestamp_us: int) -> web.Response:
+        self.puts.outcomes["older"] += 1
+        return problem(
+            409,
+            "older",
+            "a more recent packet is stored under this key, or was deleted",
+            stored_timestamp_us=stored_timestamp_us,
+        )
 
     async def take_found(self, packet: SignedPacket) -> None:
         """Have a packet that was found elsewhere replicated, by the rules of a PUT.
@@ -313,15 +339,6 @@ def _bare(handler: Handler) -> Handler:
         return await handler(request, segment)
 
     return handle
-
-
-def _older(stored_timestamp_us: int) -> web.Response:
-    return problem(
-        409,
-        "older",
-        "a more recent packet is stored under this key, or was deleted",
-        stored_timestamp_us=stored_timestamp_us,
-    )
 
 
 def _etag(packet: _Answer) -> str:

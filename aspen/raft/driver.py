@@ -28,6 +28,7 @@ from aspen.raft.catchup import CatchUp
 from aspen.raft.core import ProposalDropped
 from aspen.raft.envelope import MARKER
 from aspen.raft.lease import Lease, seconds_since_boot
+from aspen.raft.measures import CommitTimes
 from aspen.raft.messages import (
     LOCAL_APPEND_THREAD,
     LOCAL_APPLY_THREAD,
@@ -122,6 +123,7 @@ class RaftDriver:
         self.proposals = PendingProposals(self._loop, os.urandom(8))
         self._reads = PendingReads(self._loop, os.urandom(8))
         self._proposing = Proposing(raw, self.proposals, lambda: self.roster, clock.wall_ms)
+        self.commits, self.leader_changes = CommitTimes(self._loop.time), 0
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -149,8 +151,8 @@ class RaftDriver:
             self._loop.call_soon(self._guard, self._pump)
 
     def _guard(self, act: Callable[..., None], *arguments: Any) -> None:
-        """Every way into the core leads through here: a broken invariant, or a log that can't be
-        read, stops the node. The loop would only log it, and go on with a core left half way."""
+        """Every way into the core: a broken invariant, or a log that can't be read, stops the node.
+        The loop would only log it, and go on with a core left half way."""
         try:
             act(*arguments)
         except Exception as error:
@@ -281,8 +283,7 @@ class RaftDriver:
             self._reads.close()
 
     def campaign_once_applied(self, index: int) -> None:
-        """Stand for election when `index` is applied, without waiting for a timeout first: for a
-        founder, and for a sole voter, whom nobody else can be leading."""
+        """Stand once `index` is applied, not after a timeout: for founders, and for a sole voter."""
         self._campaign_from = index
         self._campaign_if_due()
 
@@ -326,6 +327,7 @@ class RaftDriver:
                     self.catch_up.offers.assign(message)
         if outgoing:
             self._transport.send(outgoing)
+        self.commits.note(append.entries if append else (), self.role is Role.LEADER, self.raw.commit_index)
         if append is not None or apply is not None:
             self.submit(self._job(append, apply))
         self._listeners.progressed()
@@ -354,11 +356,8 @@ class RaftDriver:
         return job
 
     def _change_roster(self, job: WriteJob) -> None:
-        """Switch the core to each configuration as its entry is handed out for application.
-
-        The entry is committed, so this can't be undone; a crash before it is durable as applied
-        only means that it is applied again.
-        """
+        """Switch the core to each configuration as its entry is handed out for application. It is committed,
+        so this can't be undone; a crash before it is durable as applied has it applied again."""
         for entry in job.committed:
             if entry.kind is not EntryKind.NORMAL:
                 change = decode_conf_change(entry)
@@ -372,6 +371,7 @@ class RaftDriver:
     def _role_changed(self, leader_id: int, role: Role) -> None:
         if (leader_id, role) == (self._leader_id, self.role):
             return
+        self.leader_changes += leader_id not in (0, self._leader_id)
         self._leader_id, self.role = leader_id, role
         log.info("leadership", role=role.name.lower(), leader=leader_id or None, term=self.raw.term)
         if leader_id:

@@ -56,6 +56,7 @@ def _campaign(raft: RaftState, campaign: Campaign) -> None:
         request, response, term = MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESP, raft.term + 1
     else:
         become_candidate(raft)
+        raft.campaigns += 1
         request, response, term = MessageType.VOTE, MessageType.VOTE_RESP, raft.term
     last_index, last_term = raft.log.last_index, raft.log.last_term
     context = TRANSFER_CONTEXT if campaign is Campaign.TRANSFER else b""

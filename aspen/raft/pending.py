@@ -7,6 +7,7 @@ have happened, or at a deadline.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -14,6 +15,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from aspen.errors import NoLeader, OutcomeUnknown, Overloaded, ProposalError
+from aspen.histogram import Histogram
 from aspen.limits import (
     RAFT_MAX_PROPOSALS_PER_TURN,
     RAFT_PENDING_PROPOSALS,
@@ -32,6 +34,7 @@ _COUNTER_BYTES: Final = 8
 class _Proposal:
     future: asyncio.Future[Any]
     deadline: Timer
+    since_s: float
     term: int = 0
     """Term it was handed to the core in; 0 while it waits for a leader."""
 
@@ -62,6 +65,10 @@ class PendingProposals:
         self.changes: dict[bytes, ConfChangeV2] = {}
         """Configuration changes that wait to be proposed, each in front of its marker."""
         self._oldest_term = 0
+        self.seconds = Histogram()
+        """From being asked for to being applied here, of those that were."""
+        self.failures: Counter[str] = Counter()
+        """Of the others, by the code of their error."""
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -69,12 +76,13 @@ class PendingProposals:
     def add(self, command: bytes, change: ConfChangeV2 | None = None) -> asyncio.Future[Any]:
         """Raises `Overloaded` when too many wait already. With a `change`, `command` is its marker."""
         if len(self._pending) >= RAFT_PENDING_PROPOSALS:
+            self.failures[Overloaded.code] += 1
             raise Overloaded(f"{RAFT_PENDING_PROPOSALS} writes are waiting on this node; try again")
         self._counter += 1
         request_id = self._incarnation + self._counter.to_bytes(_COUNTER_BYTES, "big")
         future: asyncio.Future[Any] = self._loop.create_future()
         deadline = self._loop.call_later(RAFT_PROPOSE_MS / 1000, self._expire, request_id)
-        self._pending[request_id] = _Proposal(future, deadline)
+        self._pending[request_id] = _Proposal(future, deadline, self._loop.time())
         self._waiting[request_id] = command
         if change is not None:
             self.changes[request_id] = _tagged(change, request_id)
@@ -114,6 +122,7 @@ class PendingProposals:
         proposal = self._pending.pop(request_id, None)
         if proposal is not None:
             proposal.deadline.cancel()
+            self.seconds.note(self._loop.time() - proposal.since_s)
             if not proposal.future.done():
                 proposal.future.set_result(result)
 
@@ -146,6 +155,7 @@ class PendingProposals:
         proposal = self._pending.pop(request_id)
         self.changes.pop(request_id, None)
         proposal.deadline.cancel()
+        self.failures[error.code] += 1
         if not proposal.future.done():
             proposal.future.set_exception(error)
 

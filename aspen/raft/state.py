@@ -34,6 +34,7 @@ class RaftState:
     """The variables. Only the modules of the core may change them."""
 
     __slots__ = (
+        "campaigns",
         "check_quorum",
         "config",
         "configuration",
@@ -72,6 +73,8 @@ class RaftState:
         self.configuration = Configuration()
         self.progress: ProgressMap = {}
         self.votes: dict[int, bool] = {}
+        self.campaigns = 0
+        """Elections in which this node stood; rounds of PreVote don't count."""
 
         self.ticks = 0
         self.election_elapsed = 0

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from aspen.errors import StorageFull
+from aspen.histogram import Histogram
 from aspen.limits import RAFT_ROOM_RETRY_MS
 from aspen.raft.envelope import HEAD_BYTES, MARKER, open_envelope
 from aspen.raft.messages import Entry, EntryKind, HardState, Message
@@ -132,6 +133,10 @@ class Writer:
         self._jobs: queue.SimpleQueue[WriteJob | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="aspen-writer", daemon=True)
         self._busy_since: float | None = None
+        self.apply_seconds = Histogram()
+        """What a transaction takes to be put together: entries appended, commands applied."""
+        self.commit_seconds = Histogram()
+        """What it takes to be on disk then."""
 
     def start(self) -> None:
         self._thread.start()
@@ -227,6 +232,7 @@ class Writer:
         machine, log = self._machine, self._log
         keep_entries = self._retention.entries
         results: list[tuple[WriteJob, bytes, Any]] = []
+        began = time.monotonic()
         with self._store.write() as txn:
             machine.begin(txn)
             for part in parts:
@@ -246,6 +252,9 @@ class Writer:
                     keep_entries = 0
             cut = log.compact(txn, keep_entries, self._retention.size_bytes)
             dns_changed = machine.end(txn)
+            whole = time.monotonic()
+        self.commit_seconds.note(time.monotonic() - whole)
+        self.apply_seconds.note(whole - began)
         for job, request_id, result in results:
             job.results.append((request_id, result))
         return dns_changed, cut

@@ -74,7 +74,7 @@ def check_page(families: dict[str, Metric]) -> None:
         exported[name] = (family.type, labels)
         assert family.documentation, name
     rows = re.findall(
-        r"^\| `(aspen_[a-z_]+)` \| (\w+) \| ([^|]*) \| [^|]+ \|$", PAGE.read_text(), re.MULTILINE
+        r"^\| `((?:aspen|process)_[a-z_]+)` \| (\w+) \| ([^|]*) \| [^|]+ \|$", PAGE.read_text(), re.MULTILINE
     )
     told = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     assert len(told) == len(rows)
@@ -90,20 +90,29 @@ async def test_every_transport_counts_what_it_answered(tmp_path: Path) -> None:
     https = config.dns_server.https_config
     assert https is not None
     http_port = config.http_listen[1]
-    packet = sign("metrics=yes")
+    older = sign("metrics=no")
+    packet = sign("metrics=yes", identity=older.identity)
     query = dns.message.make_query(packet.name(), "TXT")
     missing = f"absent.{packet.name()}"
+    unknown_edns = dns.message.make_query(packet.name(), "TXT", use_edns=1)
+
+    def udp(name: str) -> dns.message.Message:
+        return dns_query(config.dns_port, name, "TXT", timeout_s=20.0)  # each is asked once, and counted
 
     def ask() -> None:
         wait_until(lambda: http_request(http_port, "GET", "/readyz").status == 200, "the node is ready", 10)
         before = scraped(http_port)
         assert http_request(http_port, "PUT", packet.path, packet.payload).status == 204
+        assert http_request(http_port, "PUT", packet.path, packet.payload).status == 204
+        assert http_request(http_port, "PUT", packet.path, older.payload).status == 409
+        assert http_request(http_port, "PUT", packet.path, b"garbage").status == 400
         for _ in range(5):
-            assert texts(dns_query(config.dns_port, packet.name(), "TXT")) == list(packet.texts)
+            assert texts(udp(packet.name())) == list(packet.texts)
         for _ in range(2):
-            dns_query(config.dns_port, missing, "TXT")
+            udp(missing)
             dns_query(config.dns_port, packet.name(), "TXT", tcp=True)
         dns_query(config.dns_port, missing, "TXT", tcp=True)
+        dns.query.tcp(unknown_edns, HOST, timeout=5, port=config.dns_port)
         assert http_request(http_port, "GET", f"/resolve?name={packet.name()}&type=TXT").status == 200
         dns.query.tls(query, HOST, timeout=5, port=https.dot_port, verify=False)
         dns.query.quic(query, HOST, timeout=5, port=https.doq_port, verify=False)
@@ -117,6 +126,7 @@ async def test_every_transport_counts_what_it_answered(tmp_path: Path) -> None:
             ("udp", "NXDOMAIN"): 2,
             ("tcp", "NOERROR"): 2,
             ("tcp", "NXDOMAIN"): 1,
+            ("tcp", "BADVERS"): 1,
             ("https", "NOERROR"): 1,
             ("tls", "NOERROR"): 1,
             ("quic", "NOERROR"): 1,
@@ -135,8 +145,21 @@ async def test_every_transport_counts_what_it_answered(tmp_path: Path) -> None:
         assert value(after, "aspen_raft_applied_index") > value(before, "aspen_raft_applied_index")
         assert value(after, "aspen_raft_role", role="leader") == 1
         assert value(after, "aspen_raft_leader_id") == 1
-        assert value(after, "aspen_tls_certificate_not_after_seconds") > 1.7e9
+        assert value(after, "aspen_tls_certificate_not_after_timestamp_seconds") > 1.7e9
         assert 0 < value(after, "aspen_store_used_bytes") < value(after, "aspen_store_map_bytes")
+        for outcome, count in {"stored": 1, "known": 1, "older": 1, "size": 1}.items():
+            assert value(after, "aspen_pkarr_puts_total", outcome=outcome) == count, outcome
+        for stage, count in {"receive": 4, "verify": 3, "replicate": 1}.items():
+            assert value(after, "aspen_pkarr_put_stage_seconds_count", stage=stage) == count, stage
+        for histogram in ("proposal", "commit", "apply", "fsync"):
+            name = f"aspen_raft_{histogram}_seconds"
+            assert value(after, f"{name}_count") > value(before, f"{name}_count"), histogram
+            assert 0 < value(after, f"{name}_sum") < 5 * value(after, f"{name}_count")
+        assert value(after, "aspen_raft_elections_total") == 1
+        assert value(after, "aspen_raft_leader_changes_total") == 1
+        assert value(after, "aspen_store_free_bytes") < value(after, "aspen_store_used_bytes")
+        assert value(after, "aspen_dns_worker_open_fds", worker="0") > 0
+        assert value(after, "process_open_fds") > 0
         check_page(after)
 
     async with await bootstrap_node(config):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import dns.message
+import dns.rcode
 import pytest
 from http_fakes import Client, Serve
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,7 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from aspen.dns.answers import Answers
 from aspen.dns.tally import LATENCY_BOUNDS_NS, LATENCY_BUCKETS, ResponseTally
 from aspen.dns.udp_answers import COUNTERS, Counter
-from aspen.node_metrics import _cumulative
+from aspen.metric_shapes import cumulative
+from aspen.raft.measures import CommitTimes
+from aspen.raft.messages import Entry
 from aspen.state.status_page import COUNTERS_PER_WORKER
 
 NXDOMAIN_REPLY = bytes([0, 7, 0x84, 3]) + bytes(8)
@@ -59,7 +63,7 @@ def test_a_time_belongs_to_the_first_bucket_that_holds_it(elapsed_ns: int, bucke
 
 
 def test_buckets_grow_and_end_in_infinity() -> None:
-    shown = _cumulative([1] * LATENCY_BUCKETS)
+    shown = cumulative([bound / 1e9 for bound in LATENCY_BOUNDS_NS], [1] * LATENCY_BUCKETS)
     assert [count for _, count in shown] == list(range(1, LATENCY_BUCKETS + 1))
     bounds = [float(bound) for bound, _ in shown]
     assert bounds == sorted(set(bounds))
@@ -84,3 +88,33 @@ async def test_an_answer_of_several_messages_counts_once() -> None:
         await noting(NXDOMAIN_REPLY)
     assert sent == [NXDOMAIN_REPLY] * 3
     assert (sum(answers.tally.buckets), answers.tally.rcodes[3]) == (1, 1)
+
+
+def reply_with(code: int) -> bytes:
+    message = dns.message.make_response(dns.message.make_query("_iroh.example.", "TXT", use_edns=0))
+    message.set_rcode(dns.rcode.Rcode(code))
+    return message.to_wire()
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 5, 7, 16, 23])
+def test_response_codes_beyond_the_header_are_told_apart(code: int) -> None:
+    tally = ResponseTally()
+    tally.note(reply_with(code), 0)
+    assert (tally.rcodes[code], sum(tally.rcodes)) == (1, 1)
+
+
+def test_commits_are_timed_from_append_to_commitment() -> None:
+    now = 0.0
+    times = CommitTimes(lambda: now)
+    times.note([Entry(index=7, term=1), Entry(index=8, term=1)], True, 6)
+    now = 0.002
+    times.note([Entry(index=9, term=1)], True, 7)
+    assert sum(times.seconds.buckets) == 0  # the second of the two isn't committed yet
+    now = 0.003
+    times.note([], True, 9)
+    assert sum(times.seconds.buckets) == 3
+    assert times.seconds.sum == pytest.approx(2 * 0.003 + 0.001)
+    times.note([Entry(index=10, term=1)], True, 9)
+    times.note([], False, 9)  # it leads no more: what becomes of that is another's to tell
+    times.note([], True, 10)
+    assert sum(times.seconds.buckets) == 3
