@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 NAMES = ("dns", "net", "put", "shares", "snapshot")
@@ -12,6 +14,9 @@ NAMES = ("dns", "net", "put", "shares", "snapshot")
 def main() -> int:
     here = Path(__file__).parent
     wanted = sys.argv[1:] or [name for name in NAMES if (here / f"{name}.py").exists()]
+    optimised = "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
+    build = "optimised" if optimised else "built without --enable-optimizations, which costs about a fifth"
+    print(f"# Python {platform.python_version()}, {build}")
     failed = []
     for name in wanted:
         print(f"# {name}", flush=True)

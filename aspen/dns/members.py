@@ -85,15 +85,20 @@ class LiveNodes:
 class WithNodes:
     """Packets, and for nodes nobody has published a packet of, what is known of them."""
 
-    __slots__ = ("_blocks", "_packet_answers")
+    __slots__ = ("blocks", "records")
 
     def __init__(self, records: PacketSource, live: LiveNodes) -> None:
-        self._packet_answers = records.packet_answers
-        self._blocks = live.blocks
+        self.records = records
+        self.blocks = live.blocks
 
     def packet_answers(self, public_key: bytes) -> bytes | None:
-        block = self._packet_answers(public_key)
-        return self._blocks.get(public_key) if block is None else block
+        block = self.records.packet_answers(public_key)
+        return self.blocks.get(public_key) if block is None else block
+
+
+def split(records: PacketSource) -> tuple[PacketSource, Mapping[bytes, bytes]]:
+    """The packets, and what stands for those that aren't there."""
+    return (records.records, records.blocks) if isinstance(records, WithNodes) else (records, {})
 
 
 class ServedZone(Protocol):

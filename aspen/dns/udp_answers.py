@@ -18,6 +18,8 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
 
+import structlog
+
 from aspen.dns.cookies import (
     CLIENT_BYTES,
     COOKIE_OPTION,
@@ -35,11 +37,20 @@ from aspen.dns.forward import needs_node
 from aspen.dns.lookup import View
 from aspen.dns.origin import CookiePolicy
 from aspen.dns.reply_cache import ReplyCache
+from aspen.dns.respond import servfail
 from aspen.dns.rrl import RRL_STRIDE, RateLimiter, RrlSettings, Verdict, truncated
 from aspen.dns.sockets import packed_address
 from aspen.dns.tally import LATENCY_BOUNDS_NS, LATENCY_BUCKETS, RCODES
 from aspen.dns.wire import FLAG_TC, OPT
-from aspen.limits import DNS_CACHE_LIFE_MS, DNS_TICK_MS, DNS_UDP_EDNS_BYTES, DNS_UDP_PLAIN_BYTES
+from aspen.limits import (
+    DNS_CACHE_LIFE_MS,
+    DNS_FAILURE_LOG_MS,
+    DNS_TICK_MS,
+    DNS_UDP_EDNS_BYTES,
+    DNS_UDP_PLAIN_BYTES,
+)
+
+log = structlog.get_logger("aspen.dns.udp")
 
 # The length of an OPT's RDATA and the head of its one option, before a client's cookie or a whole one.
 _NEW_END: Final = struct.pack(">HHH", 4 + CLIENT_BYTES, COOKIE_OPTION, CLIENT_BYTES)
@@ -49,6 +60,7 @@ _NO_OPTIONS: Final = b"\x00\x00"
 _COUNTS: Final = struct.pack(">HHHH", 1, 0, 0, 1)
 _MANY: Final = 2_000  # queries a second of which it matters whether they find a ready reply
 _SPARING: Final = 7
+_SAMPLED: Final = 15
 _NO_LIMIT: Final = RrlSettings()
 
 
@@ -132,6 +144,7 @@ class UdpAnswers:
         unknown keys are raised, for the caller to wait for them (`fallback.answering`).
         Raises `ConfigError`."""
         self.tally = [0] * COUNTERS
+        """By `Counter`, but for what `totals` adds."""
         self.cache = ReplyCache()
         self.limiter = RateLimiter(rrl, processes, stride)
         # The same objects for good, at hand.
@@ -145,9 +158,18 @@ class UdpAnswers:
         self._forwards = forwards
         self._waiting = waiting
         self._plain_hits = self._plain_misses = self._error_hits = self._error_misses = 0
+        self._quick = 0
+        """Replies without error that were looked up by a plan."""
         self._plain_before = self._errors_before = (0, 0)
         # One miss of so many is kept ready, less one: all, or one of eight where it hardly ever pays.
         self._plain_mask = self._error_mask = 0
+        self.asked = 0
+        """Queries that `reply_to` was given."""
+        self._silent = 0  # of them, those without a reply
+        self._timed_at = self._asked_before = 0  # replies when one was last timed, queries at the last tick
+        self._failure_logged_at_s = -float("inf")
+        self._timed_mask = 0
+        """One reply of so many is to be timed, less one: all, or one of sixteen where there are many."""
         self._maker: CookieMaker | None = None
         self._wall_s, self._monotonic_s = wall_s, monotonic_s
         self._responder: FastResponder
@@ -156,7 +178,8 @@ class UdpAnswers:
     def replace_view(self, view: View) -> None:
         """Answer from another view from now on."""
         self.cache.clear()
-        self._responder = FastResponder(view)
+        self._responder = responder = FastResponder(view)
+        self._find_quick = responder.quick
 
     def use_cookies(self, maker: CookieMaker | None) -> None:
         """Take up the cluster's secrets; without them, cookies are options like any other."""
@@ -165,56 +188,86 @@ class UdpAnswers:
 
     def reply_to(self, query_untrusted: bytes, host: str) -> bytes | None:
         """What to send to a client for its datagram, but for the id; None for nothing, unless
-        `must_pass_on`. Raises whatever the replica raises that can't be read."""
-        self.must_pass_on = False
-        errors, tally = self._errors, self.tally
+        `must_pass_on`. SERVFAIL when the replica can't be read just now. Raises `UnknownKey` if `waiting`."""
+        self.asked = asked = self.asked + 1
+        began_ns = 0 if asked & self._timed_mask else time.perf_counter_ns()
+        errors = self._errors
         try:
             if self._watched:
-                return self._reply_watched(query_untrusted, host)
-            if errors and (reply := errors.get(query_untrusted[ID_BYTES:])) is not None:
-                tally[Counter.HITS] += 1
+                reply = self._reply_watched(query_untrusted, host)
+            elif errors and (reply := errors.get(query_untrusted[ID_BYTES:])) is not None:
+                self.tally[Counter.HITS] += 1
                 self._error_hits += 1
-            elif (reply := self._responder.quick(query_untrusted)) is not None:
+            elif (reply := self._find_quick(query_untrusted)) is not None:
+                if not reply[1] & 0x0F:
+                    # What a server of many names does most: counted in one place, by `totals` in all.
+                    self._quick = quick = self._quick + 1
+                    if not quick & self._plain_mask and self._caching:
+                        self._keep_plain(query_untrusted, reply)
+                    if began_ns:
+                        self._note_time(began_ns)
+                    return reply
                 self._keep(query_untrusted, reply)
             elif (reply := self._with_cookie(query_untrusted, host)) is None:
                 reply = self._look_up(query_untrusted, host)
-                if reply is None:
-                    return None
         except UnknownKey:
+            self._silent += 1
             if self._waiting:
                 raise
             self.must_pass_on = True
             return None
+        except Exception as error:
+            reply = self._fail(query_untrusted, error)
+        if reply is None:
+            self._silent += 1
+            return None
+        tally = self.tally
         tally[_RCODE_0 + (reply[1] & 0x0F)] += 1
         if reply[0] & FLAG_TC:
             tally[Counter.TRUNCATED] += 1
+        if began_ns:
+            self._note_time(began_ns)
         return reply
+
+    def _fail(self, query_untrusted: bytes, error: Exception) -> bytes | None:
+        """SERVFAIL. Not the query's fault (the pipeline is total): the replica can't be read just now."""
+        self.must_pass_on = False
+        self.tally[Counter.FAILURES] += 1
+        now_s = self._monotonic_s()
+        if now_s - self._failure_logged_at_s >= DNS_FAILURE_LOG_MS / 1_000:
+            self._failure_logged_at_s = now_s
+            log.error("replica_unreadable", error=repr(error))
+        failure = servfail(query_untrusted)
+        return None if failure is None else failure[ID_BYTES:]
 
     def _reply_watched(self, query: bytes, host: str) -> bytes | None:
         """As `reply_to`, while the rate limiter watches a network."""
-        tally = self.tally
         is_proven = self._is_proven(query, host)
         reply = self._with_cookie(query, host)
         if reply is None:
             key = query[ID_BYTES:]
             reply = self.cache.plain.get(key) or self.cache.errors.get(key)
             if reply is not None:
-                tally[Counter.HITS] += 1
+                self.tally[Counter.HITS] += 1
             else:
                 reply = self._look_up(query, host)
-        if reply is not None and not is_proven:
-            reply = self._limit(query, reply, host)
-        if reply is not None:
-            tally[_RCODE_0 + (reply[1] & 0x0F)] += 1
-            if reply[0] & FLAG_TC:
-                tally[Counter.TRUNCATED] += 1
-        return reply
+        return reply if reply is None or is_proven else self._limit(query, reply, host)
 
-    def note_time(self, elapsed_ns: int) -> None:
-        """Count what it took to make a reply."""
+    def totals(self) -> list[int]:
+        """What was counted, by `Counter`, since the beginning."""
+        totals = list(self.tally)
+        totals[_MISSES] += self._quick
+        totals[_RCODE_0] += self._quick
+        return totals
+
+    def _note_time(self, began_ns: int) -> None:
+        """Count what it took to make a reply, for all since the last one that was timed."""
+        elapsed_ns = time.perf_counter_ns() - began_ns
+        made = self.asked - self._silent
+        replies, self._timed_at = made - self._timed_at, made
         tally = self.tally
-        tally[_LATENCY_0 + bisect_left(LATENCY_BOUNDS_NS, elapsed_ns)] += 1
-        tally[_LATENCY_SUM_NS] += elapsed_ns
+        tally[_LATENCY_0 + bisect_left(LATENCY_BOUNDS_NS, elapsed_ns)] += replies
+        tally[_LATENCY_SUM_NS] += elapsed_ns * replies
 
     def tick(self, plain_hits: int) -> None:
         """`DNS_TICK_MS` have passed; `plain_hits` is how often the loop found what it looked for, in all."""
@@ -222,8 +275,10 @@ class UdpAnswers:
         if self._ticks % self._cache_ticks == 0:
             self.cache.clear()
         self.limiter.tick()
-        plain = plain_hits + self._plain_hits, self._plain_misses
+        plain = plain_hits + self._plain_hits, self._plain_misses + self._quick
         errors = self._error_hits, self._error_misses
+        self._timed_mask = _SAMPLED if self.asked - self._asked_before > _MANY else 0
+        self._asked_before = self.asked
         self._plain_mask = _mask(plain, self._plain_before)
         self._error_mask = _mask(errors, self._errors_before)
         self._plain_before, self._errors_before = plain, errors
@@ -238,11 +293,14 @@ class UdpAnswers:
         else:
             self._plain_misses = misses = self._plain_misses + 1
             if not misses & self._plain_mask and self._caching:
-                self.cache.keep(self.cache.plain, query[ID_BYTES:], reply, self._responder.packets)
+                self._keep_plain(query, reply)
+
+    def _keep_plain(self, query: bytes, reply: bytes) -> None:
+        self.cache.keep(self.cache.plain, query[ID_BYTES:], reply, self._responder.packets)
 
     def _look_up(self, query_untrusted: bytes, host: str) -> bytes | None:
-        if self._forwards and needs_node(query_untrusted):
-            self.must_pass_on = True
+        self.must_pass_on = self._forwards and needs_node(query_untrusted)
+        if self.must_pass_on:
             return None
         responder, tally = self._responder, self.tally
         maker = self._maker

@@ -7,6 +7,9 @@ forgotten before the next query is answered, all others stay, but none for longe
 `DNS_CACHE_LIFE_MS`. A timer's signal sees to that and publishes the counters, so that the loop
 needs neither clock nor locks.
 
+Packets are read at one moment, too: a read transaction is kept until the node has changed something
+that DNS can see, or a second has passed. Whatever else the node writes meanwhile takes new pages.
+
 The node process binds the socket and starts the worker; the worker ends when its parent does.
 """
 
@@ -20,7 +23,7 @@ import signal
 import socket
 import struct
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -37,15 +40,13 @@ from aspen.dns.lookup import DnsSettings, Records, View
 from aspen.dns.members import LiveNodes
 from aspen.dns.members_file import read_nodes
 from aspen.dns.policy import Staleness
-from aspen.dns.respond import servfail
 from aspen.dns.sockets import ANCILLARY_BYTES, Ancillary, is_wildcard, reply_source
 from aspen.dns.udp_answers import COUNTERS, Counter, UdpAnswers
-from aspen.dns.wire import Rcode
 from aspen.errors import AspenError, StorageError
-from aspen.limits import DNS_CACHE_LIFE_MS, DNS_FAILURE_LOG_MS, DNS_QUERY_BYTES, DNS_TICK_MS
+from aspen.limits import DNS_CACHE_LIFE_MS, DNS_QUERY_BYTES, DNS_TICK_MS
 from aspen.logs import configure
 from aspen.state.kv_reader import LmdbTexts
-from aspen.state.packets import LmdbRecords, PacketLife
+from aspen.state.packets import LmdbRecords, MomentRecords, PacketLife
 from aspen.state.settings import LmdbSettings
 from aspen.state.status_page import CHANGES, EPOCH, PULSE, StatusPage
 from aspen.state.store import Store
@@ -85,12 +86,13 @@ class Worker:
         self._options = options
         self._page = StatusPage.open(Path(options.status_page))
         self._counters = self._page.worker(options.index)
-        self._received = self._slow = self._fast = 0
+        self._received = self._fast = 0
         self._published = [0] * COUNTERS
-        self._failure_logged_at = -float("inf")
         self._epoch = -1
         self._changes = 0
         self._store: Store | None = None
+        self._release: Callable[[], None] = _nothing
+        """Lets go of the moment that packets are read at."""
         self._view: View
         self._live = LiveNodes()
         self._members = -1
@@ -125,6 +127,7 @@ class Worker:
     def _serve(self) -> NoReturn:
         receive, send = self._socket.recvfrom, self._socket.sendto
         answers = self._answers
+        reply_to = answers.reply_to
         words, cached, limiter = self._page.words, answers.cache.plain.get, answers.limiter
         watched, sample = limiter.watched, limiter.sample if limiter.rate else None
         batch = range(limiter.stride if sample is not None else _BATCH)
@@ -138,8 +141,9 @@ class Worker:
                             changes = self._refresh()
                         reply = cached(query[ID_BYTES:])
                         if reply is None or watched:
-                            reply = self._answer(query, client)
+                            reply = reply_to(query, client[0])
                             if reply is None:
+                                self._pass_on(query, client)
                                 continue
                         send(query[:ID_BYTES] + reply, client)
                     self._received += len(batch)
@@ -154,6 +158,7 @@ class Worker:
         """As `_serve`, with the destination of each query made the source of its reply."""
         receive, send = self._socket.recvmsg, self._socket.sendmsg
         answers = self._answers
+        reply_to = answers.reply_to
         words, cached, limiter = self._page.words, answers.cache.plain.get, answers.limiter
         watched, sample = limiter.watched, limiter.sample if limiter.rate else None
         batch = range(limiter.stride if sample is not None else _BATCH)
@@ -167,8 +172,9 @@ class Worker:
                             changes = self._refresh()
                         reply = cached(query[ID_BYTES:])
                         if reply is None or watched:
-                            reply = self._answer(query, client, ancillary)
+                            reply = reply_to(query, client[0])
                             if reply is None:
+                                self._pass_on(query, client, ancillary)
                                 continue
                         send((query[:ID_BYTES], reply), reply_source(ancillary), 0, client)
                     self._received += len(batch)
@@ -179,42 +185,18 @@ class Worker:
                 if words[CHANGES] != changes:
                     changes = self._refresh()
 
-    def _answer(self, query_untrusted: bytes, client: Any, received: Ancillary = _NOTHING) -> bytes | None:
-        """Answer a query that the loop can't; None if nothing is to be sent from here."""
-        began_ns = time.perf_counter_ns()
-        self._slow += 1
+    def _pass_on(self, query: bytes, client: Any, received: Ancillary = _NOTHING) -> None:
+        """Have the node process answer, if that is why there is no reply."""
         answers = self._answers
-        try:
-            reply = answers.reply_to(query_untrusted, client[0])
-        except Exception as error:
-            reply = self._fail(query_untrusted, error)
-        if reply is not None:
-            answers.note_time(time.perf_counter_ns() - began_ns)
-        elif answers.must_pass_on and self._node is not None:
-            self._pass_on(query_untrusted, client, received)
-        return reply
-
-    def _pass_on(self, query: bytes, client: Any, received: Ancillary) -> None:
-        assert self._node is not None  # for the type checker
-        tally = self._answers.tally
-        tally[Counter.FORWARDED] += pass_on(self._node, query, client, reply_source(received))
-
-    def _fail(self, query_untrusted: bytes, error: Exception) -> bytes | None:
-        """SERVFAIL. Not the query's fault (the pipeline is total): the replica can't be read just now."""
-        tally = self._answers.tally
-        tally[Counter.FAILURES] += 1
-        self._log_failure(error)
-        failure = servfail(query_untrusted)
-        if failure is None:
-            return None
-        tally[Counter.RCODE_0 + Rcode.SERVFAIL] += 1
-        return failure[ID_BYTES:]
+        if answers.must_pass_on and self._node is not None:
+            answers.tally[Counter.FORWARDED] += pass_on(self._node, query, client, reply_source(received))
 
     def _refresh(self) -> int:
         """Take up what the node changed; returns how many changes that makes."""
         # First the words, then the data: a ready reply may be newer than the changes seen, never older.
         page = self._page
         self._changes, marks = page.changes_since(self._changes)
+        self._release()
         epoch = int(page.words[EPOCH])
         if epoch != self._epoch:
             self._reopen()
@@ -244,7 +226,13 @@ class Worker:
         zones = LmdbZones(store, lambda: int(words[CHANGES]))
         settings = options.settings
         life = PacketLife(settings.packet_retention_ms, settings.packet_ttl_strict)
-        records: Records = LmdbRecords(store, life)
+        records: Records
+        self._release = _nothing
+        if life.strict_ttl:
+            records = LmdbRecords(store, life)
+        else:
+            records = moment = MomentRecords(store, life)
+            self._release = moment.release
         if settings.ask_elsewhere and options.forward_descriptor >= 0:
             records = DemandingRecords(records)
         self._view = View.build(records, settings, zones, self._live, LmdbTexts(store))
@@ -278,13 +266,8 @@ class Worker:
         self._received += 1
         self._answers.tally[Counter.SEND_ERRORS] += 1
 
-    def _log_failure(self, error: Exception) -> None:
-        now = time.monotonic()
-        if now - self._failure_logged_at >= DNS_FAILURE_LOG_MS / 1_000:
-            self._failure_logged_at = now
-            log.error("replica_unreadable", worker=self._options.index, error=repr(error))
-
     def _tick(self, _signal: int, _frame: object) -> None:
+        self._release()
         self._publish()
         self._answers.tick(self._fast)
         self._hear_of_nodes()
@@ -304,9 +287,9 @@ class Worker:
                 self._answers.replace_view(self._view)
 
     def _publish(self) -> None:
-        # Those the loop itself answered, which are all NOERROR. A batch under way shows in `_slow` only.
-        self._fast = max(self._fast, self._received - self._slow)
-        totals = list(self._answers.tally)
+        # Those the loop itself answered, which are all NOERROR. A batch under way shows in `asked` only.
+        self._fast = max(self._fast, self._received - self._answers.asked)
+        totals = self._answers.totals()
         totals[Counter.HITS] += self._fast
         totals[Counter.RCODE_0] += self._fast
         totals[Counter.LATENCY_0] += self._fast
@@ -314,6 +297,9 @@ class Worker:
             self._counters.add(counter, total - self._published[counter])
         self._counters.add(PULSE, 1)
         self._published = totals
+
+
+def _nothing() -> None: ...
 
 
 def _stop(_signal: int, _frame: object) -> NoReturn:

@@ -14,10 +14,11 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from aspen.dns.message import read_record, section_counts, skip_questions
 from aspen.dns.packet_zone import build_ready_answers
+from aspen.errors import invariant
 from aspen.limits import PKARR_PACKET_BYTES, PKARR_RENEW_PART, PKARR_RETENTION_MS
 from aspen.state.apply import ApplyContext
 from aspen.state.packet_commands import (
@@ -33,6 +34,8 @@ from aspen.state.store import TableStore, Txn
 from aspen.z32 import encode_key
 
 _HEADER: Final = struct.Struct(">QQBH")
+_RECEIVED_AT: Final = slice(8, 16)
+_LENGTH_AT: Final = _HEADER.size - 2
 _AGE_KEY: Final = struct.Struct(">BQ32s")
 _LIVE: Final = 0
 _DEAD: Final = 1
@@ -294,6 +297,44 @@ class LmdbRecords:
             return _answers_still_valid(decode_record(public_key, value), age_ms)
         answers: bytes = value[_HEADER.size : _HEADER.size + length]
         return answers
+
+
+class MomentRecords:
+    """The same, read again and again at one moment, for who answers a hundred thousand times a second.
+
+    The transaction and the clock's reading stay from the first question after a `release` to the next one,
+    and pin the pages of that moment: whoever asks must release whenever something changed, and every second.
+    """
+
+    __slots__ = ("_get", "_life", "_oldest", "_store", "_wall_ms")
+
+    def __init__(
+        self, store: TableStore, life: PacketLife | None = None, wall_ms: Callable[[], int] = _wall_ms
+    ) -> None:
+        """`life` without strict TTLs."""
+        self._store = store
+        self._life = life if life is not None else PacketLife()
+        invariant(not self._life.strict_ttl, "what changes with every millisecond has no moment")
+        self._wall_ms = wall_ms
+        self._oldest = b""
+        self._get: Callable[[bytes], bytes | None] = self._begin
+
+    def release(self) -> None:
+        """Let the moment go. A read that a signal's handler interrupts with this ends as it began."""
+        self._get = self._begin
+
+    def packet_answers(self, public_key: bytes) -> bytes | None:
+        value = self._get(public_key)
+        if value is None or value[_RECEIVED_AT] < self._oldest:
+            return None
+        # Of a tombstone, none.
+        return value[_HEADER.size : _HEADER.size + (value[_LENGTH_AT] << 8 | value[_LENGTH_AT + 1])] or None
+
+    def _begin(self, public_key: bytes) -> bytes | None:
+        store = self._store
+        self._oldest = max(0, self._wall_ms() - self._life.retention_ms).to_bytes(8, "big")
+        self._get = get = store.environment.begin(db=store.packets_table).get
+        return cast("bytes | None", get(public_key))
 
 
 def _answers_still_valid(record: PacketRecord, age_ms: int) -> bytes | None:

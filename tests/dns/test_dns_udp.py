@@ -138,6 +138,21 @@ async def test_a_worker_sees_a_new_packet_with_the_next_generation(
                 assert f'"{timestamp_us}"' in dns.message.from_wire(sock.recv(2_000)).answer[0].to_text()
 
 
+async def test_an_idle_worker_pins_no_pages(
+    replica: Any, workers: tuple[UdpWorkers, tuple[str, int]], z32: str
+) -> None:
+    """It reads at one moment for a second at most; then pages that were given up since can be used again."""
+    udp, address = workers
+    for _ in range(8):
+        assert (await ask(address, f"{z32}.aspen.local", "A")).answer
+
+    def reading() -> set[int]:
+        lines = [line.split() for line in replica.store.environment.readers().splitlines()[1:]]
+        return {int(pid) for pid, _thread, txn in lines if txn != "-"} & set(udp.pids)
+
+    await eventually(lambda: not reading())
+
+
 async def test_a_crashed_worker_is_started_again(
     workers: tuple[UdpWorkers, tuple[str, int]], z32: str
 ) -> None:

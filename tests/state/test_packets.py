@@ -27,7 +27,7 @@ from aspen.state.packet_commands import (
     PacketsExpire,
 )
 from aspen.state.packet_events import EventPage, LmdbPacketEvents, PacketEvent, PacketEventKind
-from aspen.state.packets import LmdbPackets, LmdbRecords, PacketLife
+from aspen.state.packets import LmdbPackets, LmdbRecords, MomentRecords, PacketLife
 from aspen.state.ports import Consistency, Freshness
 from aspen.state.store import Store, TableStore
 
@@ -207,6 +207,33 @@ def test_dns_hides_what_is_over_by_its_own_clock(state: State) -> None:
     state.apply(put(1, A), 5_000)
     for state.now_ms, there in ((4_000, True), (6_000, True), (6_001, False)):
         assert (records.packet_answers(ALICE.endpoint_id) is not None) is there
+
+
+def test_a_moment_is_read_until_it_is_released(tmp_path: Path) -> None:
+    state = State(Store.open(tmp_path, map_bytes=64 * 1024**2))
+    records = MomentRecords(state.store, PacketLife(retention_ms=1_000), lambda: state.now_ms)
+    once = LmdbRecords(state.store, PacketLife(retention_ms=1_000), lambda: state.now_ms)
+    key = ALICE.endpoint_id
+
+    def see() -> bytes | None:
+        records.release()
+        assert records.packet_answers(key) == once.packet_answers(key)
+        return records.packet_answers(key)
+
+    assert see() is None
+    state.apply(put(1, A), 5_000)
+    assert records.packet_answers(key) is None  # as of the moment
+    first = see()
+    assert first
+    state.apply(put(2, A, "more A 192.0.2.9"), 5_500)
+    assert records.packet_answers(key) == first
+    assert see() != first
+    for state.now_ms, there in ((6_500, True), (6_501, False), (0, True)):
+        assert (see() is not None) is there
+    state.now_ms = 5_500
+    state.apply(PacketDelete(key))
+    assert see() is None
+    state.store.close()
 
 
 def test_strict_each_record_is_served_for_its_own_ttl(state: State) -> None:
