@@ -11,6 +11,7 @@
 #   make soak      SECONDS=3600: load a cluster that is upset all the while; what is lost, what grows
 #   make scripts   DIR=…: run Raft scripts in etcd-raft's data-driven form
 #   make fmt       format and fix what can be fixed
+#   make install   PREFIX=/usr/local DESTDIR=: for systemd, on this machine or into a package; make uninstall
 #   make clean     remove the environment and caches (the data of run and cluster stays)
 
 SHELL := /bin/bash
@@ -27,7 +28,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 ARGS ?=
 
-.PHONY: run cluster test lint sim mutants faults soak bench scripts fmt clean install
+.PHONY: run cluster test lint sim mutants faults soak bench scripts fmt clean venv install uninstall
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -80,7 +81,15 @@ clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
-install: $(VENV)/.installed
+venv: $(VENV)/.installed
+
+# On this machine, for systemd: docs/operating.md, and the settings at the head of the script.
+export DESTDIR PREFIX UNITDIR SYSUSERSDIR TMPFILESDIR
+install:
+	PYTHON="$(PYTHON)" deploy/install.sh install
+
+uninstall:
+	deploy/install.sh uninstall
 
 $(VENV)/bin/pip:
 	@test -n "$(PYTHON)" || { echo "Aspen needs Python 3.11 or newer (set PYTHON=…)."; exit 1; }

@@ -455,6 +455,12 @@ CERTIFICATE_WARN_S: Final = 14 * 86_400  # left of a certificate
 CERTIFICATE_WARN_PART: Final = 1 / 4  # … or of its life, if that is less; ACME renews at a third
 CLOCK_DIFFERENCE_MS: Final = 5_000  # from the other nodes' clocks; announcements may be seconds under way
 
+# --- a service manager (systemd) -----------------------------------------------------------------
+SERVICE_PROBE_MS: Final = 1_000  # for DNS to answer a question of the node itself
+SERVICE_STATUS_MS: Final = 1_000  # between two looks at what is told of the node
+SERVICE_EXTEND_MS: Final = 5_000  # between two requests for patience, of twice that
+SERVICE_PATIENCE_MS: Final = 1_800_000  # asked for at most, to start or to stop
+
 # --- store -------------------------------------------------------------------------------------
 LMDB_MAP_BYTES: Final = 64 * 1024**3  # address space, not disk
 LMDB_READERS: Final = 512

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aspen.config import ClusterBootstrapConfig
     from aspen.config_sources import LoadedConfig
     from aspen.node import Node
+    from aspen.systemd import Manager
 
 app = new_app("Run a node.")
 
@@ -177,9 +178,13 @@ async def _serve(config: ClusterBootstrapConfig, load: Callable[[], ClusterBoots
 
     import structlog
 
+    from aspen.cli.node_service import patience, report
     from aspen.node import bootstrap_node
+    from aspen.systemd import GivenSockets, Manager
 
     log = structlog.get_logger("aspen.cli")
+    manager = Manager.from_environment(os.environ, os.getpid())
+    sockets = GivenSockets.from_environment(os.environ, os.getpid())
     # What the imports have made stays for good. Looking through it for garbage again and again would
     # hold the node up for 50 ms of processor time each time, more than a heartbeat takes to be missed.
     gc.collect()
@@ -189,10 +194,11 @@ async def _serve(config: ClusterBootstrapConfig, load: Callable[[], ClusterBoots
     if os.environ.get(PARENT_VARIABLE):
         _stop_at_end_of_input(stop)
     running: list[Node] = []
-    _reload_on_hangup(running, load, stop)
-    starting = asyncio.ensure_future(bootstrap_node(config))
+    _reload_on_hangup(running, load, stop, manager)
+    starting = asyncio.ensure_future(bootstrap_node(config, sockets))
     stopping = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    with patience(manager):
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         starting.cancel()  # bootstrap_node undoes what it has started
         await asyncio.gather(starting, return_exceptions=True)
@@ -206,12 +212,13 @@ async def _serve(config: ClusterBootstrapConfig, load: Callable[[], ClusterBoots
         log.info(
             "node started",
             pid=os.getpid(),
-            dns=f"{config.dns_host}:{config.dns_port}" if config.dns_server.enable else "off",
-            http=config.http_addr,
+            dns=_address(node.dns_address),
+            http=_address(node.http.address),
             https=_address(node.http.https_address),
             quic=f"{config.quic_host}:{config.quic_port}",
             data_dir=str(config.data_path),
         )
+        reporting = asyncio.create_task(report(manager, node), name="service manager")
         ended = asyncio.ensure_future(node.wait_closed())
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
         by_itself = ended.done()
@@ -220,6 +227,10 @@ async def _serve(config: ClusterBootstrapConfig, load: Callable[[], ClusterBoots
         ended.cancel()
         remove_handlers()  # a second signal ends the process at once
         log.info("node stopping", by_itself=by_itself)
+        reporting.cancel()
+        manager.stopping()
+        with patience(manager):
+            await node.shutdown()
     await asyncio.gather(ended, stopping, return_exceptions=True)
     remove_pid(pid_file, os.getpid())
     log.info("node stopped")
@@ -248,7 +259,9 @@ def stop_on_signals(stop: Any) -> Callable[[], None]:
     return remove
 
 
-def _reload_on_hangup(running: Sequence[Node], load: Callable[[], ClusterBootstrapConfig], stop: Any) -> None:
+def _reload_on_hangup(
+    running: Sequence[Node], load: Callable[[], ClusterBootstrapConfig], stop: Any, manager: Manager
+) -> None:
     """SIGHUP: read the configuration again; but if it came because the terminal is gone, stop."""
     import asyncio
     import signal
@@ -266,12 +279,14 @@ def _reload_on_hangup(running: Sequence[Node], load: Callable[[], ClusterBootstr
             stop.set()
             return
         for node in running:
+            manager.reloading()
             try:
                 taken_over, waiting = reload(node, load())
             except AspenError as error:
                 log.error("configuration not reloaded", reason=str(error))
             else:
                 log.info("configuration reloaded", taken_over=taken_over, waits_for_restart=waiting)
+            manager.ready()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
 
