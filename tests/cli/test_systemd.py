@@ -219,6 +219,9 @@ def test_a_node_serves_the_sockets_it_is_handed_and_says_how_it_is(tmp_path: Pat
             os.kill(int(worker), signal.SIGCONT)
         assert "WATCHDOG=1" not in service.heard[seen:silent]
         service.told(r"^WATCHDOG=1$", seen)
+        service.process.send_signal(signal.SIGHUP)
+        seen = service.told(r"^RELOADING=1\nMONOTONIC_USEC=\d+$")
+        service.told(r"^READY=1$", seen)
         service.process.send_signal(signal.SIGTERM)
         service.told(r"^STOPPING=1$")
         assert service.process.wait(30) == 0
