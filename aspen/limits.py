@@ -471,6 +471,7 @@ STORE_ROOM_BYTES: Final = 65_536  # a disk that can't give so much has no room
 SHUTDOWN_MS: Final = 5_000
 SECRETS_ACCEPTED: Final = 4  # cookies, or admin tokens, beside the one in use
 SECRET_FILE_BYTES: Final = 4_096
+DOCTOR_ASK_MS: Final = 5_000  # of one service outside
 
 # Relations that must hold whatever is tuned above.
 assert DNS_UDP_PLAIN_BYTES <= DNS_UDP_EDNS_BYTES <= DNS_QUERY_BYTES <= DNS_TCP_MESSAGE_BYTES

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from aspen import __version__
-from aspen.cli import cluster, config, dev, dig, health, kv, node, peers, pkarr, record, relay, zone
+from aspen.cli import cluster, config, dev, dig, doctor, health, kv, node, peers, pkarr, record, relay, zone
 from aspen.cli.common import EXIT_CODES, new_app
 
 app = new_app("Aspen: a Raft-replicated DNS and pkarr server.", completion=True)
@@ -23,6 +23,7 @@ app.add_typer(record.app, name="record")
 app.command("dig", epilog=EXIT_CODES)(dig.dig)
 app.command("relay", epilog=EXIT_CODES)(relay.relay)
 app.add_typer(config.app, name="config")
+app.command("doctor", epilog=EXIT_CODES)(doctor.doctor)
 
 node_app = new_app("Run one Aspen node: `aspen node run` under a name of its own.")
 node_app.command(epilog=EXIT_CODES)(node.run)
