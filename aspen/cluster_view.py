@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aspen import __version__
+from aspen.config import format_address
 from aspen.http.cluster import ClusterStatus, DnsStatus, MemberStatus
 from aspen.identity import Identity
 from aspen.net.endpoint import Endpoint
@@ -47,7 +48,5 @@ class NodeView:
             node_id=member.node_id,
             endpoint_id=encode_key(member.endpoint_id),
             role="voter" if voter else "learner",
-            addresses=tuple(
-                f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in member.addresses
-            ),
+            addresses=tuple(map(format_address, member.addresses)),
         )

@@ -29,7 +29,7 @@ from aspen.config_iroh import RelayMode as RelayMode
 from aspen.config_pkarr import PkarrConfig
 from aspen.errors import ConfigError, IdentityError
 from aspen.identity import EndpointId, parse_endpoint_id
-from aspen.limits import RAFT_LOG_KEEP_BYTES, RAFT_LOG_KEEP_ENTRIES
+from aspen.limits import RAFT_LOG_KEEP_BYTES, RAFT_LOG_KEEP_ENTRIES, RAFT_MEMBERS
 
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=3_600_000)]
 NodeId = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -115,7 +115,8 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
     node_id: NodeId = 0
     """Which node of the cluster this is, from 1; never another one's."""
     data_dir: Path | str | None = None
-    """Where the node keeps its state; `aspen-node-<node_id>` in the working directory if not given."""
+    """Where the node keeps its state; if not given `aspen-node-<node_id>` in the working directory, or
+    `aspen-node` on one that is to be given its id."""
     host: str = NOT_GIVEN
     """Address that DNS and QUIC bind. If it isn't given, DNS binds 127.0.0.1, and QUIC all addresses: whoever
     dials there has to prove the cookie."""
@@ -150,7 +151,11 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
     peers: list[str] = []
     """Other members: `2@<endpoint id>` or `2@<endpoint id>@host:port`."""
     ticket: str | None = None
-    """Where the cluster is, from `aspen cluster ticket`."""
+    """A ticket of `aspen cluster ticket`: this node joins that cluster, unless it belongs to it already."""
+    learner: bool = False
+    """Join without a vote, as a read replica."""
+    auto_cluster: Annotated[int, msgspec.Meta(ge=0, le=RAFT_MEMBERS)] = 0
+    """Found a cluster with so many nodes, this one among them, that say the same and find each other."""
     init: bool = False
     """Make this node (with its `peers`) a new cluster, unless it already belongs to one."""
     heartbeat_interval_ms: Milliseconds = FROM_PROFILE
@@ -200,7 +205,8 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
 
     @property
     def data_path(self) -> Path:
-        return Path(self.data_dir) if self.data_dir is not None else Path(f"aspen-node-{self.node_id}")
+        default = f"aspen-node-{self.node_id}" if self.node_id else "aspen-node"
+        return Path(self.data_dir if self.data_dir is not None else default)
 
     @property
     def all_cookies(self) -> tuple[str, ...]:
@@ -298,6 +304,12 @@ def is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def format_address(address: tuple[str, int]) -> str:
+    """As `parse_address` reads it."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:

@@ -69,9 +69,16 @@ def _type_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
 
 
 def _value_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
-    if config.node_id == 0:
-        yield "node_id must not be 0: give every node of a cluster an id of its own, from 1"
+    if config.node_id == 0 and not (config.ticket or config.auto_cluster):
+        yield (
+            "node_id must not be 0: give every node of a cluster an id of its own, from 1, "
+            "or a ticket or auto_cluster, with which a node is given one"
+        )
     yield from _secret_errors(config)
+    if config.auto_cluster and config.init:
+        yield "init and auto_cluster: a cluster is founded by one node's word, or by several that agree"
+    if config.ticket and config.init:
+        yield "init and ticket: a node founds a cluster, or joins one"
     for name in ("heartbeat_interval_ms", "election_timeout_min_ms", "election_timeout_max_ms"):
         if getattr(config, name) == 0:
             yield f"{name} must be greater than 0"
@@ -111,10 +118,11 @@ def _value_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
 
 
 def _secret_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
-    try:
-        Cookie(config.cookie)
-    except ConfigError as error:
-        yield f"cookie: {error}"
+    if config.cookie or not config.ticket:  # who shows a signed ticket is told the cookie
+        try:
+            Cookie(config.cookie)
+        except ConfigError as error:
+            yield f"cookie: {error}"
     for setting in ("cookie_accepted", "admin_token_accepted"):
         if len(getattr(config, setting)) > SECRETS_ACCEPTED:
             yield f"{setting}: more than {SECRETS_ACCEPTED}; take out those that nobody uses any more"

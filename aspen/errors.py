@@ -28,6 +28,7 @@
     │   ├── Overloaded              a bounded queue is full: the write was not proposed
     │   ├── NoRoom                  this node's disk is full: the write was not proposed
     │   └── OutcomeUnknown          proposed, but its fate can't be known from here
+    ├── JoinError                   a node can't join the cluster it was to (carries why)
     ├── NetworkError                the DHT can't be asked just now (code); nothing was changed
     ├── ClientError                 a node's refusal or silence, as its HTTP client sees it (status, code)
     │   ├── ClientNotFound          no such key or packet
@@ -51,6 +52,14 @@ from typing import Any, ClassVar, TypeVar
 
 class AspenError(Exception):
     """Base of everything Aspen raises on purpose."""
+
+
+class CodedError(AspenError):
+    """One of several things may be wrong: `code` says which, for programs and counters."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class InvariantViolation(AspenError):
@@ -87,27 +96,17 @@ class DnsWireError(InputError):
         self.rcode = rcode
 
 
-class PacketError(InputError):
-    """Not a valid pkarr signed packet.
-
-    `code` is one of `key`, `size`, `signature`, `timestamp`, `dns`: the check that failed.
-    """
-
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-
-
 class RaftWireError(InputError):
     """Not a Raft frame, or one over the limits."""
 
 
-class CodedInputError(InputError):
-    """One of several things may be wrong: `code` says which, for programs and counters."""
+class CodedInputError(CodedError, InputError):
+    """Input that may be wrong in several ways."""
 
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
+
+class PacketError(CodedInputError):
+    """Not a valid pkarr signed packet. `code`, the check that failed: `key`, `size`, `signature`, `timestamp`
+    or `dns`."""
 
 
 class GossipError(CodedInputError):
@@ -115,10 +114,7 @@ class GossipError(CodedInputError):
 
 
 class TicketError(CodedInputError):
-    """Not a ticket, or one that doesn't hold.
-
-    `code` is one of `malformed`, `forged`, `expired`, `not_yet`, `foreign`.
-    """
+    """Not a ticket, or no good one. `code`: `malformed`, `forged`, `expired`, `not_yet`, `foreign`."""
 
 
 class RelayError(CodedInputError):
@@ -232,15 +228,17 @@ class OutcomeUnknown(ProposalError):
     code = "outcome_unknown"
 
 
-class NetworkError(AspenError):
+class JoinError(CodedError):
+    """This node can't become a member. `code`: as of `TicketError`, or `node_id_taken`, `removed` (its key),
+    `wrong_cookie`, `full` (the cluster), `unreachable` (nobody who could let it in: try again).
+    """
+
+
+class NetworkError(CodedError):
     """The world outside the cluster (the DHT) can't be asked just now. `code` is the JSON `error` value.
 
     `network_busy`: too many lookups are under way. `network_unreachable`: nobody there answers.
     """
-
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
 
 
 class ClientError(AspenError):

@@ -283,7 +283,9 @@ DNS_DISCOVERY_ORIGINS: Final = 8
 
 # --- tickets -----------------------------------------------------------------------------------
 TICKET_NODES: Final = 16
-TICKET_LIFE_S: Final = 86_400
+TICKET_LIFE_S: Final = 86_400  # unless its issuer says otherwise
+TICKET_LIFE_MIN_S: Final = 1
+TICKET_LIFE_MAX_S: Final = 7 * 86_400
 TICKET_SKEW_S: Final = 300  # machines' clocks may differ by so much
 TICKET_CHARS: Final = 8_192
 
@@ -303,6 +305,16 @@ RELAY_HEARTBEAT_MS: Final = 4_000  # of silence before a ping; half of it later,
 RELAY_RECONNECT_MIN_MS: Final = 100
 RELAY_RECONNECT_MAX_MS: Final = 3_000  # sooner than connections over it are given up
 RELAY_URLS: Final = 4  # relays that a node is connected to at one time
+
+# --- joining a cluster -------------------------------------------------------------------------
+JOIN_FRAME_BYTES: Final = 65_536  # of a question or an answer
+JOIN_STRANGERS: Final = 16  # connected by a ticket, or a try at one, at one time
+JOIN_ASK_MS: Final = 5_000  # from a stranger's connection to its question
+JOIN_REFUSED_A_MINUTE: Final = 60  # strangers with a ticket that doesn't hold; then none is heard for a while
+JOIN_SERVE_MS: Final = 20_000  # for a member to let one in
+JOIN_TRY_MS: Final = 30_000  # for a newcomer to find a member that does
+JOIN_PAUSE_MS: Final = 500  # before a newcomer asks them all again
+JOIN_REPORT_MS: Final = 1_000  # between two lines of progress
 
 # --- ACME (RFC 8555) ---------------------------------------------------------------------------
 ACME_CHECK_MS: Final = 5_000  # between two looks whether a certificate is due
@@ -510,5 +522,9 @@ assert NET_RELAY_AFTER_MS < NET_DIAL_MS < NET_HANDSHAKE_MS < NET_IDLE_MS
 assert NET_DATAGRAM_BYTES <= RELAY_DATAGRAM_BYTES < RELAY_FRAME_BYTES < RELAY_BYTES_BURST
 assert RELAY_RECONNECT_MAX_MS < NET_IDLE_MS // 2
 assert RELAY_CLIENTS + HTTP_CONNECTIONS_PER_CLIENT < HTTP_CONNECTIONS
+assert NET_DIAL_MS < JOIN_SERVE_MS < JOIN_TRY_MS
+assert JOIN_STRANGERS < NET_UNAUTHENTICATED < NET_CONNECTIONS
+assert TICKET_CHARS < JOIN_FRAME_BYTES
+assert TICKET_LIFE_MIN_S <= TICKET_LIFE_S <= TICKET_LIFE_MAX_S
 assert RAFT_PROPOSE_MS < CLIENT_REQUEST_MS  # the node's own answer comes first
 assert RAFT_PROPOSE_MS < 5_000  # a client hears within five seconds

@@ -21,6 +21,7 @@ from aspen.backup import Backups
 from aspen.cluster_check import ClusterCheck
 from aspen.cluster_view import NodeView
 from aspen.config import ClusterBootstrapConfig, ControlBackend
+from aspen.config_joined import with_joined
 from aspen.config_security import apply_security_defaults
 from aspen.config_sources import with_secret_files
 from aspen.deterministic import DeterministicCluster
@@ -35,7 +36,7 @@ from aspen.http.doh import DohRoutes
 from aspen.http.forwarded import ClientAddress, parse_networks
 from aspen.http.health import HealthRoutes
 from aspen.http.metrics import MetricsRoutes
-from aspen.http.peers import PeersRoutes, PeersStatus
+from aspen.http.peers import PeersRoutes
 from aspen.http.server import HttpServer
 from aspen.http.tsig_keys import TsigKeyRoutes
 from aspen.http.zones import ZoneRoutes
@@ -43,14 +44,16 @@ from aspen.identity import Cookies, Identity
 from aspen.kv_service import KvService
 from aspen.limits import RAFT_REMOVED_GRACE_MS
 from aspen.net.address_book import AddressBook
-from aspen.net.endpoint import ALPN_GOSSIP, ALPN_RAFT, Endpoint, Hello, Peer, Service
+from aspen.net.endpoint import ALPN_RAFT, Endpoint, Hello, Peer, Service
 from aspen.net.handshake import INCARNATION_BYTES
 from aspen.net.reachable import reachable_addresses
 from aspen.node_dht import NodeDht
 from aspen.node_discovery import Discovery
 from aspen.node_dns import NodeDns
+from aspen.node_door import Door
 from aspen.node_health import NodeHealth
 from aspen.node_http import open_http
+from aspen.node_join import Report, enter, log_report, see_in
 from aspen.node_lookups import NodeLookups
 from aspen.node_metrics import NodeMetrics
 from aspen.node_pkarr import PkarrParts, assemble_pkarr
@@ -83,20 +86,25 @@ PROTOCOL_VERSION: Final = 1
 """Of what nodes say to each other; nodes of different versions refuse each other."""
 
 
-async def bootstrap_node(config: ClusterBootstrapConfig, sockets: GivenSockets = NO_SOCKETS) -> Node:
+async def bootstrap_node(
+    config: ClusterBootstrapConfig, sockets: GivenSockets = NO_SOCKETS, on_join: Report = log_report
+) -> Node:
     """Start a node; use it as an async context manager, which stops it.
+
+    With a ticket it joins that cluster first, and `on_join` hears how far it has come.
 
     With `ControlBackend.DETERMINISTIC` it is a cluster of one in memory, for tests: `RaftControlClient`
     and `KvClient` work over it, nothing listens, and of the configuration only `node_id` counts.
     `sockets` that a service manager has opened serve instead of those configured.
     Raises `ConfigError` for settings that can't be used (ports taken included), `IdentityError`
-    for a bad key file, `StorageError` if the data directory is taken or can't be trusted.
+    for a bad key file, `StorageError` if the data directory is taken or can't be trusted, `JoinError` if no
+    cluster lets it in.
     """
-    node = Node(config, sockets)
+    node = Node(config, sockets, on_join)
     if config.control_backend is ControlBackend.DETERMINISTIC:
         node._simulate()
         return node
-    node.config = config = with_secret_files(config)
+    node.config = config = with_joined(with_secret_files(config))
     config.validate()
     apply_security_defaults(config)
     try:
@@ -127,10 +135,16 @@ class Node:
     """Of HTTPS, DoT and DoQ; None without `https_config`."""
     dns: NodeDns | None = None
 
-    def __init__(self, config: ClusterBootstrapConfig, sockets: GivenSockets = NO_SOCKETS) -> None:
+    def __init__(
+        self,
+        config: ClusterBootstrapConfig,
+        sockets: GivenSockets = NO_SOCKETS,
+        on_join: Report = log_report,
+    ) -> None:
         self.config = config
         self._sockets = sockets
         self.node_id = config.node_id
+        self._on_join = on_join
         self.quic_address: tuple[str, int] = ("", 0)
         self.dns_address: tuple[str, int] | None = None
         self.address_book = AddressBook()
@@ -174,7 +188,6 @@ class Node:
 
     async def _start(self) -> None:
         data_dir = self.config.data_path
-        self.cookies = Cookies.of(self.config.all_cookies)
         lock = DataDirectoryLock(data_dir)
         self._stack.callback(lock.release)
         secret_key = self.config.iroh.secret_key
@@ -183,6 +196,9 @@ class Node:
         )
         store = Store.open(data_dir)
         self._stack.callback(store.close)
+        self.config = await enter(self.config, self.identity, store, PROTOCOL_VERSION, self._on_join)
+        self.node_id = self.config.node_id
+        self.cookies = Cookies.of(self.config.all_cookies)
         dns = self.config.dns_server
         workers = max(dns.workers, self._sockets.count("dns")) if dns.enable and dns.workers else 0
         self._page = StatusPage.create(data_dir / STATUS_PAGE_FILE, workers)
@@ -235,9 +251,6 @@ class Node:
 
     async def _start_consensus(self, store: Store) -> None:
         config = self.config
-        for peer in config.manual_peers:
-            if peer.address is not None:
-                self.address_book.add(peer.endpoint_id, peer.address, "manual")
         self._check = ClusterCheck(store)
         self._machine = Machine(store, self._check.checkpoints)
         self._clock = Clock(lambda: time.monotonic_ns() // 1_000_000, lambda: time.time_ns() // 1_000_000)
@@ -264,18 +277,14 @@ class Node:
             on_connected=lambda peer: transport.peer_connected(peer),
             on_stream=lambda peer, stream: consensus.driver.catch_up.offers.serve(peer.node_id, stream),
         )
+        self._door = door = Door(consensus, lambda: self.config.cookie, self.address_book)
         self.discovery = discovery = Discovery(
-            self.identity,
-            self.cookies,
-            self.address_book,
-            consensus,
-            lambda: self.quic_address,
-            config.iroh.relay_url,
+            config, self.identity, self.cookies, self.address_book, consensus, lambda: self.quic_address
         )
         endpoint = Endpoint(
             identity=self.identity,
             cookies=self.cookies,
-            services=[raft, discovery.service(raft.hello)] if config.iroh.enable_gossip else [raft],
+            services=[raft, *door.services(raft.hello), *discovery.services(raft.hello)],
             address_book=self.address_book,
         )
         transport = RaftTransport(
@@ -300,15 +309,9 @@ class Node:
         except OSError as error:
             raise ConfigError(f"QUIC can't bind {config.quic_host}:{config.quic_port}: {error}") from None
         self._stack.push_async_callback(endpoint.close)
-        if config.ticket:
-            discovery.use_ticket(config.ticket)
-        if config.iroh.enable_gossip:
-            discovery.gossip.start(endpoint.channel(ALPN_GOSSIP))
-            self._stack.push_async_callback(discovery.gossip.stop)
-        if config.iroh.enable_mdns:
-            mdns = discovery.mdns(config.quic_host)
-            mdns.start()
-            self._stack.push_async_callback(mdns.stop)
+        door.start(endpoint)
+        self._stack.push_async_callback(discovery.stop)
+        discovery.start(endpoint)
         self._endpoint, self._transport = endpoint, transport
         self.control = consensus.control
         self.view = NodeView(config.node_id, self.identity, consensus, endpoint)
@@ -316,6 +319,7 @@ class Node:
             consensus.initialise(self._founders())
         transport.greet(list(consensus.known_peers))
         self._members_changed(consensus.roster)
+        self._stack.push_async_callback(see_in(consensus, config, self._on_join))
 
     def founder(self) -> Founder:
         """This node as a member of a cluster it founds."""
@@ -323,10 +327,8 @@ class Node:
 
     def _founders(self) -> list[Founder]:
         peers = self.config.manual_peers
-        return [
-            self.founder(),
-            *((p.node_id, p.endpoint_id, (p.address,) if p.address else ()) for p in peers),
-        ]
+        others = [(p.node_id, p.endpoint_id, (p.address,) if p.address else ()) for p in peers]
+        return [self.founder(), *others]
 
     async def _start_dns(self, store: Store) -> None:
         self.dns = dns = NodeDns(
@@ -361,7 +363,7 @@ class Node:
         ZoneRoutes(self.proposer, self.zones).add_routes(self.http.admin)
         ClusterRoutes(self.view).add_routes(self.http.admin)
         HealthRoutes(self.health).add_routes(self.http.public)
-        PeersRoutes(self).add_routes(self.http.admin)
+        PeersRoutes(self.discovery).add_routes(self.http.admin)
         metrics = NodeMetrics(self, store, self._endpoint, self._pkarr)
         MetricsRoutes(metrics.render).add_routes(self.http.admin)
         backups = Backups(store, self.consensus.applied_in, self.node_id, self._clock.wall_ms)
@@ -371,14 +373,6 @@ class Node:
         self._stack.push_async_callback(self.http.close)
         await self.http.start()
         self._sockets.check_all_taken()
-
-    def peers(self) -> PeersStatus:
-        """The nodes this one knows of."""
-        return self.discovery.peers(self._endpoint.connections())
-
-    def ticket(self) -> str:
-        """Where the cluster is, for a node that is to join it. Raises `TicketError`."""
-        return self.discovery.ticket().encode()
 
     async def compact(self) -> int:
         """Cut the log short now; the oldest index it still has."""

@@ -2,49 +2,57 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 
+import structlog
+
+from aspen.config import ClusterBootstrapConfig, format_address
 from aspen.discovery.announcement import topology_hash
 from aspen.discovery.gossip import GossipPorts, SelfDescription, Topology
 from aspen.discovery.mdns import Mdns
 from aspen.discovery.messages import Peer as GossipPeer
 from aspen.discovery.service import TOPIC_CONTEXT, GossipService
-from aspen.discovery.ticket import SignedTicket, Ticket, TicketNode, parse_ticket
-from aspen.errors import ConfigError, TicketError
+from aspen.discovery.ticket import NONCE_BYTES, SignedTicket, Ticket, TicketNode, parse_ticket
+from aspen.errors import JoinError, TicketError
 from aspen.http.peers import PeerAddress, PeerConnection, PeersStatus, PeerStatus
 from aspen.identity import Cookie, Cookies, Identity, verify
 from aspen.limits import TICKET_NODES
 from aspen.net.address_book import Address, AddressBook
-from aspen.net.endpoint import ALPN_GOSSIP, ConnectionStatus, Hello, Peer, Service
+from aspen.net.endpoint import ALPN_GOSSIP, ConnectionStatus, Endpoint, Hello, Peer, Service
 from aspen.net.reachable import reachable_addresses
 from aspen.raft.cluster import Consensus
 from aspen.raft.roster import NO_CLUSTER, Roster, encode_roster
 from aspen.z32 import encode_key
 
+log = structlog.get_logger("aspen.discovery")
+
 
 class Discovery:
-    """How this node finds others and is found."""
+    """How this node finds others and is found: `aspen.http.peers.PeersView` too."""
 
     def __init__(
         self,
+        config: ClusterBootstrapConfig,
         identity: Identity,
         cookies: Cookies,
         address_book: AddressBook,
         consensus: Consensus,
         own_address: Callable[[], Address],
-        relay_url: str | None,
     ) -> None:
+        self._config = config
         self._identity = identity
         self._address_book = address_book
         self._consensus = consensus
         self._own_address = own_address
-        self._relay_url = relay_url
         self._topics_of: tuple[Cookie, ...] = ()
         self._topics: tuple[bytes, ...] = ()
         self._roster: Roster | None = None
         self._topology: Topology
         self._cookies = cookies
+        self._endpoint: Endpoint | None = None
+        self._mdns: Mdns | None = None
         self.gossip = GossipService(
             GossipPorts(
                 own_id=identity.endpoint_id,
@@ -66,7 +74,7 @@ class Discovery:
             self._topics = tuple(cookie.derive(TOPIC_CONTEXT) for cookie in self._topics_of)
         return self._topics
 
-    def ticket(self) -> Ticket:
+    def _ticket(self) -> Ticket:
         """Where the cluster is: this node, and the members whose addresses are known.
 
         Raises `TicketError` on a node that belongs to no cluster.
@@ -83,38 +91,73 @@ class Discovery:
         nodes = sorted(nodes[:TICKET_NODES], key=lambda node: node.endpoint_id)
         return Ticket(self.topics()[0], roster.cluster_id, tuple(nodes))
 
-    def use_ticket(self, text_untrusted: str) -> None:
-        """Look for the nodes that a ticket names. Raises `ConfigError` for one that is of no use here."""
+    def ticket(self) -> str:
+        """See `PeersView`."""
+        return self._ticket().encode()
+
+    def signed_ticket(self, life_s: int) -> tuple[str, int]:
+        """See `PeersView`."""
+        sign, own_id = self._identity.sign, self._identity.endpoint_id
+        ticket = self._ticket().sign(own_id, sign, int(time.time()), os.urandom(NONCE_BYTES), life_s)
+        log.info("a signed ticket was issued", expires_at_s=ticket.expires_at_s)
+        return ticket.encode(), ticket.expires_at_s
+
+    def _use_ticket(self, text_untrusted: str) -> None:
+        """Look for the nodes that a ticket names, on a node that has joined: an old one will do.
+
+        Raises `JoinError` for one that is of no use here.
+        """
         try:
             read = parse_ticket(text_untrusted)
-            if isinstance(read, SignedTicket):
-                read.check(verify, int(time.time()))
-                read = read.ticket
         except TicketError as error:
-            raise ConfigError(f"ticket: {error}") from None
-        if read.topic not in self.topics():
-            raise ConfigError("ticket: it is of a cluster with another cookie than this node's")
+            raise JoinError(error.code, f"ticket: {error}") from None
+        if isinstance(read, SignedTicket):
+            read = read.ticket
         own_cluster = self._consensus.roster.cluster_id
         if own_cluster not in (NO_CLUSTER, read.cluster_id):
-            raise ConfigError("ticket: it is of another cluster than the one this node belongs to")
+            raise JoinError(
+                "foreign",
+                f"ticket: it is for the cluster {read.cluster_id.hex()}, and this node belongs to "
+                f"{own_cluster.hex()}",
+            )
         for node in read.nodes:
             for address in node.addresses:
                 self._address_book.add(node.endpoint_id, address, "ticket")
 
-    def mdns(self, host: str) -> Mdns:
-        """Discovery on the link, for a node bound to `host`."""
-        own = self._identity.endpoint_id
-        return Mdns(own, self.topics, self._address_book, lambda: self.describe().addresses, host)
-
-    def service(self, hello: Callable[[], Hello]) -> Service:
+    def services(self, hello: Callable[[], Hello]) -> list[Service]:
         """For the endpoint."""
-        return Service(
-            alpn=ALPN_GOSSIP,
-            hello=hello,
-            admit=self._admit,
-            on_frame=self.gossip.frame_received,
-            on_unreachable=self.gossip.peer_unreachable,
-        )
+        if not self._config.iroh.enable_gossip:
+            return []
+        return [
+            Service(
+                alpn=ALPN_GOSSIP,
+                hello=hello,
+                admit=self._admit,
+                on_frame=self.gossip.frame_received,
+                on_unreachable=self.gossip.peer_unreachable,
+            )
+        ]
+
+    def start(self, endpoint: Endpoint) -> None:
+        """Look for others and be found, over an endpoint that has been started. Raises `JoinError`."""
+        config, self._endpoint = self._config, endpoint
+        for peer in config.manual_peers:
+            if peer.address is not None:
+                self._address_book.add(peer.endpoint_id, peer.address, "manual")
+        if config.ticket:
+            self._use_ticket(config.ticket)
+        if config.iroh.enable_gossip:
+            self.gossip.start(endpoint.channel(ALPN_GOSSIP))
+        if config.iroh.enable_mdns:
+            own_id = self._identity.endpoint_id
+            addresses = lambda: self.describe().addresses  # noqa: E731
+            self._mdns = Mdns(own_id, self.topics, self._address_book, addresses, config.quic_host)
+            self._mdns.start()
+
+    async def stop(self) -> None:
+        if self._mdns is not None:
+            await self._mdns.stop()
+        await self.gossip.stop()
 
     def describe(self) -> SelfDescription:
         """What this node says of itself now."""
@@ -123,7 +166,7 @@ class Discovery:
         return SelfDescription(
             node_id=member.node_id if member is not None else 0,
             addresses=reachable_addresses(self._own_address()),
-            relay_url=self._relay_url,
+            relay_url=self._config.iroh.relay_url,
         )
 
     def topology(self) -> Topology:
@@ -134,9 +177,10 @@ class Discovery:
             self._topology = Topology(roster.version, topology_hash(encode_roster(roster)))
         return self._topology
 
-    def peers(self, connections: Sequence[ConnectionStatus]) -> PeersStatus:
+    def peers(self) -> PeersStatus:
         """Every node known here, for people."""
         roster, book, core = self._consensus.roster, self._address_book, self.gossip.core
+        connections = [] if self._endpoint is None else self._endpoint.connections()
         ids = dict.fromkeys(member.endpoint_id for member in roster.members)
         ids.update(dict.fromkeys((*book.peers(), *core.known, *(c.endpoint_id for c in connections))))
         ids.pop(self._identity.endpoint_id, None)
@@ -163,11 +207,13 @@ class Discovery:
             member=member is not None,
             path="direct" if connections else "none",
             addresses=tuple(
-                PeerAddress(_text(known.address), known.source, int((now - known.seen_at) * 1000))
+                PeerAddress(format_address(known.address), known.source, int((now - known.seen_at) * 1000))
                 for known in self._address_book.known(endpoint_id)
             ),
             connections=tuple(
-                PeerConnection(c.alpn, c.dialled, _text(c.address), round(c.rtt_ms, 2), int(c.age_s * 1000))
+                PeerConnection(
+                    c.alpn, c.dialled, format_address(c.address), round(c.rtt_ms, 2), int(c.age_s * 1000)
+                )
                 for c in connections
             ),
             announced_ms_ago=-1 if known is None else time.time_ns() // 1_000_000 - known[1],
@@ -194,8 +240,3 @@ class Discovery:
             for endpoint_id in known
             if endpoint_id != own_id
         ]
-
-
-def _text(address: Address) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

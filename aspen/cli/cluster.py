@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any, Final
 
 import typer
@@ -19,7 +20,14 @@ from aspen.cli.common import (
     print_table,
     talk,
 )
-from aspen.limits import CHECKPOINT_MS, CONTROL_MAX_MS, CONTROL_MS
+from aspen.limits import (
+    CHECKPOINT_MS,
+    CONTROL_MAX_MS,
+    CONTROL_MS,
+    TICKET_LIFE_MAX_S,
+    TICKET_LIFE_MIN_S,
+    TICKET_LIFE_S,
+)
 
 app = new_app(
     "The cluster's members and state.\n\n"
@@ -31,6 +39,7 @@ app = new_app(
 _EXAMPLES: Final = {
     "init": "Example: aspen cluster init --member 2@<endpoint id>@192.0.2.2:7300",
     "add-learner": "Example: aspen cluster add-learner 4@<endpoint id>@192.0.2.4:7300",
+    "join": "Example: aspen cluster join aspensigned… --data-dir /var/lib/aspen --host 192.0.2.4",
     "change-membership": "Example: aspen cluster change-membership 1 2 3",
 }
 
@@ -207,16 +216,65 @@ def _change(
 
 
 @app.command(epilog=EXIT_CODES)
-def ticket(as_json: Json = False, addr: Addrs = None, token: Token = None) -> None:
-    """Print a ticket that tells a new node where the cluster is: start it with --ticket.
+def ticket(
+    signed: Annotated[
+        bool, typer.Option("--signed", help="Let whoever holds it join, until it expires: keep it secret.")
+    ] = False,
+    ttl: Annotated[
+        int | None,
+        typer.Option(
+            help=f"How long a signed ticket lives. [{TICKET_LIFE_S}]",
+            metavar="SECONDS",
+            min=TICKET_LIFE_MIN_S,
+            max=TICKET_LIFE_MAX_S,
+        ),
+    ] = None,
+    as_json: Json = False,
+    addr: Addrs = None,
+    token: Token = None,
+) -> None:
+    """Print a ticket with which a new node joins: aspen cluster join TICKET.
 
-    It holds no secret: the new node must know the cookie, and is made a member with `add-learner`.
+    A plain one only tells where the cluster is and holds no secret: the new node must know the cookie.
+    A signed one is all that a new machine needs, so treat it as a password.
     """
-    told = talk(addr, token, as_json, lambda client: client.ticket())
+    told = talk(
+        addr, token, as_json, lambda client: client.ticket(signed=signed or ttl is not None, ttl_s=ttl)
+    )
     if as_json:
-        print_json({"ticket": told})
+        print_json({name: value for name, value in told.items() if value is not None})
     else:
-        print(told)
+        print(told["ticket"])
+
+
+@app.command(
+    epilog=f"{_EXAMPLES['join']}\n\n{EXIT_CODES}",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def join(
+    context: typer.Context,
+    ticket: Annotated[
+        str,
+        typer.Argument(help="A ticket, or - to read it from standard input.", metavar="TICKET"),
+    ],
+) -> None:
+    """Make this machine a node of the cluster that a ticket names, and run it until Ctrl-C.
+
+    Takes all options of `aspen node run`, of which a new machine may need --data-dir, --host, --node-id
+    (the next free one if it isn't given) and --learner (no vote: a read replica). A signed ticket is
+    enough; with a plain one the cookie must be set. The command shows how far the node has come. Run
+    again after a crash, anywhere on the way, it goes on; once the node has joined, `aspen node run` with
+    the same --data-dir will do.
+    """
+    from aspen.cli import node
+
+    text = sys.stdin.read().strip() if ticket == "-" else ticket
+    command = typer.main.get_command(node.app)
+    command.main(
+        ["run", "--show-joining", f"--ticket={text}", *context.args],
+        prog_name="aspen node",
+        standalone_mode=False,
+    )
 
 
 backup.add_commands(app)

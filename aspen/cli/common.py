@@ -25,6 +25,7 @@ from aspen.errors import (
     ClientUnavailable,
     ConfigError,
     InputError,
+    JoinError,
 )
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def local(as_json: bool, action: Callable[[], T]) -> T:
 
 def fail(error: AspenError, as_json: bool = False) -> NoReturn:
     """Say what went wrong and end with the exit code that fits."""
-    code = error.code if isinstance(error, ClientError) else type(error).__name__
+    code = error.code if isinstance(error, ClientError | JoinError) else type(error).__name__
     if as_json:
         current = {"current": error.current} if isinstance(error, ClientCompareFailed) else {}
         print(json.dumps({"error": code, "reason": str(error), **current}), file=sys.stderr)
@@ -188,6 +189,10 @@ def exit_code(error: AspenError) -> Exit:
         case ClientOutcomeUnknown():
             return Exit.OUTCOME_UNKNOWN
         case ConfigError() | InputError():
+            return Exit.USAGE
+        case JoinError(code="unreachable"):
+            return Exit.UNAVAILABLE
+        case JoinError(code="malformed"):
             return Exit.USAGE
         case _:
             return Exit.FAILED

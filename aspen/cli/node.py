@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from aspen.cli.common import EXIT_CODES, Exit, exit_code, local, new_app
-from aspen.errors import AspenError, InvariantViolation
+from aspen.errors import AspenError, InvariantViolation, JoinError
 
 if TYPE_CHECKING:
     from aspen.config import ClusterBootstrapConfig
@@ -59,8 +59,16 @@ def run(
     ] = None,
     ticket: Annotated[
         str | None,
-        _flag("Find the cluster by a ticket of `aspen cluster ticket`; a member lets this node in."),
+        _flag("Join the cluster of a ticket (`aspen cluster ticket`); better as ASPEN_TICKET."),
     ] = None,
+    learner: Annotated[
+        bool, typer.Option("--learner", help="Join without a vote, as a read replica.")
+    ] = False,
+    auto_cluster: Annotated[
+        int | None,
+        _flag("Found a cluster with so many nodes that say the same and find each other.", "NODES"),
+    ] = None,
+    show_joining: Annotated[bool, typer.Option("--show-joining", hidden=True)] = False,
     init: Annotated[
         bool, typer.Option("--init", help="Found a cluster of this node and its peers, unless it has one.")
     ] = False,
@@ -109,6 +117,8 @@ def run(
         "quic_port": quic_port,
         "peers": ",".join(peers) if peers else None,
         "ticket": ticket,
+        "learner": learner or None,
+        "auto_cluster": auto_cluster,
         "init": init or None,
         "profile": profile,
         "heartbeat_interval_ms": heartbeat_interval_ms,
@@ -126,19 +136,26 @@ def run(
         "log_format": log_format,
         "log_level": log_level,
     }
-    local(False, lambda: run_node(config, flags))
+    local(False, lambda: run_node(config, flags, show_joining=show_joining))
 
 
-def run_node(config_file: Path | None, flags: dict[str, Any]) -> None:
-    """Load the configuration, run the node, return when it was asked to stop."""
+def run_node(config_file: Path | None, flags: dict[str, Any], *, show_joining: bool = False) -> None:
+    """Load the configuration, run the node, return when it was asked to stop.
+
+    With `show_joining`, standard output tells how far a node has come that joins, and the log less.
+    """
+    from dataclasses import replace
+
     from aspen import logs
+    from aspen.config_joined import with_joined
     from aspen.config_security import apply_security_defaults, security_report
     from aspen.config_sources import NODE_DEFAULTS, load_config
 
+    defaults = {**NODE_DEFAULTS, **({"log_level": "warning"} if show_joining else {})}
+
     def load() -> LoadedConfig:
-        return load_config(
-            config_file=config_file, environment=os.environ, flags=flags, defaults=NODE_DEFAULTS
-        )
+        loaded = load_config(config_file=config_file, environment=os.environ, flags=flags, defaults=defaults)
+        return replace(loaded, config=with_joined(loaded.config))
 
     loaded = load()
     warnings = [*loaded.validate(), *apply_security_defaults(loaded.config).values()]
@@ -158,17 +175,21 @@ def run_node(config_file: Path | None, flags: dict[str, Any]) -> None:
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(loaded.config, lambda: load().config))
+            runner.run(_serve(loaded.config, lambda: load().config, show_joining))
     except InvariantViolation:
         log.exception("node failed")
         raise typer.Exit(Exit.FAILED) from None
     except (AspenError, OSError) as error:
+        if show_joining and isinstance(error, JoinError):
+            raise
         log.error("node failed", reason=str(error))
         code = exit_code(error) if isinstance(error, AspenError) else Exit.FAILED
         raise typer.Exit(code) from None
 
 
-async def _serve(config: ClusterBootstrapConfig, load: Callable[[], ClusterBootstrapConfig]) -> None:
+async def _serve(
+    config: ClusterBootstrapConfig, load: Callable[[], ClusterBootstrapConfig], show_joining: bool
+) -> None:
     """Start the node, wait for a signal or its end, stop it. On SIGHUP, `load` the configuration again.
 
     Raises `AspenError` if it could not start or ended by itself.
@@ -180,6 +201,7 @@ async def _serve(config: ClusterBootstrapConfig, load: Callable[[], ClusterBoots
 
     from aspen.cli.node_service import patience, report
     from aspen.node import bootstrap_node
+    from aspen.node_join import log_report
     from aspen.systemd import GivenSockets, Manager
 
     log = structlog.get_logger("aspen.cli")
@@ -195,7 +217,8 @@ async def _serve(config: ClusterBootstrapConfig, load: Callable[[], ClusterBoots
         _stop_at_end_of_input(stop)
     running: list[Node] = []
     _reload_on_hangup(running, load, stop, manager)
-    starting = asyncio.ensure_future(bootstrap_node(config, sockets))
+    on_join = _show if show_joining else log_report
+    starting = asyncio.ensure_future(bootstrap_node(config, sockets, on_join))
     stopping = asyncio.ensure_future(stop.wait())
     with patience(manager):
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -236,6 +259,10 @@ async def _serve(config: ClusterBootstrapConfig, load: Callable[[], ClusterBoots
     log.info("node stopped")
     if by_itself:
         raise AspenError("the node stopped by itself; its log says why")
+
+
+def _show(line: str) -> None:
+    print(line, flush=True)
 
 
 def _address(bound: tuple[str, int] | None) -> str:

@@ -54,9 +54,13 @@ class NodeClient(Transport, KvCalls):
         """`GET /v1/cluster/status`, as the node gave it."""
         return read_json(await self._request("GET", "/v1/cluster/status"), dict[str, Any])
 
-    async def ticket(self) -> str:
-        """A ticket that tells a new node where the cluster is."""
-        return str(read_json(await self._request("GET", "/cluster-ticket"), dict[str, Any])["ticket"])
+    async def ticket(self, *, signed: bool = False, ttl_s: int | None = None) -> dict[str, Any]:
+        """A `ticket` that tells a new node where the cluster is; a signed one lets its holder in, until
+        `expires_at_s`."""
+        query: dict[str, str | bytes] = {"signed": "true"} if signed else {}
+        if ttl_s is not None:
+            query["ttl"] = str(ttl_s)
+        return read_json(await self._request("GET", "/cluster-ticket", query), dict[str, Any])
 
     async def peers(self) -> dict[str, Any]:
         """`GET /v1/peers`, as the node gave it."""

@@ -3,10 +3,10 @@
 A plain ticket (`aspen…`) tells where the cluster is: its topic, its id, some of its nodes with their
 addresses. It holds no secret; whoever joins with it must know the cookie.
 
-A signed ticket (`aspensigned…`) lets its holder in, for a day at most: a member has signed it, and any
-member that the cluster still has for one answers to it. The holder dials the nodes named in it by
-their keys, so nobody else can take its place; it shows the ticket inside that connection and is given
-what it needs. So treat it as a password: the cookie itself is never in it.
+A signed ticket (`aspensigned…`) lets its holder in, for a day unless its issuer says otherwise: a member
+has signed it, and any member answers to it while the cluster still has its issuer for one. The holder dials
+the nodes named in it by their keys, so nobody else can take their place; it shows the ticket inside that
+connection and is given what it needs. So treat it as a password: the cookie itself is never in it.
 
 Encoding: the prefix, then base32 (RFC 4648 §6, lower case, no padding) of::
 
@@ -21,7 +21,7 @@ import base64
 import binascii
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
@@ -30,6 +30,8 @@ from aspen.limits import (
     ADDRESSES_PER_PEER,
     HOST_CHARS,
     TICKET_CHARS,
+    TICKET_LIFE_MAX_S,
+    TICKET_LIFE_MIN_S,
     TICKET_LIFE_S,
     TICKET_NODES,
     TICKET_SKEW_S,
@@ -69,9 +71,24 @@ class Ticket:
         """Raises `TicketError` if it holds more than a ticket may."""
         return PREFIX + _base32(self._body())
 
-    def sign(self, issuer: bytes, sign: Callable[[bytes], bytes], now_s: int, nonce: bytes) -> SignedTicket:
-        """Make it one that lets its holder in, for `TICKET_LIFE_S` from `now_s`."""
-        return SignedTicket.issue(self, issuer, sign, now_s, nonce)
+    def sign(
+        self,
+        issuer: bytes,
+        sign: Callable[[bytes], bytes],
+        now_s: int,
+        nonce: bytes,
+        life_s: int = TICKET_LIFE_S,
+    ) -> SignedTicket:
+        """Make it one that lets its holder in, for `life_s` from `now_s`.
+
+        Raises `TicketError` for a life that no ticket has.
+        """
+        if not TICKET_LIFE_MIN_S <= life_s <= TICKET_LIFE_MAX_S:
+            raise TicketError(
+                "malformed", f"a ticket lives {TICKET_LIFE_MIN_S} to {TICKET_LIFE_MAX_S} s, not {life_s}"
+            )
+        unsigned = SignedTicket(self, now_s, now_s + life_s, nonce, issuer, b"")
+        return replace(unsigned, signature=sign(unsigned._signed()))
 
     def _body(self) -> bytes:
         if not 1 <= len(self.nodes) <= TICKET_NODES:
@@ -99,13 +116,6 @@ class SignedTicket:
     issuer: bytes
     signature: bytes
 
-    @classmethod
-    def issue(
-        cls, ticket: Ticket, issuer: bytes, sign: Callable[[bytes], bytes], now_s: int, nonce: bytes
-    ) -> SignedTicket:
-        unsigned = cls(ticket, now_s, now_s + TICKET_LIFE_S, nonce, issuer, b"")
-        return cls(ticket, now_s, now_s + TICKET_LIFE_S, nonce, issuer, sign(unsigned._signed()))
-
     def encode(self) -> str:
         return SIGNED_PREFIX + _base32(self._signed()[len(_CONTEXT) :] + self.signature)
 
@@ -116,7 +126,7 @@ class SignedTicket:
         """
         if not verify(self.issuer, self._signed(), self.signature):
             raise TicketError("forged", "the ticket's signature isn't its issuer's")
-        if self.expires_at_s - self.issued_at_s > TICKET_LIFE_S:
+        if self.expires_at_s - self.issued_at_s > TICKET_LIFE_MAX_S:
             raise TicketError("forged", "the ticket claims a longer life than tickets have")
         if now_s > self.expires_at_s + TICKET_SKEW_S:
             raise TicketError(

@@ -9,9 +9,11 @@ from aiohttp import web
 
 from aspen.errors import HttpError, TicketError
 from aspen.http.errors import json_response
-from aspen.http.openapi import JSON, Answer, Operation
+from aspen.http.kv_query import bad_query, flag_of, number_of
+from aspen.http.openapi import JSON, Answer, Operation, Parameter
 from aspen.http.request import query_of
 from aspen.http.routing import Request, Router
+from aspen.limits import TICKET_LIFE_MAX_S, TICKET_LIFE_MIN_S, TICKET_LIFE_S
 
 _NONE: Final[frozenset[str]] = frozenset()
 
@@ -62,7 +64,9 @@ class PeersStatus(msgspec.Struct, frozen=True):
 
 class TicketAnswer(msgspec.Struct, frozen=True):
     ticket: str
-    """Names the cluster and some of its nodes; holds no secret."""
+    """Names the cluster and some of its nodes. Unless it is signed it holds no secret."""
+    expires_at_s: int | None = None
+    """Unix time until which a signed ticket lets its holder in."""
 
 
 class PeersView(Protocol):
@@ -74,15 +78,29 @@ class PeersView(Protocol):
         """Raises `TicketError` on a node that belongs to no cluster."""
         ...
 
+    def signed_ticket(self, life_s: int) -> tuple[str, int]:
+        """A ticket whose holder may join, and when it expires. Raises `TicketError`."""
+        ...
+
 
 PEERS: Final = Operation(
     "The nodes this one knows of", {200: Answer("The peers.", {JSON: PeersStatus})}, tag="cluster"
 )
 
 TICKET: Final = Operation(
-    "A ticket that tells a new node where the cluster is",
+    "A ticket that tells a new node where the cluster is; a signed one lets its holder in",
     {200: Answer("The ticket.", {JSON: TicketAnswer})},
     {409: "This node belongs to no cluster yet."},
+    parameters=(
+        Parameter(
+            "signed", "A ticket whose holder may join, without knowing the cookie.", {"type": "boolean"}
+        ),
+        Parameter(
+            "ttl",
+            "Seconds that a signed ticket lives; a day if not given.",
+            {"type": "integer", "minimum": TICKET_LIFE_MIN_S, "maximum": TICKET_LIFE_MAX_S},
+        ),
+    ),
     tag="cluster",
 )
 
@@ -99,12 +117,19 @@ class PeersRoutes:
         admin.add("/cluster-ticket", {"GET": self.ticket}, public=False, operations={"GET": TICKET})
 
     async def ticket(self, request: Request, _rest: str) -> web.StreamResponse:
-        query_of(request, _NONE)
+        query = query_of(request, frozenset({"signed", "ttl"}))
+        life_s = number_of(query, "ttl", TICKET_LIFE_MAX_S, TICKET_LIFE_MIN_S)
+        signed = flag_of(query, "signed")
+        if life_s is not None and not signed:
+            raise bad_query("ttl is for signed tickets; a plain one doesn't expire")
         try:
-            told = self._view.ticket()
+            if signed:
+                told = TicketAnswer(*self._view.signed_ticket(life_s or TICKET_LIFE_S))
+            else:
+                told = TicketAnswer(self._view.ticket())
         except TicketError as error:
             raise HttpError(409, "no_cluster", str(error)) from None
-        return json_response(TicketAnswer(told), headers={"Cache-Control": "no-store"})
+        return json_response(told, headers={"Cache-Control": "no-store"})
 
     async def peers(self, request: Request, _rest: str) -> web.StreamResponse:
         query_of(request, _NONE)

@@ -52,6 +52,8 @@ class Service:
     hello: Callable[[], Hello]
     admit: Callable[[Peer], str | None]
     """Asked about each proven peer; a refusal code or None."""
+    open_to_strangers: bool = False
+    """Whether a peer proves its key only, and not the cookie."""
     on_frame: Callable[[Peer, bytes], None] = _ignore
     on_unreachable: Callable[[EndpointId], None] = _ignore
     """Never called from inside `send`."""
@@ -152,6 +154,11 @@ class Channel:
                     link.openers.remove(opener)
         return connection.streams.open()
 
+    @property
+    def accepted_peers(self) -> int:
+        """Proven peers that have dialled this node and are connected."""
+        return len(self._accepted)
+
     def recheck(self, admit: Callable[[Peer], str | None]) -> None:
         """End the connections of peers that were let in before, and would not be now."""
         for connection in list(self._transceiver.connections):
@@ -202,7 +209,8 @@ class Channel:
     def opened(self, connection: Connection) -> None:
         peer = connection.peer
         assert peer is not None
-        if not connection.is_relayed:
+        if not connection.is_relayed and (connection.dialled or not self._service.open_to_strangers):
+            # (Of strangers no address is kept: anyone could fill the book.)
             source = "connected" if connection.dialled else "inbound"
             self._address_book.add(peer.endpoint_id, plain(connection.address), source)
         log.info(

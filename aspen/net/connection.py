@@ -7,7 +7,8 @@
 TLS and PROVING end in refusal when their time is up. In PROVING the `Handshake` runs on the dialler's
 first bidirectional stream. Only OPEN carries frames: Raft's on the dialler's first unidirectional stream,
 from the dialler to the listener; and both ways on further bidirectional streams, which the dialler opens
-(`Streams`). Data anywhere else, or earlier, closes the connection.
+(`Streams`). Data anywhere else, or earlier, closes the connection. A stranger, of whom nothing but its key
+is proven, gets no window wider than before, and has streams only.
 """
 
 from __future__ import annotations
@@ -282,6 +283,14 @@ class Connection:
         """Whether this is one of the dialler's bidirectional streams (RFC 9000 §2.1) beside the first."""
         return self.state is State.OPEN and stream_id % 4 == 0 and stream_id != HANDSHAKE_STREAM
 
+    @property
+    def _of_strangers(self) -> bool:
+        return self._credentials[self.alpn].strangers
+
+    def _carries_frames(self, stream_id: int) -> bool:
+        open_here = self.state is State.OPEN and not self.dialled
+        return stream_id == FRAME_STREAM and open_here and not self._of_strangers
+
     def _stream_data(self, stream_id: int, data_untrusted: bytes, ended: bool) -> None:
         if self._carries_stream(stream_id):
             self.streams.arrived(stream_id, data_untrusted, ended)
@@ -294,8 +303,9 @@ class Connection:
                 self.quic.send_stream_data(HANDSHAKE_STREAM, reply)
             if self._handshake.peer is not None:
                 self.state = State.OPEN
-                self.quic.trust()
-        elif stream_id == FRAME_STREAM and self.state is State.OPEN and not self.dialled:
+                if not self._of_strangers:
+                    self.quic.trust()
+        elif self._carries_frames(stream_id):
             self.frames_received += self._reader.feed(data_untrusted)
         else:
             raise HandshakeError("malformed", "data on a stream that should have none")

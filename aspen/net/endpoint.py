@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from aspen.errors import invariant
 from aspen.identity import Cookies, EndpointId, Identity
 from aspen.limits import NET_IDLE_MS
 from aspen.net.address_book import Address, AddressBook
@@ -26,7 +27,9 @@ from aspen.net.udp import SocketAddress, plain
 
 __all__ = [
     "ALPN_GOSSIP",
+    "ALPN_JOIN",
     "ALPN_RAFT",
+    "ALPN_TICKET",
     "AddressBook",
     "Channel",
     "ConnectionStatus",
@@ -39,6 +42,9 @@ __all__ = [
 
 ALPN_RAFT: Final = "aspen-raft/1"
 ALPN_GOSSIP: Final = "aspen-gossip/1"
+ALPN_JOIN: Final = "aspen-join/1"
+ALPN_TICKET: Final = "aspen-ticket/1"
+"""To join without knowing the cookie; open to strangers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,7 @@ class Endpoint:
         self,
         *,
         identity: Identity,
-        cookies: Cookies,
+        cookies: Cookies | None,
         services: Sequence[Service],
         address_book: AddressBook,
         idle_ms: int = NET_IDLE_MS,
@@ -72,13 +78,21 @@ class Endpoint:
         refusals: Refusals | None = None,
         relays: Relays | None = None,
     ) -> None:
-        """`max_datagram_bytes` None means what fits every path (1200), and much more on loopback."""
+        """`max_datagram_bytes` None means what fits every path (1200), and much more on loopback. Without
+        `cookies`, all services must be open to strangers."""
+        invariant(
+            cookies is not None or all(service.open_to_strangers for service in services),
+            "a service that needs the cookie, and no cookie",
+        )
         relays = relays or NoRelays()
         self.identity = identity
         self.address_book = address_book
         self._refusals = refusals or Refusals(lambda: self._transceiver.now())
         credentials = {
-            service.alpn: Credentials(identity, cookies, service.hello, service.admit) for service in services
+            service.alpn: Credentials(
+                identity, None if service.open_to_strangers else cookies, service.hello, service.admit
+            )
+            for service in services
         }
         self._transceiver = Transceiver(self, identity, credentials, idle_ms, max_datagram_bytes, relays)
         self._channels = {

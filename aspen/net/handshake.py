@@ -17,6 +17,9 @@ cookie and bound to its sender's role, proves the cookie. So
 - the dialler proves the cookie first, to a listener whose key it already knows: a stranger who dials
   gets nothing it could guess the cookie from, nor does one who answers in a peer's place.
 
+A protocol may be open to strangers (`Credentials` without a cookie): its MACs are keyed with nothing secret,
+so that only the identity keys are proven, bound to the connection all the same.
+
 The first field of HELLO and CHALLENGE is the protocol version and will stay so; whoever reads another
 version than its own refuses. A refusal is a QUIC close whose reason is one of `REFUSAL_CODES`.
 """
@@ -25,7 +28,7 @@ from __future__ import annotations
 
 import hmac
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,6 +59,7 @@ NONCE_BYTES: Final = 32
 
 _TRANSCRIPT_CONTEXT: Final = b"aspen 2026 quic transcript v1"
 _SIGNATURE_CONTEXT: Final = b"aspen 2026 quic dialler signature v1"
+_NO_COOKIE_CONTEXT: Final = "aspen 2026 quic handshake without a cookie v1"
 _DIALLER: Final = b"dialler"
 _LISTENER: Final = b"listener"
 _HELLO, _CHALLENGE, _PROOF, _WELCOME = 1, 2, 3, 4
@@ -95,13 +99,17 @@ class Peer:
 class Credentials:
     """What every handshake of one node is made with."""
 
-    __slots__ = ("admit", "hello", "identity", "macs")
+    __slots__ = ("admit", "hello", "identity", "macs", "strangers")
 
     def __init__(
-        self, identity: Identity, cookies: Cookies, hello: Callable[[], Hello], admit: Admit
+        self, identity: Identity, cookies: Cookies | None, hello: Callable[[], Hello], admit: Admit
     ) -> None:
+        """`cookies` None: peers prove their keys and nothing else."""
         self.identity = identity
-        self.macs = cookies.authenticators(COOKIE_CONTEXT)
+        self.strangers = cookies is None
+        self.macs: Sequence[Authenticator] = (
+            [_no_secret] if cookies is None else cookies.authenticators(COOKIE_CONTEXT)
+        )
         """The first is used to dial; a listener takes any, and answers with the same."""
         self.hello = hello
         self.admit = admit
@@ -258,6 +266,11 @@ class ListenerHandshake(Handshake):
             raise HandshakeError("wrong_key", "the peer does not hold the identity key it named")
         self._welcome(claimed)
         return _framed(_WELCOME_BODY.pack(_WELCOME, authenticator(_LISTENER + proven)))
+
+
+def _no_secret(message: bytes) -> bytes:
+    """Stands where the cookie's MAC does, and proves nothing."""
+    return blake3.blake3(message, derive_key_context=_NO_COOKIE_CONTEXT).digest()
 
 
 def _framed(message: bytes) -> bytes:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aspen.discovery.ticket import SignedTicket, Ticket, TicketNode, parse_ticket
 from aspen.errors import TicketError
 from aspen.identity import Identity, verify
-from aspen.limits import TICKET_CHARS, TICKET_LIFE_S, TICKET_NODES, TICKET_SKEW_S
+from aspen.limits import TICKET_CHARS, TICKET_LIFE_MAX_S, TICKET_LIFE_S, TICKET_NODES, TICKET_SKEW_S
 
 ISSUER = Identity.from_seed(b"i" * 32)
 NOW_S = 1_700_000_000
@@ -91,7 +91,7 @@ def test_a_flipped_bit_is_never_let_in(position: int, bit: int) -> None:
 
 
 def test_an_issuer_can_not_stretch_its_life() -> None:
-    stretched = SignedTicket(PLAIN, NOW_S, NOW_S + TICKET_LIFE_S + 1, b"n" * 16, ISSUER.endpoint_id, b"")
+    stretched = SignedTicket(PLAIN, NOW_S, NOW_S + TICKET_LIFE_MAX_S + 1, b"n" * 16, ISSUER.endpoint_id, b"")
     stretched = SignedTicket(
         PLAIN,
         stretched.issued_at_s,
@@ -102,6 +102,16 @@ def test_an_issuer_can_not_stretch_its_life() -> None:
     )
     with pytest.raises(TicketError, match="longer life"):
         stretched.check(verify, NOW_S)
+
+
+def test_its_issuer_says_how_long_it_lives() -> None:
+    brief = PLAIN.sign(ISSUER.endpoint_id, ISSUER.sign, NOW_S, b"n" * 16, life_s=60)
+    brief.check(verify, NOW_S + 60 + TICKET_SKEW_S)
+    with pytest.raises(TicketError, match="expired"):
+        brief.check(verify, NOW_S + 61 + TICKET_SKEW_S)
+    for life_s in (0, TICKET_LIFE_MAX_S + 1):
+        with pytest.raises(TicketError, match="a ticket lives"):
+            PLAIN.sign(ISSUER.endpoint_id, ISSUER.sign, NOW_S, b"n" * 16, life_s=life_s)
 
 
 def _text(text: str, end: int) -> str:

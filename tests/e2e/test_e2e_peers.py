@@ -54,20 +54,6 @@ def test_a_newcomer_that_knows_one_member_hears_of_all(cluster: Cluster, tmp_pat
         newcomer.end_whatever_is_left()
 
 
-def test_a_newcomer_with_a_ticket_finds_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
-    ticket = cluster.node(2).request("GET", "/cluster-ticket").json["ticket"]
-    newcomer = NodeProcess(9, tmp_path / "newcomer")
-    newcomer.settings["ASPEN_TICKET"] = ticket
-    newcomer.start()
-    try:
-        newcomer.wait_answers()
-        assert newcomer.request("GET", "/cluster-ticket").status == 409  # it belongs to no cluster yet
-        members = {node.identity.z32 for node in cluster}
-        wait_until(lambda: members <= announced(newcomer), "the newcomer hears all members", timeout_s=30)
-    finally:
-        newcomer.end_whatever_is_left()
-
-
 def test_a_ticket_of_another_cluster_is_refused(cluster: Cluster, tmp_path: Path) -> None:
     ticket = cluster.node(2).request("GET", "/cluster-ticket").json["ticket"]
     for cookie, text, reason in (
