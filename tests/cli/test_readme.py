@@ -65,7 +65,7 @@ def cluster(tmp_path: Path, ports: dict[str, int]) -> Iterator[Path]:
             stderr=output,
         )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while "Aspen is ready" not in log.read_text("utf-8"):
             assert process.poll() is None, log.read_text("utf-8")
             assert time.monotonic() < deadline, log.read_text("utf-8")
@@ -123,7 +123,7 @@ def running_node(
             stderr=output,
         )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while until not in log.read_text("utf-8"):
             assert process.poll() is None, log.read_text("utf-8")
             assert time.monotonic() < deadline, log.read_text("utf-8")
