@@ -269,12 +269,10 @@ def join(
     from aspen.cli import node
 
     text = sys.stdin.read().strip() if ticket == "-" else ticket
-    command = typer.main.get_command(node.app)
-    command.main(
-        ["run", "--show-joining", f"--ticket={text}", *context.args],
-        prog_name="aspen node",
-        standalone_mode=False,
-    )
+    arguments = ["run", "--show-joining", f"--ticket={text}", *context.args]
+    code = typer.main.get_command(node.app).main(arguments, prog_name="aspen node", standalone_mode=False)
+    if code:
+        raise typer.Exit(code)
 
 
 backup.add_commands(app)

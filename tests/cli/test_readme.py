@@ -110,7 +110,7 @@ def run(script: str, directory: Path, ports: dict[str, int]) -> str:
 
 @contextmanager
 def running_node(
-    command: str, directory: Path, ports: dict[str, int], until: str, cookie: str | None
+    command: str, directory: Path, ports: dict[str, int], until: str, cookie: str
 ) -> Iterator[Path]:
     """An `aspen node run …` or `cluster join` of the README; yields its log once `until` stands in it."""
     log = directory / "node.log"
@@ -118,7 +118,7 @@ def running_node(
         process = subprocess.Popen(
             [sys.executable, "-m", "aspen.cli.main", *shlex.split(command.replace("\\\n", " "))[1:]],
             cwd=directory,
-            env=environment(ports) | ({} if cookie is None else {"ASPEN_COOKIE": cookie}),
+            env=environment(ports) | {"ASPEN_COOKIE": cookie},
             stdout=output,
             stderr=output,
         )
@@ -158,7 +158,7 @@ def test_a_cluster_grows_by_a_ticket_and_shrinks(cluster: Path, ports: dict[str,
     join = join.replace("<ticket>", run(ticket, cluster, ports).strip())
     join = join.replace("/var/lib/aspen", "new").replace("192.0.2.4", "127.0.0.1")
     join += f" --dns-port {new} --http-addr 127.0.0.1:{new + 1} --quic-port {new + 2} --profile lan"
-    with running_node(join, cluster, ports, "promoted: node 4 is one of 4 voters", None):
+    with running_node(join, cluster, ports, "promoted: node 4 is one of 4 voters", ""):
         assert run(check, cluster, ports).count("alike") == 4
         assert "learner" not in run(shrink, cluster, ports)
     members = json.loads(run("aspen cluster status --json", cluster, ports))["members"]
