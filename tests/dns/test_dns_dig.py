@@ -45,8 +45,8 @@ async def dig(port: int, *arguments: str) -> str:
         "@127.0.0.1",
         "-p",
         str(port),
-        "+tries=5",
-        "+time=2",
+        "+tries=2",
+        "+time=15",  # a retry would show in the output
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
