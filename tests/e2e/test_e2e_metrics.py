@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dns.message
 import dns.query
+import promql
 import pytest
 from clients import HOST, dns_query, http_request, sign, texts
 from cluster import COOKIE, Cluster, free_port, wait_until
@@ -65,6 +66,34 @@ def everything(data_dir: Path) -> ClusterBootstrapConfig:
     )
 
 
+def rows_of_page() -> dict[str, tuple[str, set[str]]]:
+    """Metric → its type and labels, by docs/metrics.md."""
+    row = re.compile(r"^\| `((?:aspen|process)_[a-z_]+)` \| (\w+) \| ([^|]*) \| [^|]+ \|$", re.MULTILINE)
+    rows = row.findall(PAGE.read_text())
+    told = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    assert len(told) == len(rows)
+    return told
+
+
+def check_monitoring(families: dict[str, Metric]) -> None:
+    """What alerts and dashboard ask for is exported under that name, with those labels."""
+    told = rows_of_page()
+    labels: dict[str, set[str]] = {"up": set()}
+    for family in families.values():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        if family.type == "histogram":
+            labels |= {f"{name}{end}": told[name][1] for end in ("_count", "_sum")}
+            labels[f"{name}_bucket"] = told[name][1] | {"le"}
+        else:
+            labels[name] = told[name][1]
+    uses = [*promql.alerts(), *promql.panels()]
+    assert len(uses) > 60
+    for use in uses:
+        assert use.names, use
+        assert use.names <= set(labels), use
+        assert use.labels <= promql.OF_THE_SCRAPE.union(*(labels[name] for name in use.names)), use
+
+
 def check_page(families: dict[str, Metric]) -> None:
     """docs/metrics.md has a row for every family: its name, type and labels, and no other rows."""
     exported = {}
@@ -73,11 +102,7 @@ def check_page(families: dict[str, Metric]) -> None:
         labels = {label for each in family.samples for label in each.labels} - {"le"}
         exported[name] = (family.type, labels)
         assert family.documentation, name
-    rows = re.findall(
-        r"^\| `((?:aspen|process)_[a-z_]+)` \| (\w+) \| ([^|]*) \| [^|]+ \|$", PAGE.read_text(), re.MULTILINE
-    )
-    told = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
-    assert len(told) == len(rows)
+    told = rows_of_page()
     assert set(told) == set(exported)
     for name, (kind, labels) in exported.items():
         assert told[name][0] == kind, name
@@ -161,6 +186,7 @@ async def test_every_transport_counts_what_it_answered(tmp_path: Path) -> None:
         assert value(after, "aspen_dns_worker_open_fds", worker="0") > 0
         assert value(after, "process_open_fds") > 0
         check_page(after)
+        check_monitoring(after)
 
     async with await bootstrap_node(config):
         await asyncio.to_thread(ask)
