@@ -280,6 +280,10 @@ LOOKUP_NODES: Final = 64  # taken from one answer
 LOOKUP_KNOCKS: Final = 16  # addresses asked at a time whose key they are
 BOOTSTRAP_NODES: Final = 64
 DNS_DISCOVERY_ORIGINS: Final = 8
+REMEMBERED_BYTES: Final = 1_048_576  # of the file of addresses
+REMEMBERED_ADDRESSES: Final = 4  # of one node, the newest
+REMEMBER_MS: Final = 15_000  # between two looks whether there is something new for it
+BEHIND_MS: Final = 2_000  # between two attempts to catch up with a newer membership
 
 # --- tickets -----------------------------------------------------------------------------------
 TICKET_NODES: Final = 16

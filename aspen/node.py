@@ -243,7 +243,7 @@ class Node:
             await self._start_dns(store)
         await self._start_http(store)
         await self.dht.announce(self.quic_address)
-        lookups = NodeLookups(self.config, self._endpoint, self.consensus, self.dht, self._greet_all)
+        lookups = NodeLookups(self.config, self._endpoint, self.discovery, self.dht, self._greet_all)
         lookups.start()
         self._stack.push_async_callback(lookups.stop)
         self.housekeeper.start()
@@ -339,8 +339,7 @@ class Node:
             self.proposer,
             self._clock,
             self._page,
-            self.address_book,
-            lambda: self.quic_address,
+            self.discovery.addresses_of,
             self.dht.elsewhere,
             self._sockets,
         )

@@ -17,7 +17,7 @@ from aspen.discovery.service import TOPIC_CONTEXT, GossipService
 from aspen.discovery.ticket import NONCE_BYTES, SignedTicket, Ticket, TicketNode, parse_ticket
 from aspen.errors import JoinError, TicketError
 from aspen.http.peers import PeerAddress, PeerConnection, PeersStatus, PeerStatus
-from aspen.identity import Cookie, Cookies, Identity, verify
+from aspen.identity import Cookie, Cookies, EndpointId, Identity, verify
 from aspen.limits import TICKET_NODES
 from aspen.net.address_book import Address, AddressBook
 from aspen.net.endpoint import ALPN_GOSSIP, ConnectionStatus, Endpoint, Hello, Peer, Service
@@ -44,7 +44,9 @@ class Discovery:
         self._config = config
         self._identity = identity
         self._address_book = address_book
-        self._consensus = consensus
+        self.consensus = self._consensus = consensus
+        self.on_behind: Callable[[bytes], None] = lambda endpoint_id: None
+        """Hears of a node that knows a newer membership than this one."""
         self._own_address = own_address
         self._topics_of: tuple[Cookie, ...] = ()
         self._topics: tuple[bytes, ...] = ()
@@ -65,6 +67,7 @@ class Discovery:
                 contacts=self._contacts,
             ),
             address_book,
+            on_behind=lambda endpoint_id, version: self.on_behind(endpoint_id),
         )
 
     def topics(self) -> tuple[bytes, ...]:
@@ -169,12 +172,23 @@ class Discovery:
             relay_url=self._config.iroh.relay_url,
         )
 
+    def addresses_of(self, endpoint_id: EndpointId) -> tuple[Address, ...]:
+        """Where a node says that it is, if it has said so lately; else all that is known of it."""
+        if endpoint_id == self._identity.endpoint_id:
+            return self.describe().addresses
+        heard = self.gossip.core.known.get(endpoint_id)
+        if heard is not None and heard[0].addresses:
+            return heard[0].addresses
+        known = self._address_book.known(endpoint_id)
+        return tuple(each.address for each in known if each.source != "inbound")
+
     def topology(self) -> Topology:
         """The membership this node knows; worked out anew only when it has changed."""
         roster = self._consensus.roster
         if roster is not self._roster:
             self._roster = roster
             self._topology = Topology(roster.version, topology_hash(encode_roster(roster)))
+            self.gossip.announce_soon()
         return self._topology
 
     def peers(self) -> PeersStatus:

@@ -36,10 +36,9 @@ from aspen.dns.udp import InProcessUdp, UdpWorkers, adopt_udp, bind_udp_and_tcp
 from aspen.dns.udp_answers import COUNTERS
 from aspen.errors import ConfigError
 from aspen.housekeeping import Housekeeper
-from aspen.identity import Identity
+from aspen.identity import EndpointId, Identity
 from aspen.limits import DNS_STALENESS_POLL_MS
-from aspen.net.address_book import Address, AddressBook
-from aspen.net.reachable import reachable_addresses
+from aspen.net.address_book import Address
 from aspen.node_pkarr import packet_life
 from aspen.node_tls import EncryptedDns
 from aspen.raft.cluster import Consensus
@@ -92,12 +91,11 @@ class NodeDns:
         proposer: Proposer,
         clock: Clock,
         page: StatusPage,
-        address_book: AddressBook,
-        own_address: Callable[[], Address],
+        addresses_of: Callable[[EndpointId], tuple[Address, ...]],
         elsewhere: Elsewhere | None = None,
         sockets: GivenSockets = NO_SOCKETS,
     ) -> None:
-        """`own_address` is the one that QUIC is bound to; `elsewhere` is asked for keys unknown here;
+        """`addresses_of` are a node's own, as they are now; `elsewhere` is asked for keys unknown here;
         `sockets` serve instead of those configured.
 
         Raises `ConfigError` for settings that can't be used.
@@ -123,8 +121,7 @@ class NodeDns:
         self._proposer = proposer
         self._clock = clock
         self._page = page
-        self._address_book = address_book
-        self._own_address = own_address
+        self._addresses_of = addresses_of
         self._sockets = sockets
         self._generation = 0
         self._changes = 0
@@ -274,17 +271,8 @@ class NodeDns:
             self.pulses.look(pulses, self.udp.restarts, self._clock.monotonic_ms())
 
     def _look_at_nodes(self) -> None:
-        book = self._address_book
         nodes = [
-            ClusterNode(
-                member.node_id,
-                member.endpoint_id,
-                reachable_addresses(self._own_address())
-                if member.endpoint_id == self._consensus.endpoint_id
-                else tuple(
-                    known.address for known in book.known(member.endpoint_id) if known.source != "inbound"
-                ),
-            )
+            ClusterNode(member.node_id, member.endpoint_id, self._addresses_of(member.endpoint_id))
             for member in self._consensus.roster.members
         ]
         if not self._live.replace(nodes):

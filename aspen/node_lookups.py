@@ -7,6 +7,7 @@ All feed the node's one `AddressBook`. Those that tell by themselves (gossip, mu
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -15,14 +16,16 @@ from aspen.config import ClusterBootstrapConfig, is_address
 from aspen.discovery.bootstrap import Bootstrap
 from aspen.discovery.dns_discovery import DnsDiscovery
 from aspen.discovery.lookups import Lookups, Source
+from aspen.discovery.remembered import SOURCE as REMEMBERED
+from aspen.discovery.remembered import Remembered
 from aspen.dns.client import DnsClient, DohDns, PlainDns
 from aspen.identity import EndpointId
-from aspen.limits import DNS_DISCOVERY_ORIGINS, LOOKUP_MISSING
-from aspen.net.address_book import Address, AddressBook
+from aspen.limits import BEHIND_MS, DNS_DISCOVERY_ORIGINS, LOOKUP_MISSING, REMEMBER_MS, REMEMBERED_ADDRESSES
+from aspen.net.address_book import PROVEN, Address, AddressBook
 from aspen.net.endpoint import ALPN_GOSSIP, ALPN_RAFT, Endpoint
 from aspen.net.knock import key_at
 from aspen.node_dht import NodeDht
-from aspen.raft.cluster import Consensus
+from aspen.node_discovery import Discovery
 from aspen.z32 import encode_key
 
 log = structlog.get_logger("aspen.discovery")
@@ -35,24 +38,41 @@ class NodeLookups:
         self,
         config: ClusterBootstrapConfig,
         endpoint: Endpoint,
-        consensus: Consensus,
+        discovery: Discovery,
         dht: NodeDht,
         found: Callable[[], None],
     ) -> None:
-        """`found` hears that somebody may be reached who couldn't be before. Raises `ConfigError`."""
+        """`found` hears that somebody may be reached who couldn't be before, and dials them all.
+
+        Raises `ConfigError`.
+        """
         self._config = config
         self._endpoint = endpoint
-        self._consensus = consensus
+        self._consensus = discovery.consensus
+        self._found = found
+        self._remembered = Remembered(config.data_path)
+        self._remembering: asyncio.Task[None] | None = None
+        self._caught_up_at = float("-inf")
+        discovery.on_behind = self._behind
         self._book: AddressBook = endpoint.address_book
         self._own_id = endpoint.identity.endpoint_id
         self._dns: DnsClient | None = None
         self._lookups = Lookups(self._sources(dht), self._is_anybody_missing, found)
 
     def start(self) -> None:
+        for endpoint_id, addresses in self._remembered.read().items():
+            for address in addresses:
+                self._book.add(endpoint_id, address, REMEMBERED)
+        self._found()
+        self._remembering = asyncio.create_task(self._keep_remembering())
         self._lookups.start()
 
     async def stop(self) -> None:
         await self._lookups.stop()
+        if self._remembering is not None:
+            self._remembering.cancel()
+            await asyncio.gather(self._remembering, return_exceptions=True)
+            await self._remember()
         if self._dns is not None:
             await self._dns.close()
 
@@ -85,6 +105,32 @@ class NodeLookups:
         if is_new:
             log.info("address found", endpoint_id=encode_key(endpoint_id), source=source)
         return is_new
+
+    async def _keep_remembering(self) -> None:
+        while True:
+            await asyncio.sleep(REMEMBER_MS / 1_000)
+            await self._remember()
+
+    async def _remember(self) -> None:
+        """Of members, where they have been reached."""
+        members = [member.endpoint_id for member in self._consensus.roster.members]
+        reached = [(each, self._proven(each)) for each in members if each != self._own_id]
+        await asyncio.to_thread(self._remembered.write, reached)
+
+    def _proven(self, endpoint_id: EndpointId) -> tuple[Address, ...]:
+        known = self._book.known(endpoint_id)
+        return tuple(each.address for each in known if each.source in PROVEN)[:REMEMBERED_ADDRESSES]
+
+    def _behind(self, endpoint_id: EndpointId) -> None:
+        """Somebody knows a newer membership. Dial it and every member: one of them leads, and may have lost
+        this node (a learner, say, which never calls an election, at an address that nobody else knows)."""
+        now = time.monotonic()
+        belongs = self._consensus.roster.members and not self._consensus.removed
+        if belongs and now - self._caught_up_at >= BEHIND_MS / 1_000:
+            self._caught_up_at = now
+            log.info("behind another node's membership", endpoint_id=encode_key(endpoint_id))
+            self._endpoint.channel(ALPN_RAFT).dial(endpoint_id)
+            self._found()
 
     # --- whom to look for -----------------------------------------------------------------------
 

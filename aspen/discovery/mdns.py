@@ -20,6 +20,7 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 
 from aspen.errors import IdentityError
 from aspen.limits import MDNS_LOOKUP_MS, MDNS_LOOKUPS, MDNS_REFRESH_MS, MDNS_RETRY_MS
+from aspen.net.reachable import interface_addresses
 from aspen.z32 import decode_key, encode_key
 
 log = structlog.get_logger("aspen.mdns")
@@ -79,6 +80,7 @@ class Mdns:
         while True:
             try:
                 await self._take_part()
+                continue  # with other interfaces
             except OSError as error:
                 log.warning("no multicast DNS here; trying again", reason=str(error))
             except Exception:
@@ -86,15 +88,16 @@ class Mdns:
             await asyncio.sleep(MDNS_RETRY_MS / 1000)
 
     async def _take_part(self) -> None:
-        """Announce and browse until cancelled."""
+        """Announce and browse until cancelled, or until the machine has other addresses."""
         loopback = _is_loopback(self._host)
         interfaces = [self._host] if loopback else InterfaceChoice.All
         zeroconf = AsyncZeroconf(interfaces=interfaces, ip_version=IPVersion.V4Only)
         self._announced = None
+        before = interface_addresses()
         try:
             browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE, handlers=[self._heard])
             try:
-                while True:
+                while interface_addresses() == before:
                     await self._announce(zeroconf)
                     await asyncio.sleep(MDNS_REFRESH_MS / 1000)
             finally:

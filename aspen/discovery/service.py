@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import structlog
 
 from aspen.discovery.gossip import Behind, GossipCore, GossipPorts, Heard, Told
-from aspen.discovery.messages import Peer, decode_message, encode_message
+from aspen.discovery.messages import decode_message, encode_message
 from aspen.errors import GossipError
 from aspen.limits import GOSSIP_TICK_MS
 from aspen.z32 import encode_key
@@ -40,6 +40,8 @@ class Addresses(Protocol):
     """What this needs of the address book."""
 
     def add(self, endpoint_id: bytes, address: Address, source: str) -> None: ...
+
+    def replace(self, endpoint_id: bytes, addresses: Sequence[Address], source: str) -> None: ...
 
 
 class ProvenPeer(Protocol):
@@ -106,9 +108,11 @@ class GossipService:
         for event in self.core.events():
             match event:
                 case Heard(announcement):
-                    self._learn(Peer(announcement.endpoint_id, announcement.addresses))
+                    addresses = announcement.addresses
+                    self._address_book.replace(announcement.endpoint_id, addresses, SOURCE)
                 case Told(peer):
-                    self._learn(peer)
+                    for address in peer.addresses:
+                        self._address_book.add(peer.endpoint_id, address, SOURCE)
                 case Behind(endpoint_id, version):
                     self._on_behind(endpoint_id, version)
         frames: dict[bytes, list[bytes]] = {}
@@ -118,10 +122,6 @@ class GossipService:
             return
         for to, encoded in frames.items():
             self._sender.send(to, encoded)  # one that can't be reached is reported, and asked no more
-
-    def _learn(self, peer: Peer) -> None:
-        for address in peer.addresses:
-            self._address_book.add(peer.endpoint_id, address, SOURCE)
 
 
 def _now_ms() -> int:

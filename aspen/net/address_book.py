@@ -8,7 +8,7 @@ prove the key that was dialled, so a false address costs one dial, never a wrong
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +24,7 @@ SOURCES: Final = (
     "inbound",
     "manual",
     "ticket",
+    "remembered",
     "membership",
     "gossip",
     "mdns",
@@ -31,7 +32,10 @@ SOURCES: Final = (
     "dns",
     "pkarr",
 )
-_RANK: Final = {source: rank for rank, source in enumerate(SOURCES)}
+PROVEN: Final = frozenset({"connected", "inbound"})
+"""What was told by the peer's own proof."""
+# Where a peer was proven to be lately, on either kind of connection, is better than where it was before.
+_RANK: Final = {source: 0 if source in PROVEN else rank for rank, source in enumerate(SOURCES)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,14 @@ class AddressBook:
                 source = old.source
         rest.append(KnownAddress(address, source, self._clock()))
         known[:] = sorted(rest, key=_order)[:ADDRESSES_PER_PEER]
+
+    def replace(self, endpoint_id: EndpointId, addresses: Sequence[Address], source: str) -> None:
+        """What a source says of a peer now is all that it says: addresses it told earlier are forgotten."""
+        known = self._peers.get(endpoint_id)
+        if known is not None:
+            known[:] = [each for each in known if each.source != source or each.address in addresses]
+        for address in addresses:
+            self.add(endpoint_id, address, source)
 
     def remove(self, endpoint_id: EndpointId, source: str | None = None) -> None:
         """Forget a peer's addresses: all, or those of one source."""

@@ -230,6 +230,18 @@ class Channel:
             self._welcomed(connection, peer)
             self._service.on_connected(peer)
 
+    def moved(self, connection: Connection) -> None:
+        """A peer that dialled us is elsewhere now. What we dialled leads to where it was."""
+        peer = connection.peer
+        assert peer is not None
+        self._address_book.add(peer.endpoint_id, plain(connection.address), "inbound")
+        log.info("peer moved", node_id=peer.node_id, endpoint_id=encode_key(peer.endpoint_id))
+        link = self._links.get(peer.endpoint_id)
+        if link is not None and link.connection is not None and not link.connection.is_relayed:
+            self._dialler.abandon(link)
+            link.forgive()
+            self._dialler.is_dialled(link)
+
     def _welcomed(self, connection: Connection, peer: Peer) -> None:
         """A peer has dialled us: it is alive, as the incarnation it names, at the address it came from."""
         self._keep_accepted(connection, peer)

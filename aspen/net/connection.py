@@ -98,6 +98,8 @@ class Connection:
         """Whether it ended because the peer does not remember it."""
         self.announced = False
         """Whether the owner knows that it is open (kept by the owner)."""
+        self.moved = False
+        """Whether the peer has another address than before, and nobody has taken note (the owner does)."""
         self.frames_received: list[bytes] = []
         self.streams = Streams(quic, lambda: mark(self))
         self._credentials = credentials
@@ -190,6 +192,8 @@ class Connection:
         self._take_events()
         if self.state is State.OPEN:
             self.quic.pace_acknowledgements(now)
+            if address != self.address and self.quic.validated_address == address and not self.is_relayed:
+                self.address, self.moved = address, True
 
     def deadline(self) -> float | None:
         """When `timer_fired` must be called next."""

@@ -157,6 +157,9 @@ class Endpoint:
     def opened(self, connection: Connection) -> None:
         self._channels[connection.alpn].opened(connection)
 
+    def moved(self, connection: Connection) -> None:
+        self._channels[connection.alpn].moved(connection)
+
     def received(self, connection: Connection, frames: list[bytes]) -> None:
         self._channels[connection.alpn].received(connection, frames)
 

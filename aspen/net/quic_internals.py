@@ -8,6 +8,7 @@ aioquic is a sans-IO QUIC (RFC 9000) with a small public interface. What Aspen n
 - few bidirectional streams, and to know when both ends are done with one;
 - acknowledgements that wait for company, since each costs a packet of about 150 µs of Python;
 - how much of a stream is not acknowledged yet, to bound the backlog;
+- the address a peer has moved to;
 - a stateless reset token that this node can compute again after a restart.
 
 `tests/net/test_quic_internals.py` says which of these moved when an aioquic release moves one.
@@ -52,6 +53,7 @@ from aspen.limits import (
     NET_UNAUTHENTICATED_BYTES,
 )
 from aspen.net.certificate import certified_key, make_certificate
+from aspen.net.udp import SocketAddress
 
 CONNECTION_ID_BYTES: Final = 8
 # The handshake's stream, and room for streams whose last acknowledgement is on its way.
@@ -215,6 +217,12 @@ class QuicPipe(QuicConnection):
     def is_unstarted(self) -> bool:
         """Whether nothing valid has been received yet."""
         return self._state is QuicConnectionState.FIRSTFLIGHT
+
+    @property
+    def validated_address(self) -> SocketAddress | None:
+        """Where the peer is, once that is proven: a dialler may move (RFC 9000 §9)."""
+        path = self._network_paths[0]
+        return path.addr if path.is_validated else None
 
     @property
     def rtt_s(self) -> float:

@@ -31,7 +31,7 @@ def reachable_addresses(bound: Address) -> tuple[Address, ...]:
         return ((host, port),)
     families = _PROBES if ":" in host else _PROBES[:1]
     found = [each for family, probe in families if (each := _sending_address(family, probe)) is not None]
-    hosts = found or _interface_addresses(ipv6=":" in host) or ["127.0.0.1"]
+    hosts = found or interface_addresses(ipv6=":" in host) or ["127.0.0.1"]
     return tuple((each, port) for each in hosts[:ADDRESSES_PER_PEER])
 
 
@@ -45,7 +45,7 @@ def _sending_address(family: socket.AddressFamily, towards: str) -> str | None:
         return None
 
 
-def _interface_addresses(*, ipv6: bool) -> list[str]:
+def interface_addresses(*, ipv6: bool = False) -> list[str]:
     """Of all interfaces, what others on the same link can use."""
     found = []
     for adapter in ifaddr.get_adapters():

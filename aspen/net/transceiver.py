@@ -47,6 +47,9 @@ class Owner(Protocol):
     def opened(self, connection: Connection) -> None:
         """Both sides are proven."""
 
+    def moved(self, connection: Connection) -> None:
+        """The peer, who dialled, has another address now."""
+
     def received(self, connection: Connection, frames: list[bytes]) -> None: ...
 
     def accepted(self, connection: Connection, stream: FrameStream) -> None:
@@ -276,6 +279,9 @@ class Transceiver:
             self._unproven.pop(connection, None)
             self._demultiplexer.expect_reset(connection)
             self._owner.opened(connection)
+        if connection.moved:
+            connection.moved = False
+            self._owner.moved(connection)
         if connection.frames_received:
             frames, connection.frames_received = connection.frames_received, []
             self._owner.received(connection, frames)
