@@ -39,6 +39,7 @@ from aspen.http.metrics import MetricsRoutes
 from aspen.http.peers import PeersRoutes
 from aspen.http.server import HttpServer
 from aspen.http.tsig_keys import TsigKeyRoutes
+from aspen.http.ui import UiRoutes
 from aspen.http.zones import ZoneRoutes
 from aspen.identity import Cookies, Identity
 from aspen.kv_service import KvService
@@ -369,6 +370,7 @@ class Node:
         BackupRoutes(backups.stream).add_routes(self.http.admin)
         ControlRoutes(self.control, self, self.view).add_routes(self.http.admin)
         TsigKeyRoutes(self.proposer, self.tsig_keys).add_routes(self.http.admin)
+        UiRoutes().add_routes(self.http.admin)
         self._stack.push_async_callback(self.http.close)
         await self.http.start()
         self._sockets.check_all_taken()

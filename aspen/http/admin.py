@@ -42,17 +42,25 @@ class AdminGuard:
         self._tokens = [token.encode() for token in tokens]
 
     def check(self, request: Request) -> None:
-        host = target_of(request)[2] or request.headers.get("Host") or ""
-        if not self._tokens and not names_loopback(host):
-            raise HttpError(
-                403, "forbidden_host", "admin routes answer only to the name localhost or a loopback address"
-            )
+        host = self._check_host(request)
         origin = request.headers.get("Origin")
         fetch_site = request.headers.get("Sec-Fetch-Site", "none")
         if fetch_site not in _SAME_ORIGIN or (origin is not None and not _same_origin(origin, host)):
             raise HttpError(403, "cross_origin", "admin routes don't answer to web pages of another origin")
         if self._tokens:
             self._check_token(request.headers.get("Authorization"))
+
+    def check_page(self, request: Request) -> None:
+        """Of a page: it may be linked to from anywhere, tells nothing, and asks for the token itself."""
+        self._check_host(request)
+
+    def _check_host(self, request: Request) -> str:
+        host = target_of(request)[2] or request.headers.get("Host") or ""
+        if not self._tokens and not names_loopback(host):
+            raise HttpError(
+                403, "forbidden_host", "admin routes answer only to the name localhost or a loopback address"
+            )
+        return host
 
     def _check_token(self, authorization: str | None) -> None:
         if authorization is None:

@@ -26,6 +26,8 @@ class Route(NamedTuple):
     handlers: Mapping[str, Handler]
     public: bool
     """Open to every web page (CORS `*`); otherwise guarded as an admin route."""
+    page: bool = False
+    """Of the dashboard: guarded as admin routes are, but without the token, which the page asks for."""
 
     @property
     def methods(self) -> list[str]:
@@ -53,6 +55,7 @@ class Router:
         handlers: Mapping[str, Handler],
         *,
         public: bool,
+        page: bool = False,
         operations: Mapping[str, Operation] | None = None,
         parameter: Parameter | None = None,
     ) -> None:
@@ -60,7 +63,7 @@ class Router:
 
         `operations` describes each method, `parameter` what follows the slash.
         """
-        route = Route(handlers, public)
+        route = Route(handlers, public, page)
         if operations is not None:
             invariant(operations.keys() == handlers.keys(), f"{path}: every method has its description")
             shown = path if parameter is None else f"{path}{{{parameter.name}}}"

@@ -182,7 +182,9 @@ class Listener:
         return response
 
     async def _handle(self, request: Request, route: Route, rest: str) -> web.StreamResponse:
-        if not route.public:
+        if route.page:
+            self._guard.check_page(request)
+        elif not route.public:
             self._guard.check(request)
         method = request.method
         handler = route.handlers.get("GET" if method == "HEAD" else method)

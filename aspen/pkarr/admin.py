@@ -7,7 +7,7 @@ can add keys of its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -18,9 +18,10 @@ from aspen.http.request import query_of, read_body
 from aspen.http.routing import Request, Router
 from aspen.limits import PKARR_REASON_BYTES
 from aspen.pkarr import relay_api
+from aspen.pkarr.explain import Field, explain
 from aspen.pkarr.gate import ALLOWED, DENIED
 from aspen.pkarr.packet import parse_key
-from aspen.pkarr.relay_api import ListedKeys, PacketInfo
+from aspen.pkarr.relay_api import ListedKeys, PacketField, PacketInfo
 from aspen.state.packet_commands import PacketDelete, PacketOutcome, PacketResult
 from aspen.state.packets import PacketLife, PacketRecord
 from aspen.state.ports import Proposer
@@ -29,6 +30,7 @@ from aspen.z32 import encode_key
 
 PATH: Final = "/v1/packets"
 _NONE: Final[frozenset[str]] = frozenset()
+_SHOW: Final = frozenset({"fields"})
 
 
 class PacketReader(Protocol):
@@ -81,18 +83,24 @@ class PacketAdmin:
             )
 
     async def show(self, request: Request, key_untrusted: str) -> web.StreamResponse:
-        """What is stored under a key, tombstones included."""
-        query_of(request, _NONE)
+        """What is stored under a key, tombstones included; with `fields`, taken apart."""
+        taken_apart = query_of(request, _SHOW).get("fields", b"false")
+        if taken_apart not in (b"true", b"false"):
+            raise HttpError(400, "bad_query", "fields is true or false")
         public_key = parse_key(key_untrusted)
         stored = self._packets.get(public_key)
         if stored is None:
             raise HttpError(404, "not_found", "nothing is stored under this key")
+        fields: Iterable[Field] = ()
+        if taken_apart == b"true" and stored.payload:
+            fields = explain(stored.payload, public_key)
         info = PacketInfo(
             encode_key(public_key),
             stored.timestamp_us,
             stored.received_at_ms,
             self._state(stored),
             stored.payload,
+            tuple(PacketField(*field) for field in fields),
         )
         return json_response(info, headers={"Cache-Control": "no-store"})
 

@@ -112,7 +112,18 @@ WATCH_KEY: Final = Operation(
 WATCH_ALL: Final = Operation("Watch all keys", _EVENTS, _GONE, _FROM, tag="packets")
 
 
-class PacketInfo(msgspec.Struct, frozen=True):
+class PacketField(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A part of a payload: where it stands, in octets, and what it says."""
+
+    offset: int
+    size: int
+    name: str
+    value: str
+    problem: str = ""
+    """What is wrong with it; left out if nothing is."""
+
+
+class PacketInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is stored under a key."""
 
     key: str
@@ -124,6 +135,8 @@ class PacketInfo(msgspec.Struct, frozen=True):
     """`live`, `expired` (and about to be removed), `unpublished` by its owner or `deleted`."""
     payload: bytes
     """Empty if it was deleted."""
+    fields: tuple[PacketField, ...] = ()
+    """Of the payload, in order, if asked for. The signature's has a problem if it isn't the key's."""
 
 
 class ListedKeys(msgspec.Struct, frozen=True):
@@ -136,6 +149,13 @@ SHOW: Final = Operation(
     "What is stored under a key",
     {200: Answer("Tombstones included.", {JSON: PacketInfo})},
     {404: "Nothing is stored."},
+    (
+        Parameter(
+            "fields",
+            "Verify the signature once more and decode every field.",
+            {"type": "string", "enum": ["true", "false"]},
+        ),
+    ),
     tag="packets",
 )
 DELETE: Final = Operation(

@@ -24,6 +24,7 @@ from aspen.http.control import ControlRoutes
 from aspen.http.health import HealthRoutes
 from aspen.http.metrics import MetricsRoutes
 from aspen.http.server import HttpServer
+from aspen.http.ui import UiRoutes
 from aspen.pkarr.admin import PacketAdmin
 from aspen.pkarr.relay import Relay
 from aspen.pkarr.watch import PacketWatch
@@ -67,6 +68,7 @@ async def serve(cluster: FakeCluster) -> AsyncIterator[Serve]:
             HealthRoutes(cluster).add_routes(server.public)
             ControlRoutes(cluster, cluster, cluster).add_routes(server.admin)
             MetricsRoutes(lambda: SOME_METRICS).add_routes(server.admin)
+            UiRoutes().add_routes(server.admin)
             await server.start()
             stack.push_async_callback(server.close)
             return server

@@ -407,6 +407,22 @@ async def test_an_operator_looks_and_deletes(start: Start, cluster: FakeCluster)
     assert (await client.put(PATH, signed(MESSAGE, NOW_US + 1))).status == 204
 
 
+async def test_an_operator_has_a_packet_taken_apart(start: Start, cluster: FakeCluster) -> None:
+    client = await start()
+    route = f"/v1/packets/{ALICE.z32}?fields=true"
+    await client.put(PATH, PACKET.payload)
+    fields = (await client.get(route)).json["fields"]
+    assert [(field["offset"], field["size"], field["name"]) for field in fields[:2]] == [
+        (0, 64, "signature"),
+        (64, 8, "timestamp"),
+    ]
+    assert not any("problem" in field for field in fields)
+    forged = bytes(64) + PACKET.payload[64:]
+    cluster.packets[ALICE.endpoint_id] = cluster.packets[ALICE.endpoint_id]._replace(payload=forged)
+    assert "not a signature" in (await client.get(route)).json["fields"][0]["problem"]
+    assert (await client.get(route + "ish")).error == (400, "bad_query")
+
+
 async def test_conditional_gets_by_date_never_hide_a_packet_of_the_same_second(start: Start) -> None:
     client = await start()
     await client.put(PATH, signed(MESSAGE, NOW_US - 500_000))

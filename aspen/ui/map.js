@@ -1,0 +1,67 @@
+// The cluster as a picture: the leader above, who follows it in an arc below, and on each line how far behind.
+
+import { s } from "./dom.js";
+import { count } from "./format.js";
+
+const [WIDTH, HEIGHT, RADIUS] = [460, 250, 23];
+export const MOST = 11; // members; beyond, the table tells more than a picture could
+
+/** `nodes`: `[{id, leader, own, learner, state, note, edge}]`; `state` is `well`, `warn` or `bad`. */
+export function clusterMap(nodes, summary) {
+  const leader = nodes.find((node) => node.leader);
+  const others = nodes.filter((node) => node !== leader);
+  const radius = others.length > 7 ? 17 : RADIUS;
+  const places = new Map();
+  if (leader) places.set(leader, [WIDTH / 2, radius + 12]);
+  others.forEach((node, at) => {
+    const share = others.length === 1 ? 0.5 : at / (others.length - 1);
+    const spread = Math.min(1, (others.length - 1) / 4 + 0.42);
+    const angle = Math.PI * (0.5 + (0.5 - share) * spread * 0.86);
+    const drop = (0.42 + 0.58 * Math.sin(angle)) * (HEIGHT - 2 * radius - 44);
+    places.set(node, [WIDTH / 2 + Math.cos(angle) * (WIDTH / 2 - radius - 26), radius + 12 + drop]);
+  });
+  const edges = leader ? others.map((node) => edge(places.get(leader), places.get(node), node, radius)) : [];
+  return s(
+    "svg",
+    { class: "map", role: "img", "aria-label": summary, viewBox: `0 0 ${WIDTH} ${HEIGHT}` },
+    edges,
+    nodes.map((node) => mark(node, places.get(node), radius)),
+  );
+}
+
+function edge([x1, y1], [x2, y2], node, radius) {
+  const length = Math.hypot(x2 - x1, y2 - y1);
+  const [ux, uy] = [(x2 - x1) / length, (y2 - y1) / length];
+  const [from, to] = [radius + 5, length - radius - 5];
+  const middle = (from + to) / 2;
+  const label = node.edge ?? "";
+  const width = label.length * 6.2 + 10;
+  const [cx, cy] = [x1 + ux * middle, y1 + uy * middle];
+  return s(
+    "g",
+    { class: `edge ${node.state}` },
+    s("line", { x1: x1 + ux * from, y1: y1 + uy * from, x2: x1 + ux * to, y2: y1 + uy * to }),
+    label ? s("rect", { x: cx - width / 2, y: cy - 9, width, height: 18, rx: 9 }) : null,
+    label ? s("text", { x: cx, y: cy + 4, "text-anchor": "middle" }, label) : null,
+  );
+}
+
+function mark(node, [x, y], radius) {
+  const kinds = ["node", node.state, node.leader ? "leader" : "", node.learner ? "learner" : "", node.own ? "own" : ""];
+  const below = [node.own ? "this node" : null, node.note].filter(Boolean).join(" · ");
+  return s(
+    "g",
+    { class: kinds.filter(Boolean).join(" "), transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` },
+    node.own ? s("circle", { class: "halo", r: radius + 4.5 }) : null,
+    s("circle", { class: "disc", r: radius }),
+    s("text", { class: "number", y: 5, "text-anchor": "middle" }, String(node.id).length > 6 ? `…${String(node.id).slice(-4)}` : node.id),
+    node.leader
+      ? s("text", { class: "note", x: radius + 14, y: 5 }, below)
+      : s("text", { class: "note", y: radius + 19, "text-anchor": "middle" }, below),
+  );
+}
+
+/** What a member lacks, in words. */
+export function lagText(entries) {
+  return entries === 0 ? "in step" : `${count(entries)} behind`;
+}

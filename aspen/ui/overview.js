@@ -1,0 +1,176 @@
+// The cluster at a glance: who leads, who follows and how far behind, how well this node is, and how busy.
+
+import { json } from "./api.js";
+import { aside, badge, empty, facts, h, id, row, setText, show, table, update } from "./dom.js";
+import { count, duration, latency, short, size } from "./format.js";
+import { buckets, live, value } from "./live.js";
+import { clusterMap, lagText, MOST } from "./map.js";
+import { Plot } from "./plot.js";
+
+export const title = "Overview";
+
+const HEALTH = { healthy: ["well", "Healthy"], degraded: ["warn", "Degraded"], unhealthy: ["bad", "Unhealthy"] };
+const BEHIND = 1_000; // entries; more is worth a look
+
+const COLUMNS = [["Node", "strong"], ["Role"], ["Lag", "number"], ["Match", "number"], ["In flight", "number"], ["Path"], ["RTT", "number"], ["Identity"]];
+
+/** What is known here of each member. */
+export function members(status, metrics, peers, health) {
+  const known = new Map((peers?.peers ?? []).map((peer) => [peer.endpoint_id, peer]));
+  const leads = status.leader_id === status.node_id;
+  return status.members.map((member) => {
+    const own = member.node_id === status.node_id;
+    const leader = member.node_id === status.leader_id;
+    const mine = ({ labels }) => labels.peer === String(member.node_id);
+    const of = (name) => metrics?.get(name)?.find(mine)?.value;
+    const peer = known.get(member.endpoint_id);
+    const lag = own ? Math.max(0, status.commit_index - status.applied_index) : leads ? of("aspen_raft_peer_lag_entries") : undefined;
+    const connected = own || !peer || peer.path !== "none";
+    const rtts = (peer?.connections ?? []).map((connection) => connection.rtt_ms).filter((ms) => ms > 0);
+    const state = own ? HEALTH[health?.status]?.[0] ?? "well" : !connected ? "bad" : lag > BEHIND ? "warn" : "well";
+    return {
+      id: member.node_id, endpoint: member.endpoint_id, own, leader, leads, lag, state, connected,
+      learner: member.role === "learner", role: leader ? "leader" : member.role === "learner" ? "learner" : "follower",
+      match: own ? (leads ? value(metrics, "aspen_raft_last_index") : undefined) : of("aspen_raft_peer_match_index"),
+      inflight: of("aspen_raft_peer_inflight_messages"),
+      path: own ? "–" : peer?.path ?? "–", rtt: rtts.length ? Math.min(...rtts) : undefined,
+    };
+  });
+}
+
+function mapNodes(list) {
+  return list.map((member) => ({
+    ...member,
+    note: [member.leader ? "leader" : member.learner ? "learner" : null, member.own ? (member.lag ? `${count(member.lag)} to apply` : null) : !member.connected ? "no connection" : latency(member.rtt && member.rtt / 1_000)].filter((part) => part && part !== "–").join(" · "),
+    edge: member.leads && !member.own ? (member.connected ? lagText(member.lag ?? 0) : "silent") : null,
+  }));
+}
+
+function memberRow(member) {
+  return [
+    [String(member.id), member.own ? aside("this node") : null],
+    badge(member.connected ? member.state : "bad", member.connected ? member.role : `${member.role}, no connection`),
+    count(member.lag),
+    count(member.match),
+    count(member.inflight),
+    member.path,
+    member.rtt === undefined ? "–" : latency(member.rtt / 1_000),
+    id(member.endpoint, "#/peers"),
+  ];
+}
+
+const DNS_TIMES = "aspen_dns_response_seconds";
+
+/** The plots there are: by what this node counts. */
+function plots() {
+  const two = [{ name: "median", kind: "main" }, { name: "99th percentile", kind: "second" }];
+  return [
+    {
+      plot: new Plot("DNS answers per second", { lines: [{ name: "answers", kind: "main" }], format: short }),
+      series: () => [live.rate("aspen_dns_queries_total")],
+    },
+    {
+      plot: new Plot("Time to make a DNS answer", { lines: two, format: latency, floor: 1e-4, log: true }),
+      series: () => [live.quantile(DNS_TIMES, 0.5), live.quantile(DNS_TIMES, 0.99)],
+    },
+    {
+      plot: new Plot("Writes applied per second", { lines: [{ name: "log entries", kind: "main" }], format: short }),
+      series: () => [live.rate("aspen_raft_applied_index")],
+    },
+  ];
+}
+
+export function mount(root, { signal }) {
+  const verdict = h("p", { class: "verdict" });
+  const reasons = h("ul", { class: "reasons" });
+  const picture = h("div", { class: "picture" });
+  const own = h("div");
+  const body = h("tbody");
+  const grid = table("Members of the cluster", COLUMNS, []);
+  grid.querySelector("tbody").replaceWith(body);
+  const note = h("p", { class: "quiet note" });
+  const drawn = plots();
+  const split = h("div");
+  show(
+    root,
+    h("div", { class: "head" }, h("h1", { tabindex: "-1" }, "Overview"), verdict),
+    reasons,
+    h("div", { class: "halves" }, h("section", { "aria-label": "Cluster map" }, picture), h("section", { "aria-label": "This node" }, h("h2", null, "This node"), own)),
+    h("section", null, h("h2", null, "Members"), grid, note),
+    h("section", null, h("h2", null, "The last five minutes of this node"), h("div", { class: "plots" }, drawn.map(({ plot }) => plot.element)), split),
+  );
+  let peers = null;
+  const draw = () => {
+    const { status, health, metrics } = live;
+    if (!status) {
+      if (live.error) show(picture, empty("Nothing to show yet", live.error.reason));
+      return;
+    }
+    setText(verdict, sentence(status));
+    update(reasons, (health?.reasons ?? []).map((reason) => h("li", { class: HEALTH[health.status]?.[0] }, reason)));
+    const list = members(status, metrics, peers, health);
+    update(picture, !list.length
+      ? empty("This node belongs to no cluster yet", "Found one with ", h("code", null, "aspen cluster init"), ", or let this node join another with a ticket.")
+      : list.length > MOST ? empty(`${list.length} members`, "More than a picture can show: the table below has them.") : clusterMap(mapNodes(list), sentence(status)));
+    update(body, list.map((member) => row(COLUMNS, memberRow(member))));
+    setText(note, list.length > 1 && status.leader_id !== status.node_id
+      ? `Lag, match and messages in flight are what the leader knows of its followers: ${status.leader_id ? `the dashboard of node ${status.leader_id} shows them` : "there is no leader now"}.`
+      : "");
+    update(own, facts(ownFacts(status, health, metrics)));
+    for (const { plot, series } of drawn) plot.draw(series());
+    update(split, transports(metrics));
+  };
+  const round = async () => {
+    try {
+      peers = await json("/v1/peers", { signal });
+    } catch {
+      peers = null; // the map does without
+    }
+    if (!signal.aborted) draw();
+  };
+  live.follow(() => (live.error ? draw() : round()), signal);
+}
+
+function sentence(status) {
+  const voters = status.members.filter((member) => member.role !== "learner").length;
+  const learners = status.members.length - voters;
+  const who = !status.leader_id ? "No leader is known" : status.leader_id === status.node_id ? `Node ${status.node_id} (this one) leads` : `Node ${status.leader_id} leads`;
+  return `${who} in term ${count(status.term)}; ${voters} ${voters === 1 ? "voter" : "voters"}${learners ? `, ${learners} ${learners === 1 ? "learner" : "learners"}` : ""}.`;
+}
+
+function ownFacts(status, health, metrics) {
+  const [kind, word] = HEALTH[health?.status] ?? ["", "–"];
+  const used = value(metrics, "aspen_store_used_bytes");
+  const map = value(metrics, "aspen_store_map_bytes");
+  return [
+    ["Health", [badge(kind, word), health?.ready === false ? aside("not ready") : null, health?.checks ? aside(`${health.checks.length} checks`) : null]],
+    ["Role", status.role.replace("_", "-")],
+    ["Applied / committed", `${count(status.applied_index)} / ${count(status.commit_index)}`],
+    ["Leader last heard", status.leader_id === status.node_id ? "leads itself" : status.last_contact_ms < 0 ? "never" : `${duration(status.last_contact_ms)} ago`],
+    ["DNS", status.dns ? `port ${status.dns.port}; origins ${status.dns.origins.join(", ")}` : "switched off"],
+    ["Packets", h("a", { href: "#/packets" }, count(value(metrics, "aspen_packets")))],
+    ["Zones", h("a", { href: "#/zones" }, count(value(metrics, "aspen_zones")))],
+    ["Keys", [h("a", { href: "#/keys/" }, count(value(metrics, "aspen_store_table_entries", ({ table }) => table === "kv"))), aside(`revision ${count(value(metrics, "aspen_kv_revision"))}`)]],
+    ["Store", used === undefined ? "–" : `${size(used)} of ${size(map)}`],
+    ["Identity", id(status.endpoint_id)],
+    ["Cluster", status.cluster_id ? id(status.cluster_id) : "none"],
+  ];
+}
+
+const BY_TRANSPORT = [["Transport", "strong"], ["Answers/s", "number"], ["Since the start", "number"], ["Not NOERROR", "number"], ["Median", "number"], ["99th", "number"]];
+
+function transports(metrics) {
+  const name = "aspen_dns_queries_total";
+  const used = live.labels(name, "transport");
+  if (!used.length) return null;
+  const rows = used.map((transport) => {
+    const of = ({ transport: label }) => label === transport;
+    const all = value(metrics, name, of);
+    const well = value(metrics, name, (labels) => of(labels) && labels.rcode === "NOERROR") ?? 0;
+    return [
+      transport, short(live.rate(name, of).at(-1)?.[1]), count(all), all ? `${(((all - well) / all) * 100).toFixed(1)} %` : "–",
+      latency(live.quantile(DNS_TIMES, 0.5, of).at(-1)?.[1]), latency(live.quantile(DNS_TIMES, 0.99, of).at(-1)?.[1]),
+    ];
+  });
+  return [h("h3", null, "DNS by transport"), table("DNS by transport", BY_TRANSPORT, rows), buckets(metrics, DNS_TIMES).length ? h("p", { class: "quiet note" }, "Times are estimates from the histogram’s buckets over the last ten seconds; replies that were ready count as 25 µs.") : null];
+}
