@@ -8,7 +8,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-NAMES = ("dns", "net", "put", "shares", "snapshot")
+NAMES = ("backup", "dns", "net", "put", "shares", "snapshot")
 
 
 def main() -> int:

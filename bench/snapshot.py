@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import tempfile
 import threading
@@ -26,16 +27,16 @@ from pathlib import Path
 import dns.exception
 
 from aspen.state.packet_commands import PacketPut
-from aspen.state.packets import apply_packet_put
 from aspen.state.store import STATE_TABLES, Store
 from aspen.z32 import encode_key
-from bench.dns import make_keys, make_message
+from bench.dns_servers import apply, make_keys, make_message
 from bench.nodes import NodeProcess, Published, running, sign, wait_until
 
 KEEP_ENTRIES = 20
 ENTRIES = 1_100  # enough for the log to be cut
 BEGIN, END = "snapshot transfer begins", "snapshot installed"
 SAMPLE_S = 0.01
+COMMIT_PACKETS = 20_000
 
 
 def anonymous_kib(pid: int) -> int:
@@ -88,18 +89,19 @@ class Watch:
 def fill(data_dir: Path, count: int) -> int:
     """Put packets straight into a store; the bytes of keys and values it then holds."""
     store = Store.open(data_dir)
-    keys = make_keys(count)
-    for start in range(0, count, 10_000):
-        with store.write() as txn:
-            for key in keys[start : start + 10_000]:
-                payload = bytes(64) + (1).to_bytes(8, "big") + make_message(encode_key(key))
-                apply_packet_put(store, txn, PacketPut(key, payload), proposed_at_ms=1)
+    keys, rng = make_keys(count), random.Random(8)
+    for start in range(0, count, COMMIT_PACKETS):
+        apply(store, [_put(key, rng.randbytes(64)) for key in keys[start : start + COMMIT_PACKETS]])
     with store.read() as txn:
         size = sum(
             len(key) + len(value) for name in STATE_TABLES for key, value in txn.cursor(db=store.tables[name])
         )
     store.close()
     return size
+
+
+def _put(key: bytes, signature: bytes) -> PacketPut:
+    return PacketPut(key, signature + (1).to_bytes(8, "big") + make_message(encode_key(key)))
 
 
 def logged_at(node: NodeProcess, event: str, start: int) -> float | None:
