@@ -29,7 +29,7 @@ from aspen.config_iroh import RelayMode as RelayMode
 from aspen.config_pkarr import PkarrConfig
 from aspen.errors import ConfigError, IdentityError
 from aspen.identity import EndpointId, parse_endpoint_id
-from aspen.limits import RAFT_LOG_KEEP_BYTES, RAFT_LOG_KEEP_ENTRIES, RAFT_MEMBERS
+from aspen.limits import RAFT_LOG_KEEP_BYTES, RAFT_LOG_KEEP_ENTRIES, RAFT_MEMBERS, SLOW_OPERATION_MS
 
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=3_600_000)]
 NodeId = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -176,6 +176,8 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
     """`auto`: for people on a terminal, JSON lines otherwise."""
     log_level: LogLevel = LogLevel.INFO
     """The least of what is logged."""
+    slow_operation_ms: Annotated[int, msgspec.Meta(ge=0)] = SLOW_OPERATION_MS
+    """Requests, commits and DNS answers over connections that take longer are logged; 0: none are."""
     iroh: IrohConfig = msgspec.field(default_factory=IrohConfig)
     dns_server: DnsServerConfig = msgspec.field(default_factory=DnsServerConfig)
     pkarr: PkarrConfig = msgspec.field(default_factory=PkarrConfig)

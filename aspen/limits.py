@@ -398,12 +398,27 @@ SNAPSHOT_RETRY_MS: Final = 1_000  # before a cut transfer is taken up again
 SNAPSHOT_TRIES: Final = 10  # without a chunk between them; then the transfer is given up
 SNAPSHOT_PROGRESS_MS: Final = 2_000  # between two lines of progress
 
+# --- traces, slow operations, profiles ---------------------------------------------------------
+REQUEST_ID_CHARS: Final = 64  # of a request id that a client gives; a longer one is not taken
+TRACE_MARKS: Final = 32  # stages that one request remembers
+TRACES_PER_S: Final = 20  # requests whose ids go through the log, for each node
+TRACES: Final = 100  # … at once, after a quiet while
+TRACES_WAITING: Final = 1_024  # ids that came ahead of what they are of
+SLOW_OPERATION_MS: Final = 1_000  # what takes longer is logged
+SLOW_LINES_PER_S: Final = 5
+SLOW_LINES: Final = 50  # … at once, after a quiet while
+PROFILE_MS: Final = 60_000  # a profile lasts no longer
+PROFILE_DEFAULT_MS: Final = 5_000
+PROFILE_INTERVAL_MS: Final = 5  # between two looks
+PROFILE_FRAMES: Final = 64  # of a stack, the innermost
+PROFILE_STACKS: Final = 20_000  # different ones; those after them count without their frames
+
 # --- backups -----------------------------------------------------------------------------------
 BACKUP_HEADER_BYTES: Final = 65_536  # of the frames that say what a backup is and how it ends
 BACKUP_CHUNK_BYTES: Final = SNAPSHOT_FRAME_BYTES  # of a chunk, compressed or not
 BACKUPS: Final = 1  # being sent by a node at one time: each keeps a moment of the store alive
 BACKUP_MS: Final = 3_600_000  # for one; then it is broken off, and the pages of its moment are free again
-BACKUP_PAUSE_MS: Final = 1  # between two chunks: the event loop has its turn
+BACKUP_PAUSE_MS: Final = 1  # between two chunks, at least: others have their turn
 BACKUP_READ_BYTES: Final = 262_144  # of a file, at a time
 BACKUP_COMMIT_CHUNKS: Final = 32  # of a backup restored in one transaction
 

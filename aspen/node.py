@@ -67,6 +67,7 @@ from aspen.raft.ports import Clock, Listeners
 from aspen.raft.roster import Roster
 from aspen.raft.transport import RaftTransport
 from aspen.raft.writer import Retention
+from aspen.slow import SlowLog
 from aspen.state.kv_reader import LmdbKv
 from aspen.state.machine import Machine
 from aspen.state.packet_scan import LmdbPacketScan
@@ -226,8 +227,7 @@ class Node:
             )
             self.certificates.start()
             self._stack.push_async_callback(self.certificates.stop)
-        scan = LmdbPacketScan(store)
-        self.dht = NodeDht(self.config, self.identity, self.packets, scan, self._clock)
+        self.dht = NodeDht(self.config, self.identity, self.packets, LmdbPacketScan(store), self._clock)
         self._stack.push_async_callback(self.dht.close)
         await self.dht.start(self.housekeeper)
         self._pkarr = assemble_pkarr(
@@ -267,7 +267,7 @@ class Node:
             known_peers={peer.node_id: peer.endpoint_id for peer in config.manual_peers},
             retention=Retention(config.log_keep_entries, config.log_keep_mib * 1_048_576),
         )
-        incarnation = os.urandom(INCARNATION_BYTES)
+        incarnation, slow = os.urandom(INCARNATION_BYTES), SlowLog(config.slow_operation_ms)
         raft = Service(
             alpn=ALPN_RAFT,
             hello=lambda: Hello(PROTOCOL_VERSION, consensus.cluster_id, config.node_id, incarnation),
@@ -298,7 +298,7 @@ class Node:
         )
         consensus.start(
             transport,
-            Listeners(self._dns_changed, self._progressed, self._failed, self._replaced),
+            Listeners(self._dns_changed, self._progressed, self._failed, self._replaced, slow),
             open_stream=transport.open_stream,
         )
         self._stack.push_async_callback(consensus.stop)
@@ -366,8 +366,7 @@ class Node:
         PeersRoutes(self.discovery).add_routes(self.http.admin)
         metrics = NodeMetrics(self, store, self._endpoint, self._pkarr)
         MetricsRoutes(metrics.render).add_routes(self.http.admin)
-        backups = Backups(store, self.consensus.applied_in, self.node_id, self._clock.wall_ms)
-        BackupRoutes(backups.stream).add_routes(self.http.admin)
+        BackupRoutes(Backups(store, self.consensus, self._clock).stream).add_routes(self.http.admin)
         ControlRoutes(self.control, self, self.view).add_routes(self.http.admin)
         TsigKeyRoutes(self.proposer, self.tsig_keys).add_routes(self.http.admin)
         UiRoutes().add_routes(self.http.admin)

@@ -43,6 +43,7 @@ from aspen.node_pkarr import packet_life
 from aspen.node_tls import EncryptedDns
 from aspen.raft.cluster import Consensus
 from aspen.raft.ports import Clock
+from aspen.slow import SlowLog
 from aspen.state.kv_reader import LmdbTexts
 from aspen.state.packets import LmdbRecords
 from aspen.state.ports import Proposer
@@ -108,6 +109,7 @@ class NodeDns:
         self.view = View.build(records, self.settings, zones, self._live, LmdbTexts(store))
         self.answers = Answers(self.view, Padding.ASKED)
         """For DNS over HTTPS."""
+        self.answers.slow = SlowLog(config.slow_operation_ms)
         self.encrypted: EncryptedDns | None = None
         self.udp: UdpWorkers | InProcessUdp | None = None
         self.tcp: TcpServer | None = None
@@ -163,6 +165,7 @@ class NodeDns:
             datagram, stream = self._waiting.datagram, waiting_stream(primary.stream)
         self.answers.defer = stream
         self.tcp = tcp = TcpServer(self.view, defer=stream)
+        tcp.slow = self.answers.slow
         self.tallies["https"] = self.answers.tally
         self.tallies["tcp"] = tcp.tally
         if self.settings.cookies is not CookiePolicy.OFF:

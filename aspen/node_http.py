@@ -6,6 +6,7 @@ from aspen.config import ClusterBootstrapConfig
 from aspen.http.connection import HttpLimits
 from aspen.http.forwarded import Network
 from aspen.http.server import Https, HttpServer
+from aspen.slow import SlowLog
 from aspen.systemd import GivenSockets
 from aspen.tls.certificates import Certificates
 
@@ -27,6 +28,7 @@ def open_http(
         else None,
         limits=HttpLimits(unlimited_clients=proxies),
         sockets=sockets,
+        slow=SlowLog(config.slow_operation_ms),
     )
     server.accept_tokens(config.admin_tokens)
     return server

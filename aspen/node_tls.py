@@ -14,6 +14,7 @@ from aspen.dns.stream import Answers, Defer, Padding, TcpServer
 from aspen.dns.tally import ResponseTally
 from aspen.errors import ConfigError
 from aspen.identity import Cookies, Identity
+from aspen.slow import SlowLog
 from aspen.state.ports import Proposer
 from aspen.state.settings import LmdbSettings
 from aspen.systemd import NO_SOCKETS, GivenSockets
@@ -83,6 +84,7 @@ class EncryptedDns:
         self._https = https
         self._certificates = certificates
         self._sockets = sockets
+        self._slow = SlowLog(config.slow_operation_ms)
         self._dot: TcpServer | None = None
         self._listener: TlsListener | None = None
         self.dot_address: tuple[str, int] | None = None
@@ -107,6 +109,7 @@ class EncryptedDns:
             raise ConfigError(f"DoT can't bind {self._host}:{self._https.dot_port}: {error}") from None
         dot = self._dot = TcpServer(view, defer=defer, encrypted=True)
         self.tallies["tls"] = dot.tally
+        dot.slow = self._slow
         context = self._certificates.context
         # Clients of RFC 7858 need name no ALPN; DNS is all that is spoken here.
         self._listener = TlsListener(lambda: context(_DOT), lambda _alpn: dot.new_connection())
@@ -120,6 +123,7 @@ class EncryptedDns:
             raise ConfigError(f"DoQ can't bind {self._host}:{self._https.doq_port}: {error}") from None
         answers = Answers(view, Padding.EDNS, defer=defer)
         self.tallies["quic"] = answers.tally
+        answers.slow = self._slow
         self._doq = DoqServer(answers, self._certificates, self._reset_identity)
         self.doq_address = self._doq.start(sock)
 

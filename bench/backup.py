@@ -6,7 +6,7 @@ One real node with one UDP worker; packets go straight into its store while it i
 cluster backup`, `verify` and `restore` run by the command line while DNS is asked and keys are written all
 the time, each every ten milliseconds; first the same for a while without a backup.
 
-- `backup_<n>_s`, `_mb`: the command's time from start to end, and the file's size; `verify` and `restore` likewise.
+- `backup_<n>_s`, `_mb`: the command's time, and the file's size; the time of `verify` and `restore`.
 - `backup_<n>_node_mib`: the most that the node's anonymous memory grew meanwhile.
 - `backup_<n>_dns_ms`, `_put_ms`: median and slowest answer meanwhile; `idle` before it.
 """

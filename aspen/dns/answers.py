@@ -21,6 +21,7 @@ from aspen.dns.padding import PADDING, option_codes, padded
 from aspen.dns.respond import Transport, View, answer, servfail
 from aspen.dns.tally import ResponseTally
 from aspen.limits import DNS_FAILURE_LOG_MS, DNS_TCP_MESSAGE_BYTES
+from aspen.slow import SlowLog
 
 log = structlog.get_logger("aspen.dns.answers")
 
@@ -58,6 +59,8 @@ class Answers:
         self.answered = 0
         self.tally = ResponseTally()
         """Of answers; what takes several messages counts once, when the first is ready."""
+        self.slow = SlowLog()
+        """Of answers over connections; a UDP worker's are too many to be timed."""
         self._failure_logged_at = -float("inf")
 
     def answer(self, query_untrusted: bytes, client: bytes = UNKNOWN) -> bytes | None:
@@ -69,8 +72,13 @@ class Answers:
             return None
         self.answered += 1
         reply = self.pad(query_untrusted, reply)
-        self.tally.note(reply, time.perf_counter_ns() - began_ns)
+        self._note(reply, began_ns)
         return reply
+
+    def _note(self, reply: bytes, began_ns: int) -> None:
+        elapsed_ns = time.perf_counter_ns() - began_ns
+        self.tally.note(reply, elapsed_ns)
+        self.slow.note("dns", elapsed_ns / 1e9, rcode=reply[3] & 0x0F, size=len(reply))
 
     def _answer(self, query_untrusted: bytes, client: bytes) -> bytes | None:
         """The reply without padding; None as `answer`."""
@@ -136,7 +144,7 @@ class Answers:
             nonlocal is_noted
             if not is_noted:
                 is_noted = True
-                self.tally.note(message, time.perf_counter_ns() - began_ns)
+                self._note(message, began_ns)
             await send(message)
 
         return note_and_send

@@ -29,9 +29,12 @@ from aspen.http.http2 import Http2Connection
 from aspen.http.openapi import JSON, Answer, Operation, document
 from aspen.http.request import query_of, target_of
 from aspen.http.routing import Request, Route, Router
+from aspen.http.traces import Tracing
 from aspen.limits import HTTP_BACKLOG, SHUTDOWN_MS
+from aspen.slow import SlowLog
 from aspen.systemd import NO_SOCKETS, GivenSockets
 from aspen.tls.listener import TlsListener
+from aspen.tracing import CURRENT, HEADER
 
 log = structlog.get_logger("aspen.http")
 
@@ -46,6 +49,7 @@ _EXPOSED: Final = ", ".join(
         "Aspen-Last-Contact-Ms",
         "Aspen-Revision",
         "Aspen-Source",
+        HEADER,
     )
 )
 _PREFLIGHT_SECONDS: Final = "86400"
@@ -80,8 +84,10 @@ class Listener:
         guard: AdminGuard,
         limits: HttpLimits,
         context: Callable[..., ssl.SSLContext] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._router = router
+        self._tracing = tracing or Tracing(SlowLog())
         self._document = b""
         router.add(
             DOCUMENT_PATH, {"GET": self._get_document}, public=True, operations={"GET": _DOCUMENT_OPERATION}
@@ -144,7 +150,9 @@ class Listener:
         connection = cast(Connection, request.protocol)
         path = target_of(request)[0]
         found = self._router.find(path)
-        common = _PUBLIC_HEADERS if found is not None and found[0].public else _HEADERS
+        trace = self._tracing.begin(request.headers.get(HEADER))
+        public = found is not None and found[0].public
+        common = {**(_PUBLIC_HEADERS if public else _HEADERS), HEADER: trace.request_id}
         connection.begin_request(common)
         if found is None:
             response: web.StreamResponse = problem(404, "not_found", "there is nothing at this path")
@@ -152,6 +160,7 @@ class Listener:
             response = await self._admit(request, path, *found)
         if not response.prepared:
             response.headers.update(common)
+            self._tracing.answered(trace, request.method, path, response.status)
         if not request.content.is_eof():
             connection.discard_rest()
         return response
@@ -175,7 +184,11 @@ class Listener:
                 # The client is gone: whatever is answered, nobody reads it.
                 response = problem(400, "bad_request", "the connection ended")
             except Exception:
-                log.exception("a request failed", method=request.method, path=path[:200])
+                trace = CURRENT.get()
+                request_id = "" if trace is None else trace.request_id
+                log.exception(
+                    "a request failed", method=request.method, path=path[:200], request_id=request_id
+                )
                 response = problem(500, "internal", "an internal error; it is in the log")
             finally:
                 service.in_flight -= 1
@@ -216,6 +229,7 @@ class HttpServer:
         https: Https | None = None,
         limits: HttpLimits | None = None,
         sockets: GivenSockets = NO_SOCKETS,
+        slow: SlowLog | None = None,
     ) -> None:
         """`sockets` serve instead of the addresses given: it is theirs that decide what is loopback.
 
@@ -235,6 +249,7 @@ class HttpServer:
         self._https = https
         self._limits = limits if limits is not None else HttpLimits()
         self._sockets = sockets
+        self._tracing = Tracing(slow if slow is not None else SlowLog())
         self._listeners: list[Listener] = []
 
     @property
@@ -250,13 +265,19 @@ class HttpServer:
         """Raises `ConfigError` if a listener can't be had; none is left open then."""
         guard = self._guard
         public = self._routes(self.admin_on_public)
-        plan = [("http", self._listen, Listener(public, guard, self._limits))]
+        plan = [("http", self._listen, Listener(public, guard, self._limits, None, self._tracing))]
         if self._admin_listen is not None:
-            plan.append(("admin", self._admin_listen, Listener(self._routes(True), guard, self._limits)))
+            plan.append(
+                (
+                    "admin",
+                    self._admin_listen,
+                    Listener(self._routes(True), guard, self._limits, None, self._tracing),
+                )
+            )
         if self._https is not None:
             # Loopback is no reason here: what is encrypted is meant to be reached from elsewhere.
             router = self._routes(self._admin_listen is None and guard.asks_for_token)
-            listener = Listener(router, guard, self._limits, self._https.context)
+            listener = Listener(router, guard, self._limits, self._https.context, self._tracing)
             plan.append(("https", self._https.address, listener))
         try:
             for name, address, listener in plan:

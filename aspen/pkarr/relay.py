@@ -40,6 +40,7 @@ from aspen.state.commands import Rejected
 from aspen.state.packet_commands import PacketOutcome, PacketPut, PacketResult
 from aspen.state.packets import PacketLife, PacketRecord, PacketUsage, answer_ttls
 from aspen.state.ports import Proposer
+from aspen.tracing import mark
 from aspen.z32 import KEY_CHARS
 
 _KEY_LIKE_CHARS: Final = 40
@@ -144,9 +145,11 @@ class Relay:
         payload_untrusted = await read_body(request, PKARR_PAYLOAD_BYTES, code="size")
         received = time.perf_counter()
         self.puts.receive_seconds.note(received - began)
+        mark("receive")
         packet = SignedPacket.parse(public_key, payload_untrusted)
         verified = time.perf_counter()
         self.puts.verify_seconds.note(verified - received)
+        mark("verify")
         now_us = self._wall_us()
         self._check_future(packet, now_us)
         self._gate.admit(public_key)

@@ -100,6 +100,7 @@ class RaftDriver:
             on_installed=lambda install, switched: self._from_writer(self._switch, install, switched),
             on_no_room=lambda error: self._from_writer(self._room_ended, error),
             on_failure=lambda error: self._from_writer(self._halt, error),
+            slow=listeners.slow,
         )
         self.catch_up = CatchUp(
             raw,
@@ -333,7 +334,6 @@ class RaftDriver:
         self._listeners.progressed()
 
     def submit(self, job: WriteJob) -> None:
-        """Hand a job to the writer thread."""
         self._batches_in_flight += 1
         self.writer.submit(job)
 
@@ -426,7 +426,7 @@ class RaftDriver:
             for request_id in job.changes:
                 self.proposals.applied(request_id, True)
             for request_id, result in job.results:
-                self.proposals.applied(request_id, result)
+                self.proposals.applied(request_id, result, job)
             if job.committed:
                 last = job.committed[-1]
                 self.applied_index = last.index

@@ -26,6 +26,8 @@ from aspen.limits import (
 )
 from aspen.raft.messages import ConfChangeV2
 from aspen.raft.roster import decode_context, encode_context
+from aspen.raft.traces import announce
+from aspen.tracing import CURRENT, Trace
 
 _COUNTER_BYTES: Final = 8
 
@@ -35,8 +37,21 @@ class _Proposal:
     future: asyncio.Future[Any]
     deadline: Timer
     since_s: float
+    trace: Trace | None = None
+    """Of the request that it is for."""
+    announced: bytes = b""
+    """The id of the entry before its own that carries the request's id, if there is one."""
     term: int = 0
     """Term it was handed to the core in; 0 while it waits for a leader."""
+
+
+class Written(Protocol):
+    """When the job that applied an entry got how far, by `time.monotonic`."""
+
+    handed_s: float
+    begun_s: float
+    applied_s: float
+    durable_s: float
 
 
 class Timer(Protocol):
@@ -82,7 +97,13 @@ class PendingProposals:
         request_id = self._incarnation + self._counter.to_bytes(_COUNTER_BYTES, "big")
         future: asyncio.Future[Any] = self._loop.create_future()
         deadline = self._loop.call_later(RAFT_PROPOSE_MS / 1000, self._expire, request_id)
-        self._pending[request_id] = _Proposal(future, deadline, self._loop.time())
+        proposal = self._pending[request_id] = _Proposal(future, deadline, self._loop.time())
+        if change is None and (trace := CURRENT.get()) is not None:
+            proposal.trace = trace
+            if trace.carried:
+                self._counter += 1
+                proposal.announced = self._incarnation + self._counter.to_bytes(_COUNTER_BYTES, "big")
+                self._waiting[proposal.announced] = announce(request_id, trace.request_id)
         self._waiting[request_id] = command
         if change is not None:
             self.changes[request_id] = _tagged(change, request_id)
@@ -111,6 +132,8 @@ class PendingProposals:
         for request_id, _ in batch:
             if (proposal := self._pending.get(request_id)) is not None:
                 proposal.term = term
+                if proposal.trace is not None:
+                    proposal.trace.mark("queue")
             if self.changes:
                 self.changes.pop(request_id, None)
 
@@ -118,9 +141,11 @@ class PendingProposals:
         for request_id, _ in batch:
             self._fail(request_id, error)
 
-    def applied(self, request_id: bytes, result: Any) -> None:
+    def applied(self, request_id: bytes, result: Any, written: Written | None = None) -> None:
         proposal = self._pending.pop(request_id, None)
         if proposal is not None:
+            if proposal.trace is not None and written is not None:
+                _mark(proposal.trace, written)
             proposal.deadline.cancel()
             self.seconds.note(self._loop.time() - proposal.since_s)
             if not proposal.future.done():
@@ -147,17 +172,27 @@ class PendingProposals:
             return
         if proposal.term == 0:
             self._waiting.pop(request_id, None)
+            self._waiting.pop(proposal.announced, None)
             self._fail(request_id, NoLeader("no leader is known; the write was not proposed"))
         else:
             self._fail(request_id, OutcomeUnknown("no quorum confirmed the write in time"))
 
     def _fail(self, request_id: bytes, error: ProposalError) -> None:
-        proposal = self._pending.pop(request_id)
+        proposal = self._pending.pop(request_id, None)
+        if proposal is None:
+            return  # what only announces another
         self.changes.pop(request_id, None)
         proposal.deadline.cancel()
         self.failures[error.code] += 1
         if not proposal.future.done():
             proposal.future.set_exception(error)
+
+
+def _mark(trace: Trace, written: Written) -> None:
+    trace.mark("commit", written.handed_s)  # a majority has it, and this node knows
+    trace.mark("writer", written.begun_s)
+    trace.mark("apply", written.applied_s)
+    trace.mark("sync", written.durable_s)
 
 
 def _tagged(change: ConfChangeV2, request_id: bytes) -> ConfChangeV2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 from aspen.raft.messages import Message
 
@@ -23,6 +23,25 @@ class Clock:
     wall_ms: Callable[[], int]
 
 
+class SlowOperations(Protocol):
+    """Hears of what took long."""
+
+    threshold_s: float
+
+    def note(self, operation: str, elapsed_s: float, **details: Any) -> None: ...
+
+
+class NothingIsSlow:
+    """For who doesn't care."""
+
+    threshold_s = float("inf")
+
+    def note(self, operation: str, elapsed_s: float, **details: Any) -> None: ...
+
+
+NOTHING_IS_SLOW: Final = NothingIsSlow()
+
+
 @dataclass(frozen=True, slots=True)
 class Listeners:
     """Who hears what from the driver, on the loop unless said otherwise."""
@@ -35,3 +54,5 @@ class Listeners:
     """Once, when the node can't go on."""
     replaced: Callable[[], None]
     """A snapshot has replaced the state; the writer thread waits until this returns."""
+    slow: SlowOperations = NOTHING_IS_SLOW
+    """Of the writer thread's transactions."""

@@ -18,6 +18,7 @@ from aspen.raft.messages import EntryKind, Message, MessageType
 from aspen.raft.pending import PendingProposals
 from aspen.raft.rawnode import RawNode
 from aspen.raft.roster import Roster
+from aspen.raft.traces import log_forwarded, log_proposed
 
 log = structlog.get_logger("aspen.raft")
 
@@ -56,10 +57,12 @@ class Proposing:
             self._pending.refuse(batch, Overloaded(f"not proposed: {error}; try again"))
             return
         self._pending.proposed(batch, self._raw.term)
+        log_proposed(batch, self._raw.leader_id, self._raw.term)
 
     def received(self, message: Message) -> Message | None:
         """A proposal that another node forwards, as it goes to the core; None if it must not."""
         if any(e.kind is EntryKind.NORMAL and len(e.data) < HEAD_BYTES for e in message.entries):
             log.warning("a forwarded proposal without its envelope was dropped", sender=message.sender)
             return None
+        log_forwarded(message.entries, message.sender, leads=self._raw.leader_id == self._raw.node_id)
         return forwarded(self._raw.raft, self._roster(), message, self._wall_ms())

@@ -25,8 +25,10 @@ from aspen.histogram import Histogram
 from aspen.limits import RAFT_ROOM_RETRY_MS
 from aspen.raft.envelope import HEAD_BYTES, MARKER, open_envelope
 from aspen.raft.messages import Entry, EntryKind, HardState, Message
+from aspen.raft.ports import SlowOperations
 from aspen.raft.roster import Roster
 from aspen.raft.storage import Installed, LmdbLog
+from aspen.raft.traces import AppliedTraces
 from aspen.state.store import Store, Txn, make_current, write_to
 
 
@@ -89,6 +91,11 @@ class WriteJob:
     """The request ids of the membership changes among `committed`."""
     results: list[tuple[bytes, Any]] = field(default_factory=list)
     """Filled in when applied: (request id, result) of each command, in log order; of a marker, itself."""
+    handed_s: float = 0.0
+    """When it was handed over, begun, put together and durable."""
+    begun_s: float = 0.0
+    applied_s: float = 0.0
+    durable_s: float = 0.0
 
 
 _STOP: Final = None
@@ -120,6 +127,7 @@ class Writer:
         on_installed: Callable[[Install, threading.Event], None],
         on_no_room: Callable[[StorageFull], None],
         on_failure: Callable[[Exception], None],
+        slow: SlowOperations,
     ) -> None:
         self._store = store
         self._log = log
@@ -129,6 +137,8 @@ class Writer:
         self._on_installed = on_installed
         self._on_no_room = on_no_room
         self._on_failure = on_failure
+        self._slow = slow
+        self._traces = AppliedTraces()
         self._stopping = threading.Event()
         self._jobs: queue.SimpleQueue[WriteJob | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="aspen-writer", daemon=True)
@@ -153,6 +163,7 @@ class Writer:
 
     def submit(self, job: WriteJob) -> None:
         """Queue a job. The driver bounds how many are in flight (RAFT_BATCHES_IN_FLIGHT)."""
+        job.handed_s = time.monotonic()
         self._jobs.put(job)
 
     def stop(self) -> None:
@@ -232,6 +243,7 @@ class Writer:
         machine, log = self._machine, self._log
         keep_entries = self._retention.entries
         results: list[tuple[WriteJob, bytes, Any]] = []
+        self._traces.begin()
         began = time.monotonic()
         with self._store.write() as txn:
             machine.begin(txn)
@@ -243,8 +255,10 @@ class Writer:
                         request_id, proposed_at_ms, command = open_envelope(entry.data)
                         if command.startswith(MARKER):
                             result: Any = command
+                            self._traces.saw_marker(command)
                         else:
                             result = machine.apply(txn, entry.index, proposed_at_ms, command)
+                            self._traces.saw_command(entry, request_id, result)
                         results.append((part.job, request_id, result))
                 if part.committed:
                     self._put_applied(txn, part)
@@ -253,11 +267,27 @@ class Writer:
             cut = log.compact(txn, keep_entries, self._retention.size_bytes)
             dns_changed = machine.end(txn)
             whole = time.monotonic()
-        self.commit_seconds.note(time.monotonic() - whole)
-        self.apply_seconds.note(whole - began)
+        self._measured(parts, began, whole, time.monotonic())
         for job, request_id, result in results:
             job.results.append((request_id, result))
         return dns_changed, cut
+
+    def _measured(self, parts: Sequence[_Part], began: float, whole: float, durable: float) -> None:
+        """A transaction was begun, was whole and is durable now, by `time.monotonic`."""
+        self.apply_seconds.note(whole - began)
+        self.commit_seconds.note(durable - whole)
+        for part in parts:
+            part.job.begun_s, part.job.applied_s, part.job.durable_s = began, whole, durable
+        self._traces.durable(whole - began, durable - whole)
+        if durable - began >= self._slow.threshold_s:
+            self._slow.note(
+                "commit",
+                durable - began,
+                apply_ms=round((whole - began) * 1000, 1),
+                sync_ms=round((durable - whole) * 1000, 1),
+                entries=sum(len(part.job.entries) for part in parts if part.is_first),
+                commands=sum(len(part.committed) for part in parts),
+            )
 
     def _append(self, txn: Txn, job: WriteJob) -> None:
         if job.entries:
