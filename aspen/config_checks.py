@@ -1,7 +1,7 @@
 """Whether a configuration can work: errors, and warnings for what probably is a mistake.
 
-Everything wrong is named at once. A setting whose feature isn't built yet is accepted and kept,
-and a warning says that it has no effect, so that nobody is fooled.
+Everything wrong is named at once. A setting of the earlier documents that nothing acts on is accepted,
+and a warning says so, so that nobody is fooled.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib.util
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
@@ -37,7 +37,7 @@ from aspen.config import (
 from aspen.config_iroh import DnsUrl
 from aspen.errors import ConfigError, IdentityError
 from aspen.identity import Cookie, EndpointId, Identity
-from aspen.limits import BOOTSTRAP_NODES, DNS_STRING_BYTES, SECRETS_ACCEPTED
+from aspen.limits import BOOTSTRAP_NODES, DNS_STRING_BYTES, RELAY_URLS, SECRETS_ACCEPTED
 from aspen.z32 import decode_key
 
 DISK_WARNING_PERCENT: Final = 80
@@ -47,14 +47,14 @@ TOKEN_SHORT_CHARS: Final = 16
 def check(config: ClusterBootstrapConfig, given: frozenset[str] = frozenset()) -> list[str]:
     """Raise `ConfigError` naming every setting that can't be used; return the warnings.
 
-    `given` names the settings someone wrote down, for `unbuilt_warnings`.
+    `given` names the settings someone wrote down.
     """
     problems = list(_type_errors(config))
     if not problems:  # of the right types: look at what they say
         problems = list(_value_errors(config))
     if problems:
         raise ConfigError("; ".join(problems))
-    return [*_warnings(config), *unbuilt_warnings(config, given)]
+    return [*_warnings(config), *_without_effect(config, given)]
 
 
 def _type_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
@@ -113,8 +113,22 @@ def _value_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
         yield from _https_errors(config.dns_server.https_config)
     yield from _pkarr_errors(config)
     yield from _outside_errors(config)
-    if config.iroh.relay_mode is RelayMode.CUSTOM and not (config.iroh.relay_urls or config.iroh.relay_url):
+    yield from _relay_errors(config)
+
+
+def _relay_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
+    iroh = config.iroh
+    given = [("relay_url", iroh.relay_url)] + [("relay_urls", url) for url in iroh.relay_urls]
+    for setting, url in [*given, ("relay_server_url", iroh.relay_server_url)]:
+        if url is not None and not _is_http_url(url, ("http", "https", "ws", "wss")):
+            yield f"iroh.{setting}: {url!r} is not the URL of a relay, like https://relay.example.com"
+    relays = {url for _, url in given if url is not None}
+    if iroh.relay_mode is RelayMode.CUSTOM and not relays:
         yield 'iroh.relay_mode is "custom" but iroh.relay_urls is empty'
+    if len(relays) > RELAY_URLS:
+        yield f"iroh.relay_urls: a node uses {RELAY_URLS} relays at most, not {len(relays)}"
+    if iroh.relay_server_url is not None and not iroh.relay_server:
+        yield "iroh.relay_server_url is given but iroh.relay_server is off"
 
 
 def _secret_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
@@ -195,13 +209,13 @@ def _outside_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
             yield str(error)
 
 
-def _is_http_url(text: str) -> bool:
+def _is_http_url(text: str, schemes: Collection[str] = ("http", "https")) -> bool:
     try:
         parts = urlsplit(text)
         _ = parts.port
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.query or parts.fragment)
+    return parts.scheme in schemes and bool(parts.hostname) and not (parts.query or parts.fragment)
 
 
 def _https_errors(https: HttpsConfig) -> Iterator[str]:
@@ -251,6 +265,8 @@ def _warnings(config: ClusterBootstrapConfig) -> Iterator[str]:
         and not (iroh.relay_urls or iroh.relay_url)
     ):
         yield "iroh.include_pkarr_direct_addresses is off and iroh has no relay: there is nothing to publish"
+    if iroh.relay_mode is RelayMode.DISABLED and (iroh.relay_urls or iroh.relay_url):
+        yield 'iroh.relay_mode is "disabled": the relays named are not used'
     minimum, maximum = config.election_timeout_min_ms, config.election_timeout_max_ms
     if config.heartbeat_interval_ms >= minimum:
         yield (
@@ -298,32 +314,12 @@ _WITHOUT_EFFECT: Final = {
     "dns_server.data_dir": "records are part of the replicated state and live in the node's data_dir",
 }
 
-# Accepted and kept, but nothing acts on them yet → what they belong to.
-_UNBUILT: Final = {
-    "iroh.relay_url": "iroh relays are not built yet",
-    "iroh.relay_urls": "iroh relays are not built yet",
-    "iroh.relay_mode": "iroh relays are not built yet",
-}
 
-
-def unbuilt_warnings(config: ClusterBootstrapConfig, given: frozenset[str] = frozenset()) -> list[str]:
-    """One warning for each setting that asks for what isn't built.
-
-    `given` names settings someone wrote down: those warn at their default too. Switching such a
-    feature off is never worth a warning, because off is what it is.
-    """
-    found: dict[str, str] = {}
+def _without_effect(config: ClusterBootstrapConfig, given: frozenset[str]) -> Iterator[str]:
+    """`given` names settings someone wrote down: those warn at their default too."""
     for path, value, default in settings(config):
-        if value == default and path not in given:
-            continue
-        if path in _WITHOUT_EFFECT and value is not None:
-            found[path] = f"{path} has no effect: {_WITHOUT_EFFECT[path]}"
-        if path not in _UNBUILT:
-            continue
-        switched_off = value is None or value == [] or value is RelayMode.DISABLED or value is False
-        if not switched_off:
-            found[path] = f"{path} has no effect yet: {_UNBUILT[path]}"
-    return list(found.values())
+        if path in _WITHOUT_EFFECT and value is not None and (value != default or path in given):
+            yield f"{path} has no effect: {_WITHOUT_EFFECT[path]}"
 
 
 def _is_domain_name(text: str) -> bool:

@@ -57,11 +57,15 @@ class IrohConfig(msgspec.Struct, kw_only=True):
     secret_key: str | None = None
     """The node's identity as 64 hexadecimal digits; without it, `<data_dir>/identity.key`."""
     relay_url: str | None = None
-    """A relay for nodes that can't reach each other; one of `relay_urls`."""
+    """A relay for nodes that can't reach each other; goes before `relay_urls`."""
     relay_urls: list[str] = []
-    """Relays for nodes that can't reach each other."""
+    """Relays for nodes that can't reach each other; the same on every node."""
     relay_mode: RelayMode = RelayMode.DEFAULT
-    """`custom`: the relays named here; `disabled`: none."""
+    """`default`: also relays that nodes of the cluster announce; `custom`: only these; `disabled`: none."""
+    relay_server: bool = False
+    """Be a relay for the cluster's nodes, at `/relay` of the public HTTP listeners."""
+    relay_server_url: str | None = None
+    """Where others reach it; if not given, `http_addr`, unless that is loopback."""
     enable_gossip: bool = True
     """Tell and hear of nodes by gossip."""
     gossip_ticket: str | None = None

@@ -169,12 +169,13 @@ def with_secret_files(config: ClusterBootstrapConfig) -> ClusterBootstrapConfig:
     for secret, (file_setting, accepted) in _SECRET_FILES.items():
         file = getattr(config, file_setting)
         if file is not None:
-            changes[secret], *others = _read_secrets(file_setting, Path(file))
+            changes[secret], *others = read_secrets(file_setting, Path(file))
             changes[accepted] = list(dict.fromkeys([*getattr(config, accepted), *others]))
     return config.replace(**changes) if changes else config
 
 
-def _read_secrets(setting: str, file: Path) -> list[str]:
+def read_secrets(setting: str, file: Path) -> list[str]:
+    """A file's lines: the secret in use, then those accepted beside it. Raises `ConfigError`."""
     try:
         with file.open("rb") as opened:
             data = opened.read(SECRET_FILE_BYTES + 1)

@@ -308,6 +308,9 @@ RELAY_BYTES_BURST: Final = 2 * 1_048_576
 RELAY_HEARTBEAT_MS: Final = 4_000  # of silence before a ping; half of it later, without a pong, it is over
 RELAY_RECONNECT_MIN_MS: Final = 100
 RELAY_RECONNECT_MAX_MS: Final = 3_000  # sooner than connections over it are given up
+RELAY_GONE_MS: Final = 10_000  # a relay that didn't know a peer is tried after others for so long
+RELAY_GONE_PEERS: Final = 1_024
+RELAY_LOOK_MS: Final = 2_000  # between two looks at which relays others announce
 RELAY_URLS: Final = 4  # relays that a node is connected to at one time
 
 # --- joining a cluster -------------------------------------------------------------------------

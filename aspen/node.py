@@ -287,6 +287,7 @@ class Node:
             cookies=self.cookies,
             services=[raft, *door.services(raft.hello), *discovery.services(raft.hello)],
             address_book=self.address_book,
+            relays=discovery.relays.pool,
         )
         transport = RaftTransport(
             endpoint.channel(ALPN_RAFT),
@@ -309,6 +310,7 @@ class Node:
             self.quic_address = await endpoint.start(config.quic_host, config.quic_port)
         except OSError as error:
             raise ConfigError(f"QUIC can't bind {config.quic_host}:{config.quic_port}: {error}") from None
+        self._stack.push_async_callback(discovery.relays.stop)
         self._stack.push_async_callback(endpoint.close)
         door.start(endpoint)
         self._stack.push_async_callback(discovery.stop)
@@ -370,6 +372,7 @@ class Node:
         ControlRoutes(self.control, self, self.view).add_routes(self.http.admin)
         TsigKeyRoutes(self.proposer, self.tsig_keys).add_routes(self.http.admin)
         UiRoutes().add_routes(self.http.admin)
+        self.discovery.relays.serve(self.http)
         self._stack.push_async_callback(self.http.close)
         await self.http.start()
         self._sockets.check_all_taken()

@@ -22,6 +22,7 @@ from aspen.limits import TICKET_NODES
 from aspen.net.address_book import Address, AddressBook
 from aspen.net.endpoint import ALPN_GOSSIP, ConnectionStatus, Endpoint, Hello, Peer, Service
 from aspen.net.reachable import reachable_addresses
+from aspen.node_relay import NodeRelays
 from aspen.raft.cluster import Consensus
 from aspen.raft.roster import NO_CLUSTER, Roster, encode_roster
 from aspen.z32 import encode_key
@@ -55,6 +56,7 @@ class Discovery:
         self._cookies = cookies
         self._endpoint: Endpoint | None = None
         self._mdns: Mdns | None = None
+        self.relays = NodeRelays(config, identity, cookies, lambda: consensus.roster)
         self.gossip = GossipService(
             GossipPorts(
                 own_id=identity.endpoint_id,
@@ -149,6 +151,7 @@ class Discovery:
                 self._address_book.add(peer.endpoint_id, peer.address, "manual")
         if config.ticket:
             self._use_ticket(config.ticket)
+        self.relays.start(endpoint, self.gossip.core.known)
         if config.iroh.enable_gossip:
             self.gossip.start(endpoint.channel(ALPN_GOSSIP))
         if config.iroh.enable_mdns:
@@ -169,7 +172,7 @@ class Discovery:
         return SelfDescription(
             node_id=member.node_id if member is not None else 0,
             addresses=reachable_addresses(self._own_address()),
-            relay_url=self._config.iroh.relay_url,
+            relay_url=self.relays.announce(),
         )
 
     def addresses_of(self, endpoint_id: EndpointId) -> tuple[Address, ...]:
@@ -219,14 +222,18 @@ class Discovery:
             endpoint_id=encode_key(endpoint_id),
             node_id=next((node_id for node_id in claims if node_id), 0),
             member=member is not None,
-            path="direct" if connections else "none",
+            path=_path(connections),
             addresses=tuple(
                 PeerAddress(format_address(known.address), known.source, int((now - known.seen_at) * 1000))
                 for known in self._address_book.known(endpoint_id)
             ),
             connections=tuple(
                 PeerConnection(
-                    c.alpn, c.dialled, format_address(c.address), round(c.rtt_ms, 2), int(c.age_s * 1000)
+                    c.alpn,
+                    c.dialled,
+                    c.relay or format_address(c.address),
+                    round(c.rtt_ms, 2),
+                    int(c.age_s * 1000),
                 )
                 for c in connections
             ),
@@ -254,3 +261,10 @@ class Discovery:
             for endpoint_id in known
             if endpoint_id != own_id
         ]
+
+
+def _path(connections: Sequence[ConnectionStatus]) -> str:
+    """How the peer is reached: the best way there is."""
+    if not connections:
+        return "none"
+    return "relay" if all(connection.relay for connection in connections) else "direct"

@@ -85,7 +85,9 @@ def run(
         _flag("Answer names under this origin; repeat it for several. [aspen.local]", "NAME"),
     ] = None,
     workers: Annotated[int | None, _flag("UDP worker processes; 0 answers in the node's own. [1]")] = None,
-    relay_url: Annotated[str | None, _flag("iroh relay. Not built yet.", "URL")] = None,
+    relay_url: Annotated[
+        str | None, _flag("A relay, for nodes that this one can't reach directly.", "URL")
+    ] = None,
     enable_dns_discovery: Annotated[
         bool, typer.Option("--enable-dns-discovery", help="Ask a DNS server where the cluster's nodes are.")
     ] = False,

@@ -28,7 +28,9 @@ def relay(
     tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its private key (PEM).")] = None,
     cookie_file: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="For nodes that know this file's cookie; repeat it for more."),
+        typer.Option(
+            metavar="FILE", help="For nodes that know a cookie of this file, one a line; repeat it for more."
+        ),
     ] = None,
     allow: Annotated[
         list[str] | None,
@@ -65,24 +67,25 @@ def relay(
 def _access(
     cookie_files: list[Path] | None, allow: list[str] | None, open_: bool, names: list[str] | None
 ) -> Access:
-    """Raises `ConfigError`, `OSError`."""
-    from aspen.identity import Cookie, parse_endpoint_id
-    from aspen.relay.access import Access, access_authenticator
+    """Raises `ConfigError`."""
+    from aspen.config_sources import read_secrets
+    from aspen.identity import Cookies, parse_endpoint_id
+    from aspen.relay.access import COOKIE_CONTEXT, Access
 
-    texts = [path.read_text() for path in cookie_files or ()]
+    texts = [text for path in cookie_files or () for text in read_secrets("--cookie-file", path)]
     if os.environ.get(_COOKIE_VARIABLE):
         texts.append(os.environ[_COOKIE_VARIABLE])
-    cookies = [Cookie(text) for text in texts]
+    authenticators = Cookies.of(texts).authenticators(COOKIE_CONTEXT) if texts else ()
     try:
         endpoint_ids = frozenset(parse_endpoint_id(text) for text in allow or ())
     except IdentityError as error:
         raise ConfigError(f"--allow: {error}") from None
-    if not (cookies or endpoint_ids or open_):
+    if not (texts or endpoint_ids or open_):
         raise ConfigError(
             f"say who may use this relay: {_COOKIE_VARIABLE} or --cookie-file for the nodes of a cluster, "
             "--allow for single ones, --open for everyone"
         )
-    return Access(open_, endpoint_ids, [access_authenticator(cookie) for cookie in cookies], names or ())
+    return Access(open_, endpoint_ids, authenticators, names or ())
 
 
 def _tls(certificate: Path | None, key: Path | None) -> Certificates | None:

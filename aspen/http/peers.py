@@ -32,6 +32,7 @@ class PeerConnection(msgspec.Struct, frozen=True):
     dialled: bool
     """By this node; else by the peer."""
     address: str
+    """`host:port`, or the URL of the relay."""
     rtt_ms: float
     age_ms: int
 
@@ -45,7 +46,7 @@ class PeerStatus(msgspec.Struct, frozen=True):
     """0 if it isn't known, or it has none yet."""
     member: bool
     path: str
-    """`direct` with a connection, else `none`."""
+    """`direct`; `relay` if all connections go through one; `none` without a connection."""
     addresses: tuple[PeerAddress, ...]
     connections: tuple[PeerConnection, ...]
     announced_ms_ago: int

@@ -12,13 +12,13 @@ to be long and random. A relay that doesn't ask for it is shown none.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 from aspen.errors import ConfigError, RelayError
-from aspen.identity import Cookie, EndpointId, Identity, verify
+from aspen.identity import Authenticator, EndpointId, Identity, verify
 from aspen.limits import RELAY_NAME_BYTES, RELAY_URL_CHARS
 from aspen.relay.frames import NO_MAC, VERSION, Challenge, Proof
 
@@ -28,8 +28,6 @@ _SIGNED: Final = b"aspen 2026 relay proof v1\0"
 _SCHEMES: Final = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 _PORTS: Final = {"ws": 80, "wss": 443}
 
-Authenticator = Callable[[bytes], bytes]
-
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -38,8 +36,8 @@ class Access:
     open: bool = False
     endpoint_ids: Collection[EndpointId] = ()
     """Those who may use it without knowing a cookie."""
-    authenticators: Collection[Authenticator] = ()
-    """Of the cookies whose holders may use it."""
+    authenticators: Sequence[Authenticator] = ()
+    """Of the cookies whose holders may use it; they may change."""
     names: Collection[str] = ()
     """What the relay is called by its clients; without any, what each client's request calls it."""
     refuses: Callable[[EndpointId], bool] = lambda endpoint_id: False
@@ -78,18 +76,16 @@ class Access:
         return proof.endpoint_id
 
 
-def prove(identity: Identity, challenge: Challenge, name: str, authenticator: Authenticator | None) -> Proof:
-    """The answer to a relay's challenge."""
+def prove(
+    identity: Identity, challenge: Challenge, name: str, authenticators: Sequence[Authenticator]
+) -> Proof:
+    """The answer to a relay's challenge; of the cookies it is the first that counts."""
     signed = _signed(challenge.nonce, name)
     signature = identity.sign(signed)
     mac = NO_MAC
-    if challenge.wants_key and authenticator is not None:
-        mac = authenticator(_proven(identity.endpoint_id, signed, signature))
+    if challenge.wants_key and len(authenticators) > 0:
+        mac = authenticators[0](_proven(identity.endpoint_id, signed, signature))
     return Proof(identity.endpoint_id, signature, mac, name)
-
-
-def access_authenticator(cookie: Cookie) -> Authenticator:
-    return cookie.authenticator(COOKIE_CONTEXT)
 
 
 @dataclass(frozen=True, slots=True)

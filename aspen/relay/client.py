@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import aiohttp
 import structlog
 
 from aspen.errors import RelayError
-from aspen.identity import Identity
+from aspen.identity import Authenticator, Identity
 from aspen.limits import (
     RELAY_FRAME_BYTES,
     RELAY_HANDSHAKE_MS,
@@ -20,7 +20,7 @@ from aspen.limits import (
     RELAY_RECONNECT_MAX_MS,
     RELAY_RECONNECT_MIN_MS,
 )
-from aspen.relay.access import Authenticator, RelayUrl, prove
+from aspen.relay.access import RelayUrl, prove
 from aspen.relay.frames import (
     Challenge,
     Datagram,
@@ -39,6 +39,9 @@ log = structlog.get_logger("aspen.relay")
 Receive = Callable[[bytes, bytes], None]
 """(endpoint id of the sender, datagram)."""
 
+_LAST_TURNS: Final = 20
+_LAST_TURN_S: Final = 0.01
+
 # Refusals that the next attempt will meet too: no hurry then.
 _LASTING: Final = frozenset({"version", "wrong_name", "wrong_key", "not_allowed", "replaced"})
 
@@ -50,20 +53,22 @@ class RelayClient:
         self,
         url: RelayUrl,
         identity: Identity,
-        authenticator: Authenticator | None,
+        authenticators: Sequence[Authenticator],
         receive: Receive,
         gone: Callable[[bytes], None],
+        connected: Callable[[], None],
     ) -> None:
-        """`authenticator` is of the cookie, for a relay that asks for it. `gone` hears of each peer that the
-        relay doesn't know just now."""
+        """`authenticators` are of the cookies, for a relay that asks for it. `gone` hears of each peer that the
+        relay doesn't know just now, `connected` each time that the relay has let this node in."""
         self.url = url
         self.connected = False
         self.problem = ""
         """Why it isn't connected, if it was tried."""
         self._identity = identity
-        self._authenticator = authenticator
+        self._authenticators = authenticators
         self._receive = receive
         self._gone = gone
+        self._on_connected = connected
         self._queue = DroppingQueue(RELAY_QUEUE_BYTES)
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -73,6 +78,11 @@ class RelayClient:
         self._task = asyncio.create_task(self._stay_connected(), name="relay client")
 
     async def stop(self) -> None:
+        """Ends when what was sent is on its way, or soon."""
+        for _ in range(_LAST_TURNS):
+            if not (self.connected and self._queue):
+                break
+            await asyncio.sleep(_LAST_TURN_S)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -123,13 +133,14 @@ class RelayClient:
                 challenge = await _next(socket)
                 if not isinstance(challenge, Challenge):
                     raise RelayError("malformed", "what answers there is not a relay")
-                proof = prove(self._identity, challenge, self.url.name, self._authenticator)
+                proof = prove(self._identity, challenge, self.url.name, self._authenticators)
                 await socket.send_bytes(encode_frame(proof))
                 if not isinstance(await _next(socket), Welcome):
                     raise RelayError("malformed", "the relay does not say that it let this node in")
             self._queue.clear()
             self.connected, self.problem = True, ""
             log.info("relay connected", relay=self.url.websocket)
+            self._on_connected()
             writer = asyncio.create_task(self._write(socket), name="relay client writer")
             while True:
                 self._take(await _next(socket))

@@ -265,9 +265,11 @@ class Host:
         self.processes.append(process)
         return process
 
-    def open_socket(self, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET) -> socket.socket:
+    def open_socket(
+        self, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET, protocol: int = 0
+    ) -> socket.socket:
         """A socket of this host, for this process: what it connects to is reached from here."""
-        return in_namespace(self.namespace, lambda: socket.socket(family, kind))
+        return in_namespace(self.namespace, lambda: socket.socket(family, kind, protocol))
 
     def node(self, node_id: int, *, init: bool = False, **settings: str) -> HostNode:
         """A node here; settings as environment variables. It isn't started yet."""

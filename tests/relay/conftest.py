@@ -11,10 +11,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from relay_stations import COOKIE, Caller, Callers, Line, Lines, Relays
+from relay_stations import COOKIE, Caller, Callers, Line, Lines, Relays, macs
 
-from aspen.identity import Cookie, Identity
-from aspen.relay.access import Access, access_authenticator, parse_relay_url
+from aspen.identity import Identity
+from aspen.relay.access import Access, parse_relay_url
 from aspen.relay.client import RelayClient
 from aspen.relay.hub import RelayLimits
 from aspen.relay.standalone import StandaloneRelay
@@ -33,7 +33,7 @@ def relay(stack: AsyncExitStack) -> Relays:
     async def start(
         access: Access | None = None, limits: RelayLimits | None = None, port: int = 0
     ) -> StandaloneRelay:
-        access = access or Access(authenticators=[access_authenticator(Cookie(COOKIE))])
+        access = access or Access(authenticators=macs(COOKIE))
         started = StandaloneRelay(access, limits or RelayLimits(), None)
         await started.start(("127.0.0.1", port))
         stack.push_async_callback(started.close)
@@ -61,8 +61,8 @@ def line(stack: AsyncExitStack) -> Lines:
     ) -> Line:
         made = Line(identity or Identity.generate())
         url = parse_relay_url("relay_url", "http://{}:{}".format(*to.address))
-        mac = None if cookie is None else access_authenticator(Cookie(cookie))
-        made.client = RelayClient(url, made.identity, mac, made.receive, made.gone.put_nowait)
+        mac = () if cookie is None else macs(cookie)
+        made.client = RelayClient(url, made.identity, mac, made.receive, made.gone.put_nowait, lambda: None)
         made.client.start()
         stack.push_async_callback(made.client.stop)
         if wait:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import aiohttp
 
-from aspen.identity import Cookie, Identity
-from aspen.relay.access import access_authenticator, prove
+from aspen.identity import Authenticator, Cookies, Identity
+from aspen.relay.access import COOKIE_CONTEXT, prove
 from aspen.relay.client import RelayClient
 from aspen.relay.frames import Challenge, Frame, Proof, Refused, decode_frame, encode_frame
 from aspen.relay.standalone import StandaloneRelay
 
 COOKIE = "a cookie for tests of relays"
+
+
+def macs(*cookies: str) -> Sequence[Authenticator]:
+    """Of cookies, the one in use first."""
+    return Cookies.of(cookies).authenticators(COOKIE_CONTEXT)
 
 
 class Line:
@@ -84,7 +89,7 @@ class Caller:
     async def proof(self, identity: Identity, cookie: str = COOKIE, name: str | None = None) -> Proof:
         """The proof that the relay asks for; it isn't sent yet."""
         challenge = await self.challenged()
-        return prove(identity, challenge, name or self.name, access_authenticator(Cookie(cookie)))
+        return prove(identity, challenge, name or self.name, macs(cookie))
 
     async def refused(self) -> str:
         """The code; the relay has closed the connection then."""

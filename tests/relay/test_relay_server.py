@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
-from relay_stations import COOKIE, Caller, Callers, Lines, Relays
+from relay_stations import COOKIE, Caller, Callers, Lines, Relays, macs
 
-from aspen.identity import Cookie, Identity
+from aspen.identity import Identity
 from aspen.limits import RELAY_DATAGRAM_BYTES
 from aspen.ratelimit import Rate
-from aspen.relay.access import Access, access_authenticator
+from aspen.relay.access import Access
 from aspen.relay.frames import Datagram, Gone, Welcome
 from aspen.relay.hub import RelayLimits
 
@@ -56,6 +56,12 @@ async def test_a_foreign_cookie_is_refused(relay: Relays, line: Lines) -> None:
     assert there.server.refusals.counts["not_allowed"] >= 1
 
 
+async def test_while_the_cookie_is_changed_a_relay_takes_both(relay: Relays, line: Lines) -> None:
+    there = await relay(Access(authenticators=macs("the new cookie of these tests", COOKIE)))
+    await line(there)
+    await line(there, cookie="the new cookie of these tests")
+
+
 async def test_without_a_cookie_only_those_on_the_list_are_let_in(relay: Relays, line: Lines) -> None:
     there = await relay(Access(endpoint_ids=[ONE.endpoint_id]))
     await line(there, identity=ONE, cookie=None)
@@ -74,8 +80,7 @@ async def test_an_open_relay_asks_for_no_cookie_and_is_shown_no_proof_of_it(
 
 
 async def test_a_removed_node_is_refused_though_it_knows_the_cookie(relay: Relays, line: Lines) -> None:
-    mac = access_authenticator(Cookie(COOKIE))
-    there = await relay(Access(authenticators=[mac], refuses=lambda key: key == ONE.endpoint_id))
+    there = await relay(Access(authenticators=macs(COOKIE), refuses=lambda key: key == ONE.endpoint_id))
     gone = await line(there, identity=ONE, wait=False)
     await gone.fails("removed")
     await line(there, identity=TWO)

@@ -1,0 +1,144 @@
+"""Nodes that can't reach each other: behind NATs of their own, with a relay in the public network.
+
+The NATs give every destination another port (`masquerade fully-random`), so no node can be told where to
+knock at another. The relay's operator is played by a capture of every packet at the relay's wire.
+"""
+
+from __future__ import annotations
+
+import base64
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import Popen
+
+from lab import Host, HostNode, Lab, Network
+from processes import wait_until
+
+RELAY_PORT = 3340
+_ETH_P_ALL = 0x0003
+
+
+@contextmanager
+def captured(host: Host) -> Iterator[list[bytes]]:
+    """Every packet at a host's wire, as its operator may see it."""
+    seen: list[bytes] = []
+    ended = threading.Event()
+    with host.open_socket(socket.SOCK_RAW, socket.AF_PACKET, socket.htons(_ETH_P_ALL)) as wire:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1_048_576)
+        wire.settimeout(0.1)
+
+        def watch() -> None:
+            while not ended.is_set():
+                try:
+                    seen.append(wire.recv(65_536))
+                except TimeoutError:
+                    pass
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield seen
+        finally:
+            ended.set()
+            watcher.join()
+
+
+def start_relay(host: Host, cookie: str, folder: Path) -> Popen[bytes]:
+    cookie_file = folder / "cookie"
+    if not cookie_file.exists():
+        cookie_file.touch(0o600)
+        cookie_file.write_text(cookie)
+    relay = host.start(
+        *(sys.executable, "-m", "aspen.cli.main", "relay", "--listen", f"0.0.0.0:{RELAY_PORT}"),
+        *("--cookie-file", str(cookie_file), "--log-format", "json"),
+        log=folder / "relay.log",
+    )
+
+    def listens() -> bool:
+        assert relay.poll() is None, (folder / "relay.log").read_text()
+        with host.open_socket() as probe:
+            return probe.connect_ex((host.address, RELAY_PORT)) == 0
+
+    wait_until(listens, "the relay listens", 30.0)
+    return relay
+
+
+def behind_nat(lab: Lab, number: int, internet: Network, *, random_ports: bool = True) -> Host:
+    """A host in a private network of its own; all of them have the same addresses inside."""
+    inside = lab.network(f"in{number}")
+    nat = lab.host(f"nat{number}").plug(internet, f"203.0.113.{number}/24").plug(inside, "10.0.0.1/24")
+    nat.masquerade(internet, random_ports=random_ports)
+    return lab.host(f"host{number}").plug(inside, "10.0.0.2/24", gateway="10.0.0.1")
+
+
+def put(node: HostNode, key: str, value: str, within_s: float = 60.0) -> None:
+    def done() -> bool:
+        try:
+            return node.request("PUT", f"/v1/kv/{key}", value.encode(), timeout_s=5.0).status == 200
+        except OSError:
+            return False
+
+    wait_until(done, f"{node} stores {key}", within_s)
+
+
+def holds(node: HostNode, key: str, value: str, within_s: float = 60.0) -> None:
+    def there() -> bool:
+        answer = node.request("GET", f"/v1/kv/{key}?consistency=stale")
+        return answer.status == 200 and base64.b64decode(answer.json["value"]) == value.encode()
+
+    wait_until(there, f"{node} holds {key}", within_s)
+
+
+def path(node: HostNode, other: HostNode) -> str:
+    return str(node.known_peers().get(other.identity.z32, {}).get("path"))
+
+
+def test_three_nodes_behind_three_nats_are_a_cluster_by_the_relay_and_outlive_its_restart(
+    lab: Lab, tmp_path: Path
+) -> None:
+    internet = lab.network("internet")
+    relay_host = lab.host("relay").plug(internet, "203.0.113.10/24")
+    nodes = [
+        behind_nat(lab, i, internet).node(
+            i,
+            ASPEN_IROH_RELAY_MODE="custom",
+            ASPEN_IROH_RELAY_URL=f"http://203.0.113.10:{RELAY_PORT}",
+            ASPEN_IROH_ENABLE_MDNS="false",
+        )
+        for i in (1, 2, 3)
+    ]
+    for node in nodes:
+        node.peers = [f"{other.node_id}@{other.identity.z32}" for other in nodes if other is not node]
+    nodes[0].init = True
+    with captured(relay_host) as packets:
+        relay = start_relay(relay_host, nodes[0].cookie, tmp_path)
+        for node in nodes:
+            node.start()
+        for node in nodes:
+            node.wait_ready(60.0)
+        put(nodes[0], "a-key-of-node-one", "the value that only the cluster may see")
+        put(nodes[1], "a-key-of-node-two", "another secret of the cluster")
+        for node in nodes:
+            holds(node, "a-key-of-node-one", "the value that only the cluster may see")
+            assert {path(node, other) for other in nodes if other is not node} == {"relay"}
+        shown = nodes[1].on.aspen("peers", "--addr", nodes[1].addr)
+        assert shown.stdout.count(" relay ") == 2, shown.stdout + shown.stderr
+
+        relay.kill()
+        relay.wait()
+        relay = start_relay(relay_host, nodes[0].cookie, tmp_path)
+        for node in nodes:
+            put(node, f"after-the-restart-{node.node_id}", "it goes on")
+        for node in nodes:
+            holds(node, "after-the-restart-1", "it goes on")
+
+    everything = b"\0".join(packets)
+    for node in nodes:
+        assert node.identity.endpoint_id in everything, "a relay must know whom a datagram is for"
+        assert node.identity.seed not in everything
+    for secret in (nodes[0].cookie, "a-key-of-node", "the value that only", "another secret", "it goes on"):
+        assert secret.encode() not in everything
