@@ -183,8 +183,8 @@ class Node:
         """Be a cluster of one that needs nothing but memory: no disk, no network, no time."""
         member = DeterministicCluster([self.node_id])[self.node_id]
         self.identity, self.control, self.proposer = member.identity, member.control, member.proposer
-        self.kv, self.packets, self.zones = member.kv, member.packets, member.zones
-        self.kv_beyond = member.kv_beyond
+        self.packets, self.zones = member.packets, member.zones
+        self.kv, self.kv_beyond = member.kv, member.kv_beyond
 
     # --- starting, bottom up ------------------------------------------------------------------
 

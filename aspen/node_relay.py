@@ -38,7 +38,7 @@ class Removed(Protocol):
 
 
 class NodeRelays:
-    """`pool` is for the endpoint; `start`, `serve` and `serving` in this order."""
+    """`pool` is for the endpoint. `start` once that runs, `serve` before the HTTP listeners do."""
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class NodeRelays:
         iroh = config.iroh
         authenticators = cookies.authenticators(COOKIE_CONTEXT)
         self._given = given_relays(config)
+        self._uses_relays = iroh.relay_mode is not RelayMode.DISABLED
         self._follows = iroh.relay_mode is RelayMode.DEFAULT
         self.pool = RelayPool(identity, authenticators)
         self.pool.announced = self._announced
@@ -73,28 +74,14 @@ class NodeRelays:
         self._known = known
         self.pool.receive = endpoint.relayed
         self.pool.changed = endpoint.relays_changed
-        self.pool.use(self._wanted())
-        if self._follows:
-            self._task = asyncio.create_task(self._follow(), name="relays")
+        self._look()
+        self._task = asyncio.create_task(self._keep_looking(), name="relays")
 
     def serve(self, http: HttpServer) -> None:
         """Add the route, if this node is to be a relay."""
         if self.server is not None:
             self.server.add_routes(http.public)
             self._http = http
-
-    def serving(self) -> None:
-        """The listeners are open: use the own relay too, as others may be found nowhere else."""
-        url = self._own_url()
-        if self.server is None:
-            return
-        if url is None:
-            log.warning(
-                "nobody is told of this relay",
-                why="http_addr is loopback; iroh.relay_server_url says where it is",
-            )
-        elif self._config.iroh.relay_mode is not RelayMode.DISABLED:
-            self.pool.attach(url, self.server.hub)
 
     async def stop(self) -> None:
         """After the endpoint has said goodbye."""
@@ -108,19 +95,30 @@ class NodeRelays:
         own = self._own_url()
         return self.pool.home if own is None else own.websocket
 
-    async def _follow(self) -> None:
+    async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(RELAY_LOOK_MS / 1000)
-            self.pool.use(self._wanted())
+            try:
+                self._look()
+            except Exception:
+                log.exception("looking for relays failed")
+
+    def _look(self) -> None:
+        """Use what there is to use now: others announce relays, and this node may have moved."""
+        own = self._own_url()
+        if own is not None and self.server is not None and self._uses_relays:
+            self.pool.attach(own, self.server.hub)
+        self.pool.use(self._wanted())
 
     def _wanted(self) -> list[RelayUrl]:
         """The given ones first; then the announced, in an order that is the same on every node."""
-        if self._config.iroh.relay_mode is RelayMode.DISABLED:
+        if not self._uses_relays:
             return []
         wanted = {url.websocket: url for url in self._given}
         if self._follows:
             announced = {announcement.relay_url or "" for announcement, _ in self._known.values()}
             told = [url for text in announced if (url := _parsed(text)) is not None]
+            told += self.pool.connected  # one that works stays, though its node isn't heard just now
             wanted |= {url.websocket: url for url in sorted(told, key=lambda url: url.websocket)}
         return list(wanted.values())
 
@@ -132,7 +130,7 @@ class NodeRelays:
     def _own_url(self) -> RelayUrl | None:
         """Where others reach this node's relay, as far as it knows: asked anew, as machines move."""
         given = self._config.iroh.relay_server_url
-        if self.server is None or self._http is None:
+        if self.server is None or self._http is None or not self._http.is_open:
             return None
         if given is not None:
             return parse_relay_url("iroh.relay_server_url", given)

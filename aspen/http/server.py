@@ -294,6 +294,11 @@ class HttpServer:
         return self.public.joined(self.admin if admin else Router())
 
     @property
+    def is_open(self) -> bool:
+        """Whether it listens."""
+        return bool(self._listeners)
+
+    @property
     def address(self) -> Address:
         """The public listener's address as bound."""
         return self._listeners[0].address

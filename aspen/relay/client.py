@@ -58,7 +58,7 @@ class RelayClient:
         gone: Callable[[bytes], None],
         connected: Callable[[], None],
     ) -> None:
-        """`authenticators` are of the cookies, for a relay that asks for it. `gone` hears of each peer that the
+        """`authenticators` are of the cookies, for a relay that asks. `gone` hears of each peer that the
         relay doesn't know just now, `connected` each time that the relay has let this node in."""
         self.url = url
         self.connected = False

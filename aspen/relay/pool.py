@@ -32,8 +32,6 @@ class Line(Protocol):
 
     def send(self, peer: bytes, datagram: bytes) -> None: ...
 
-    async def stop(self) -> None: ...
-
 
 @dataclass(frozen=True, slots=True)
 class RelayStatus:
@@ -57,37 +55,48 @@ class RelayPool:
         """The relay that a peer says it can be found at."""
         self._identity = identity
         self._authenticators = authenticators
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, RelayClient] = {}
         self._own: tuple[str, LocalLine] | None = None
         self._gone: OrderedDict[tuple[str, EndpointId], float] = OrderedDict()
         self._ending: set[asyncio.Task[None]] = set()
 
     def use(self, urls: Sequence[RelayUrl]) -> None:
         """Be connected to these, the first ones of them; let go of the others."""
-        wanted = {url.websocket: url for url in urls[:RELAY_URLS]}
+        own = None if self._own is None else self._own[0]
+        wanted = {url.websocket: url for url in urls if url.websocket != own}
+        wanted = dict(list(wanted.items())[:RELAY_URLS])
         for relay in self._lines.keys() - wanted.keys():
             task = asyncio.create_task(self._lines.pop(relay).stop())
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
         for relay, url in wanted.items():
-            if relay not in self._lines and (self._own is None or relay != self._own[0]):
+            if relay not in self._lines:
                 self._lines[relay] = self._client(url)
-        self._lines = {relay: self._lines[relay] for relay in wanted if relay in self._lines}
+        self._lines = {relay: self._lines[relay] for relay in wanted}
 
     def attach(self, url: RelayUrl, hub: Hub) -> None:
-        """Be a client of the relay in this process, which others know by `url`."""
+        """Be a client of the relay in this process, which others know by `url`; it may change."""
+        if self._own is not None and self._own[0] == url.websocket:
+            return
+        if self._own is not None:
+            self._own[1].stop()
         self._own = (url.websocket, LocalLine(hub, self._identity.endpoint_id, self._receiver(url.websocket)))
         self.changed()
 
     async def stop(self) -> None:
         self.use(())
         if self._own is not None:
-            await self._own[1].stop()
+            self._own[1].stop()
             self._own = None
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     def status(self) -> list[RelayStatus]:
         return [RelayStatus(relay, line.connected, line.problem) for relay, line in self._all()]
+
+    @property
+    def connected(self) -> list[RelayUrl]:
+        """Relays of others that this node is connected to."""
+        return [line.url for line in self._lines.values() if line.connected]
 
     @property
     def home(self) -> str | None:
@@ -163,7 +172,7 @@ class LocalLine:
     def send(self, peer: bytes, datagram: bytes) -> None:
         self._hub.forward(self._session, Datagram(peer, datagram), time.monotonic())
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         self._hub.leave(self._session)
 
     def _wake(self) -> None:
