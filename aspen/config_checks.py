@@ -269,8 +269,8 @@ def _warnings(config: ClusterBootstrapConfig) -> Iterator[str]:
         yield 'iroh.relay_mode is "disabled": the relays named are not used'
     if iroh.relay_server and iroh.relay_server_url is None and is_loopback(config.http_listen[0]):
         yield (
-            f"iroh.relay_server is on, but http_addr {config.http_addr} is loopback and iroh.relay_server_url "
-            "isn't given: no other node is told of it"
+            f"iroh.relay_server is on, but http_addr {config.http_addr} is loopback and "
+            "iroh.relay_server_url isn't given: no other node is told of it"
         )
     minimum, maximum = config.election_timeout_min_ms, config.election_timeout_max_ms
     if config.heartbeat_interval_ms >= minimum:
