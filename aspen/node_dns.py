@@ -20,7 +20,7 @@ from aspen.dns.elsewhere import WaitingAnswers, waiting_stream
 from aspen.dns.fallback import Elsewhere, FallbackRecords
 from aspen.dns.forward import Answer
 from aspen.dns.lookup import Records, View
-from aspen.dns.members import ClusterNode, LiveNodes
+from aspen.dns.members import ClusterNode, LiveNodes, WithNodes
 from aspen.dns.members_file import write_nodes
 from aspen.dns.notify import Notifier
 from aspen.dns.origin import CookiePolicy, DnsSettings
@@ -105,7 +105,7 @@ class NodeDns:
         self._live = LiveNodes()
         records: Records = LmdbRecords(store, packet_life(config.pkarr))
         if elsewhere is not None:
-            records = FallbackRecords(records, elsewhere)
+            records = FallbackRecords(WithNodes(records, self._live), elsewhere)  # members aren't looked for
         self.view = View.build(records, self.settings, zones, self._live, LmdbTexts(store))
         self.answers = Answers(self.view, Padding.ASKED)
         """For DNS over HTTPS."""

@@ -21,6 +21,7 @@ from aspen.dns.members_file import read_nodes, write_nodes
 from aspen.dns.respond import Transport, respond
 from aspen.dns.zone import MemoryZones
 from aspen.node import bootstrap_node
+from aspen.pkarr.network import DhtNetwork
 from aspen.z32 import encode_key
 
 ONE, TWO = bytes(range(1, 33)), bytes(range(2, 34))
@@ -100,8 +101,17 @@ def test_workers_hear_of_nodes_by_a_file(tmp_path: Path) -> None:
     assert read_nodes(tmp_path) == ()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-async def test_a_node_tells_where_it_is(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(("workers", "fallback"), [(0, False), (1, False), (0, True)])
+async def test_a_node_tells_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, fallback: bool
+) -> None:
+    """And nobody is asked for it first, where unknown keys are looked for in the DHT."""
+    looked_for: list[bytes] = []
+
+    async def look_up(dht: DhtNetwork, public_key: bytes) -> None:
+        looked_for.append(public_key)
+
+    monkeypatch.setattr(DhtNetwork, "look_up", look_up)
     config = ClusterBootstrapConfig(
         node_id=1,
         data_dir=tmp_path / "node",
@@ -112,7 +122,9 @@ async def test_a_node_tells_where_it_is(tmp_path: Path, workers: int) -> None:
         quic_port=0,
         profile="lan",
         init=True,
-        dns_server=DnsServerConfig(workers=workers),
+        dns_server=DnsServerConfig(
+            workers=workers, enable_dht_fallback=fallback, dht_bootstrap_nodes=["127.0.0.1:9"]
+        ),
     )
     async with await bootstrap_node(config) as node:
         assert node.dns_address is not None
@@ -130,3 +142,6 @@ async def test_a_node_tells_where_it_is(tmp_path: Path, workers: int) -> None:
                 pass
             await asyncio.sleep(0.02)
         assert answer == [f'{name} 30 IN TXT "addr=127.0.0.1:{node.quic_address[1]}"']
+        looked_for.clear()  # while it belonged to no cluster yet
+        await dns.asyncquery.udp(dns.message.make_query(name, "TXT"), host, timeout=5, port=port)
+        assert looked_for == []
