@@ -25,7 +25,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -271,6 +271,27 @@ class Host:
         """A socket of this host, for this process: what it connects to is reached from here."""
         return in_namespace(self.namespace, lambda: socket.socket(family, kind, protocol))
 
+    def http(
+        self,
+        port: int,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        timeout_s: float = 10.0,
+    ) -> Answer:
+        """One request from here to here."""
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.sock = self.open_socket()
+        try:
+            connection.sock.settimeout(timeout_s)
+            connection.sock.connect(("127.0.0.1", port))
+            connection.request(method, path, body=body, headers=headers or {})
+            response = connection.getresponse()
+            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        finally:
+            connection.close()
+
     def node(self, node_id: int, *, init: bool = False, **settings: str) -> HostNode:
         """A node here; settings as environment variables. It isn't started yet."""
         node = HostNode(self, node_id, self._lab.base / f"node-{node_id}")
@@ -330,16 +351,7 @@ class HostNode(NodeProcess):
         timeout_s: float = 10.0,
     ) -> Answer:
         """One request from its own host."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.http_port)
-        connection.sock = self.on.open_socket()
-        try:
-            connection.sock.settimeout(timeout_s)
-            connection.sock.connect(("127.0.0.1", self.http_port))
-            connection.request(method, path, body=body, headers=headers or {})
-            response = connection.getresponse()
-            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
-        finally:
-            connection.close()
+        return self.on.http(self.http_port, method, path, body, headers, timeout_s)
 
     def dig(self, name: str, rtype: str = "TXT", *, tcp: bool = False) -> dns.message.Message:
         """Ask it by UDP, from its own host."""
@@ -359,10 +371,26 @@ class HostNode(NodeProcess):
         known = self.known_peers().get(other.identity.z32, {"addresses": []})
         return {address["source"] for address in known["addresses"]}
 
+    def connected_at(self, other: NodeProcess) -> set[str]:
+        """Where another node is connected with this one, as the other sees it."""
+        known = other.request("GET", "/v1/peers").json["peers"]
+        return {
+            connection["address"]
+            for peer in known
+            if peer["endpoint_id"] == self.identity.z32
+            for connection in peer["connections"]
+        }
+
     def hears(self, *others: NodeProcess) -> bool:
         """Whether announcements of all of them have come."""
         peers = self.known_peers()
         return all(peers.get(o.identity.z32, {}).get("announced_ms_ago", -1) >= 0 for o in others)
+
+
+def agreed(nodes: Sequence[HostNode]) -> bool:
+    """Whether all follow one leader."""
+    leaders = {(node.status() or {}).get("leader_id") for node in nodes}
+    return len(leaders) == 1 and not leaders & {None, 0}
 
 
 class Lab:

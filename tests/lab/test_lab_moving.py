@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
-from lab import HostNode, Lab
+from lab import HostNode, Lab, agreed
 from processes import wait_until
 
 from aspen.limits import NET_DIAL_MS
 
 ALONE = {"ASPEN_IROH_ENABLE_MDNS": "false", "ASPEN_IROH_ENABLE_GOSSIP": "false"}
-
-
-def connected_at(node: HostNode, other: HostNode) -> set[str]:
-    known = node.known_peers().get(other.identity.z32, {"connections": []})
-    return {connection["address"] for connection in known["connections"]}
-
-
-def agreed(nodes: Sequence[HostNode]) -> bool:
-    leaders = {(node.status() or {}).get("leader_id") for node in nodes}
-    return len(leaders) == 1 and not leaders & {None, 0}
 
 
 def test_a_cluster_that_moves_node_by_node_stays_one_and_remembers_it_after_a_restart(lab: Lab) -> None:
@@ -39,7 +28,7 @@ def test_a_cluster_that_moves_node_by_node_stays_one_and_remembers_it_after_a_re
         others = [other for other in nodes if other is not node]
         for other in others:
             wait_until(
-                lambda node=node, other=other: f"{node.on.address}:7300" in connected_at(other, node),
+                lambda node=node, other=other: f"{node.on.address}:7300" in node.connected_at(other),
                 f"{other} speaks to {node} where it is now",
                 60,
             )

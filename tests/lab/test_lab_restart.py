@@ -8,7 +8,7 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Sequence
 
-from lab import HostNode, Lab, Network
+from lab import HostNode, Lab, Network, agreed
 from processes import wait_until
 
 NAME = "one.cluster.test"
@@ -19,12 +19,6 @@ def only(**settings: str) -> dict[str, str]:
     """Nothing that finds others but what is named."""
     off = {"ASPEN_IROH_ENABLE_MDNS": "false", "ASPEN_IROH_ENABLE_GOSSIP": "false"}
     return off | {f"ASPEN_{name.upper()}": value for name, value in settings.items()}
-
-
-def agreed(nodes: Sequence[HostNode]) -> bool:
-    """Whether all follow one leader."""
-    leaders = {(node.status() or {}).get("leader_id") for node in nodes}
-    return len(leaders) == 1 and not leaders & {None, 0}
 
 
 def restart_elsewhere(nodes: Sequence[HostNode], lan: Network, prefix: str) -> None:
