@@ -505,6 +505,9 @@ STORE_ROOM_BYTES: Final = 65_536  # a disk that can't give so much has no room
 SHUTDOWN_MS: Final = 5_000
 SECRETS_ACCEPTED: Final = 4  # cookies, or admin tokens, beside the one in use
 SECRET_FILE_BYTES: Final = 4_096
+ROTATION_MS: Final = 60_000  # for a node to start again under its next key
+IDENTITY_RETRY_MS: Final = 1_000  # between two tries to have a changed key adopted
+RESTART_PAUSE_MS: Final = 500  # for an answer to leave, before the node that gave it ends
 DOCTOR_ASK_MS: Final = 5_000  # of one service outside
 
 # Relations that must hold whatever is tuned above.

@@ -37,6 +37,7 @@ from aspen.http.forwarded import ClientAddress, parse_networks
 from aspen.http.health import HealthRoutes
 from aspen.http.metrics import MetricsRoutes
 from aspen.http.peers import PeersRoutes
+from aspen.http.rotation import RotationRoutes
 from aspen.http.server import HttpServer
 from aspen.http.tsig_keys import TsigKeyRoutes
 from aspen.http.ui import UiRoutes
@@ -54,6 +55,7 @@ from aspen.node_dns import NodeDns
 from aspen.node_door import Door
 from aspen.node_health import NodeHealth
 from aspen.node_http import open_http
+from aspen.node_identity import IdentityRotation, take_identity
 from aspen.node_join import Report, enter, log_report, see_in
 from aspen.node_lookups import NodeLookups
 from aspen.node_metrics import NodeMetrics
@@ -83,7 +85,6 @@ from aspen.tls.certificates import Certificates
 
 log = structlog.get_logger("aspen.node")
 
-IDENTITY_FILE: Final = "identity.key"
 PROTOCOL_VERSION: Final = 1
 """Of what nodes say to each other; nodes of different versions refuse each other."""
 
@@ -133,6 +134,7 @@ class Node:
     http: HttpServer
     view: NodeView
     health: NodeHealth
+    rotation: IdentityRotation
     certificates: Certificates | None = None
     """Of HTTPS, DoT and DoQ; None without `https_config`."""
     dns: NodeDns | None = None
@@ -192,12 +194,9 @@ class Node:
         data_dir = self.config.data_path
         lock = DataDirectoryLock(data_dir)
         self._stack.callback(lock.release)
-        secret_key = self.config.iroh.secret_key
-        self.identity = (
-            Identity.from_hex(secret_key) if secret_key else Identity.load_or_create(data_dir / IDENTITY_FILE)
-        )
         store = Store.open(data_dir)
         self._stack.callback(store.close)
+        self.identity = take_identity(self.config, data_dir, store)
         self.config = await enter(self.config, self.identity, store, PROTOCOL_VERSION, self._on_join)
         self.node_id = self.config.node_id
         self.cookies = Cookies.of(self.config.all_cookies)
@@ -212,19 +211,20 @@ class Node:
         self.kv, self.kv_beyond = self._kv_service.reader, self._kv_service.hub.beyond
         self.packets = LmdbPackets(store)
         self.zones = LmdbZones(store, lambda: self._page.generation)
-        self.tsig_keys = TsigKeys(LmdbSettings(store))
-        self.housekeeper = Housekeeper(self._leading_term, self._clock.wall_ms, self._clock.monotonic_ms)
+        settings = LmdbSettings(store)
+        self.tsig_keys = TsigKeys(settings)
+        self.housekeeper = Housekeeper(
+            self.consensus.leading_term, self._clock.wall_ms, self._clock.monotonic_ms
+        )
         self.housekeeper.add(self._kv_service.expiry)
         self.housekeeper.add(ZoneCollection(self.proposer, self.zones))
-        acme = acme_duty(self.config, self.proposer, LmdbSettings(store), self.cookies)
+        acme = acme_duty(self.config, self.proposer, settings, self.cookies)
         if acme is not None:
             self.housekeeper.add(acme)
-        self.acme_challenges = AcmeChallengeRoutes(LmdbSettings(store), self.proposer)
+        self.acme_challenges = AcmeChallengeRoutes(settings, self.proposer)
         https = self.config.dns_server.https_config
         if https is not None:
-            self.certificates = open_certificates(
-                self.config, https, data_dir, LmdbSettings(store), self.cookies
-            )
+            self.certificates = open_certificates(self.config, https, data_dir, settings, self.cookies)
             self.certificates.start()
             self._stack.push_async_callback(self.certificates.stop)
         self.dht = NodeDht(self.config, self.identity, self.packets, LmdbPacketScan(store), self._clock)
@@ -275,7 +275,7 @@ class Node:
             on_frame=lambda peer, frame: transport.frame_received(peer, frame),
             on_unreachable=lambda endpoint_id: transport.peer_unreachable(endpoint_id),
             on_refused=consensus.refused_by,
-            on_connected=lambda peer: transport.peer_connected(peer),
+            on_connected=lambda peer: self._connected(peer),
             on_stream=lambda peer, stream: consensus.driver.catch_up.offers.serve(peer.node_id, stream),
         )
         self._door = door = Door(consensus, lambda: self.config.cookie, self.address_book)
@@ -370,6 +370,10 @@ class Node:
         MetricsRoutes(metrics.render).add_routes(self.http.admin)
         BackupRoutes(Backups(store, self.consensus, self._clock).stream).add_routes(self.http.admin)
         ControlRoutes(self.control, self, self.view).add_routes(self.http.admin)
+        self.rotation = IdentityRotation(self.config, self.consensus, self.identity, self.shutdown)
+        RotationRoutes(self.rotation).add_routes(self.http.admin)
+        self.rotation.start()
+        self._stack.push_async_callback(self.rotation.stop)
         TsigKeyRoutes(self.proposer, self.tsig_keys).add_routes(self.http.admin)
         UiRoutes().add_routes(self.http.admin)
         self.discovery.relays.serve(self.http)
@@ -387,12 +391,13 @@ class Node:
 
     # --- what the parts tell the node ---------------------------------------------------------
 
+    def _connected(self, peer: Peer) -> None:
+        self.consensus.connected(peer.node_id, peer.endpoint_id)
+        self._transport.peer_connected(peer)
+
     def _greet_all(self) -> None:
         members = [member.node_id for member in self.consensus.roster.members]
         self._transport.greet([*self.consensus.known_peers, *members])
-
-    def _leading_term(self) -> int | None:
-        return self.consensus.driver.raw.term if self.consensus.is_leader else None
 
     def _admit(self, peer: Peer) -> str | None:
         return self.consensus.admit(peer.node_id, peer.endpoint_id, peer.cluster_id)

@@ -106,7 +106,7 @@ def restore(
     """
     from aspen import restore as offline
     from aspen.config import parse_address
-    from aspen.node import IDENTITY_FILE
+    from aspen.node_identity import IDENTITY_FILE
 
     def action() -> offline.Restored:
         addresses = tuple(parse_address("--address", text) for text in address or ())

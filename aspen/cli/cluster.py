@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -24,10 +24,15 @@ from aspen.limits import (
     CHECKPOINT_MS,
     CONTROL_MAX_MS,
     CONTROL_MS,
+    CONTROL_POLL_MS,
+    ROTATION_MS,
     TICKET_LIFE_MAX_S,
     TICKET_LIFE_MIN_S,
     TICKET_LIFE_S,
 )
+
+if TYPE_CHECKING:
+    from aspen.client import NodeClient
 
 app = new_app(
     "The cluster's members and state.\n\n"
@@ -273,6 +278,48 @@ def join(
     code = typer.main.get_command(node.app).main(arguments, prog_name="aspen node", standalone_mode=False)
     if code:
         raise typer.Exit(code)
+
+
+@app.command("rotate-identity", epilog=EXIT_CODES)
+def rotate_identity(
+    timeout: Timeout = None, as_json: Json = False, addr: Addrs = None, token: Token = None
+) -> None:
+    """Change the identity key of the node asked, without downtime of the cluster.
+
+    The node makes itself a new key, the members admit it by either, another takes over if it leads, and
+    it starts again under the new key, which takes the old one's place. Returns when all that is done.
+    Name one node only; afterwards correct its endpoint id wherever it is written down (`peers`).
+    """
+    timeout_ms = CONTROL_MS if timeout is None else round(timeout * 1000)
+    told = talk(addr, token, as_json, lambda client: _rotate(client, timeout_ms))
+    if as_json:
+        print_json(told)
+    else:
+        print(f"node {told['node_id']} was {told['was']}\nand is now {told['becomes']}")
+
+
+async def _rotate(client: NodeClient, timeout_ms: int) -> dict[str, Any]:
+    import asyncio
+    import time
+
+    from aspen.errors import ClientOutcomeUnknown, ClientUnavailable
+
+    told = await client.control("rotate-identity", {}, timeout_ms=timeout_ms)
+    deadline = time.monotonic() + ROTATION_MS / 1000
+    while time.monotonic() < deadline:
+        await asyncio.sleep(CONTROL_POLL_MS / 1000)
+        try:
+            status = await client.status()
+        except ClientUnavailable:
+            continue  # it is starting
+        bound = {member["node_id"]: member["endpoint_id"] for member in status.get("members", ())}
+        if status["endpoint_id"] == told["becomes"] == bound.get(told["node_id"]):
+            return told
+    raise ClientOutcomeUnknown(
+        0,
+        "outcome_unknown",
+        f"node {told['node_id']} has not come back as {told['becomes']} yet: see its log",
+    )
 
 
 backup.add_commands(app)

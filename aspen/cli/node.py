@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -177,7 +178,7 @@ def run_node(config_file: Path | None, flags: dict[str, Any], *, show_joining: b
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(loaded.config, lambda: load().config, show_joining))
+            again = runner.run(_serve(loaded.config, lambda: load().config, show_joining))
     except InvariantViolation:
         log.exception("node failed")
         raise typer.Exit(Exit.FAILED) from None
@@ -187,14 +188,19 @@ def run_node(config_file: Path | None, flags: dict[str, Any], *, show_joining: b
         log.error("node failed", reason=str(error))
         code = exit_code(error) if isinstance(error, AspenError) else Exit.FAILED
         raise typer.Exit(code) from None
+    if again:
+        log.info("starting again")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  this very command
 
 
 async def _serve(
     config: ClusterBootstrapConfig, load: Callable[[], ClusterBootstrapConfig], show_joining: bool
-) -> None:
+) -> bool:
     """Start the node, wait for a signal or its end, stop it. On SIGHUP, `load` the configuration again.
 
-    Raises `AspenError` if it could not start or ended by itself.
+    True if the node wants to be started again. Raises `AspenError` if it could not start or ended by itself.
     """
     import asyncio
     import gc
@@ -228,7 +234,7 @@ async def _serve(
         starting.cancel()  # bootstrap_node undoes what it has started
         await asyncio.gather(starting, return_exceptions=True)
         stopping.cancel()
-        return
+        return False
     node = await starting
     async with node:
         pid_file = config.data_path / PID_FILE
@@ -259,8 +265,11 @@ async def _serve(
     await asyncio.gather(ended, stopping, return_exceptions=True)
     remove_pid(pid_file, os.getpid())
     log.info("node stopped")
+    if by_itself and node.rotation.wants_restart:
+        return True
     if by_itself:
         raise AspenError("the node stopped by itself; its log says why")
+    return False
 
 
 def _show(line: str) -> None:

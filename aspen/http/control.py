@@ -173,7 +173,7 @@ class ControlRoutes:
 
     async def init(self, request: Request, _rest: str) -> web.StreamResponse:
         """Found a cluster of this node and the `members` named, if any."""
-        body = await _read(request, _Init)
+        body = await read_request(request, _Init)
         others = [member.read() for member in body.members]
         own = self._node.founder()
         try:
@@ -183,7 +183,7 @@ class ControlRoutes:
         return self._state()
 
     async def add_learner(self, request: Request, _rest: str) -> web.StreamResponse:
-        body = await _read(request, _AddLearner)
+        body = await read_request(request, _AddLearner)
         return await self._done(self._control.add_learner(*body.read(), body.timeout_ms))
 
     async def promote(self, request: Request, _rest: str) -> web.StreamResponse:
@@ -196,24 +196,24 @@ class ControlRoutes:
         return await self._with_node(request, self._control.transfer_leader)
 
     async def change_membership(self, request: Request, _rest: str) -> web.StreamResponse:
-        body = await _read(request, _Voters)
+        body = await read_request(request, _Voters)
         return await self._done(self._control.change_membership(frozenset(body.members), body.timeout_ms))
 
     async def snapshot(self, request: Request, _rest: str) -> web.StreamResponse:
         """Cut this node's log down to its newest entries; its state stands for the rest."""
-        await _read(request, _Nothing)
+        await read_request(request, _Nothing)
         first_index = await self._node.compact()
         status = self._view.status()
         return json_response(_Cut(status.node_id, status.applied_index, first_index))
 
     async def check(self, request: Request, _rest: str) -> web.StreamResponse:
-        body = await _read(request, _Nothing)
+        body = await read_request(request, _Nothing)
         return json_response(await self._node.check(body.timeout_ms))
 
     async def _with_node(
         self, request: Request, act: Callable[[int, int], Awaitable[None]]
     ) -> web.StreamResponse:
-        body = await _read(request, _OneNode)
+        body = await read_request(request, _OneNode)
         return await self._done(act(body.node_id, body.timeout_ms))
 
     async def _done(self, change: Awaitable[None]) -> web.StreamResponse:
@@ -224,7 +224,8 @@ class ControlRoutes:
         return json_response(self._view.status(), headers={"Cache-Control": "no-store"})
 
 
-async def _read(request: Request, kind: type[T]) -> T:
+async def read_request(request: Request, kind: type[T]) -> T:
+    """The JSON body. Raises `HttpError`."""
     query_of(request, _NO_PARAMETERS)
     body = await read_body(request, HTTP_CONTROL_BYTES)
     try:

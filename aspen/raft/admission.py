@@ -173,13 +173,18 @@ def _identity_refusal(roster: Roster, change: ConfChangeV2, context: ChangeConte
             return Refusal(RefusalCode.INVALID, f"node {node_id} is not a member, and comes without a key")
     for member in context.members:
         holder = roster.member(member.node_id)
-        if holder is not None and holder.endpoint_id != member.endpoint_id:
+        bound = () if holder is None else (holder.endpoint_id, roster.next_key(member.node_id))
+        if bound and member.endpoint_id not in bound:
             return Refusal(RefusalCode.INVALID, f"node id {member.node_id} is bound to another key")
         holder = roster.by_endpoint(member.endpoint_id)
         if holder is not None and holder.node_id != member.node_id:
             return Refusal(RefusalCode.INVALID, f"that key is bound to node {holder.node_id}")
         if member.cluster_id != roster.cluster_id:
             return Refusal(RefusalCode.INVALID, "the change was meant for another cluster")
+    for key in context.next_keys:
+        holder = roster.by_endpoint(key.endpoint_id)
+        if holder is not None and holder.node_id != key.node_id:
+            return Refusal(RefusalCode.INVALID, f"that key is bound to node {holder.node_id}")
     if len({*brought, *(member.node_id for member in roster.members)}) > RAFT_MEMBERS:
         return Refusal(RefusalCode.INVALID, f"a cluster has at most {RAFT_MEMBERS} members")
     return None

@@ -88,6 +88,8 @@ class Consensus:
         self.known_peers = known_peers
         self._met: dict[int, bytes] = {}
         """Admitted peers whom no membership known here names, by node id."""
+        self._speaks_by: dict[int, bytes] = {}
+        """The key by which a member has dialled last: of those changing theirs, by which to reach them."""
         self._joining = NO_CLUSTER
         """The cluster that takes this node in, before it knows the membership."""
         self.control = MembershipControl(self)
@@ -229,6 +231,11 @@ class Consensus:
             self._met[peer_node_id] = peer_endpoint_id  # so that it can be answered
         return None
 
+    def connected(self, peer_node_id: int, peer_endpoint_id: bytes) -> None:
+        """A member has dialled this node, and proven that key."""
+        if self.driver.roster.member(peer_node_id) is not None:
+            self._speaks_by[peer_node_id] = peer_endpoint_id
+
     def refused_by(self, peer_endpoint_id: bytes, reason: str) -> None:
         """A peer with a proven key did not admit this node."""
         if reason == "removed" and not self.is_leader and self._knows(peer_endpoint_id):
@@ -242,8 +249,11 @@ class Consensus:
 
     def endpoint_of(self, node_id: int) -> bytes | None:
         """The key to reach a node id by."""
-        if (member := self.driver.roster.member(node_id)) is not None:
-            return member.endpoint_id
+        roster = self.driver.roster
+        if (member := roster.member(node_id)) is not None:
+            next_key = roster.next_key(node_id)
+            changing = next_key is not None and self._speaks_by.get(node_id) == next_key
+            return next_key if changing else member.endpoint_id
         return self._met.get(node_id) or self.known_peers.get(node_id)
 
     def _bound_to(self, node_id: int) -> bytes | None:
@@ -296,6 +306,10 @@ class Consensus:
     @property
     def is_leader(self) -> bool:
         return self.driver.role is Role.LEADER
+
+    def leading_term(self) -> int | None:
+        """The term in which this node leads; None if it doesn't."""
+        return self.driver.raw.term if self.is_leader else None
 
     async def propose(self, command: bytes) -> Any:
         return await self.driver.propose(command)

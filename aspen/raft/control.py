@@ -23,6 +23,8 @@ from aspen.raft.messages import ConfChangeV2
 from aspen.raft.plans import (
     AddLearner,
     Address,
+    AdoptKey,
+    AnnounceKey,
     ChangeVoters,
     Founder,
     Plan,
@@ -139,6 +141,20 @@ class MembershipControl:
     async def change_membership(self, voters: frozenset[int], timeout_ms: int = CONTROL_MS) -> None:
         """Make these members the voters, all at once; voters that are not among them leave."""
         await self._reach(ChangeVoters(voters), timeout_ms)
+
+    async def announce_key(self, node_id: int, endpoint_id: bytes, timeout_ms: int = CONTROL_MS) -> None:
+        """Have a member admitted by another key beside its own; then `adopt_key`."""
+        await self._reach(AnnounceKey(node_id, endpoint_id), timeout_ms)
+
+    async def adopt_key(self, node_id: int, endpoint_id: bytes, timeout_ms: int = CONTROL_MS) -> None:
+        """Let the key that a member announced take the place of its own."""
+        await self._reach(AdoptKey(node_id, endpoint_id), timeout_ms)
+
+    async def step_aside(self, timeout_ms: int = CONTROL_MS) -> None:
+        """If this node leads, have another voter lead, if one will."""
+        ground = self._ground
+        others = frozenset(ground.roster.conf_state.voters) - {ground.node_id}
+        await self._retire_leader(others, ground.now_ms() + timeout_ms)
 
     async def transfer_leader(self, to: int, timeout_ms: int = CONTROL_MS) -> None:
         """Have `to` lead."""

@@ -16,7 +16,7 @@ from typing import Protocol
 from aspen.errors import ControlPlaneError
 from aspen.limits import RAFT_MEMBERS
 from aspen.raft.messages import ConfChangeSingle, ConfChangeType, ConfChangeV2
-from aspen.raft.roster import ChangeContext, Member, Roster, encode_context
+from aspen.raft.roster import ChangeContext, Member, NextKey, Roster, encode_context
 
 Address = tuple[str, int]
 Founder = tuple[int, bytes, tuple[Address, ...]]
@@ -67,6 +67,39 @@ class AddLearner(_KeepsMembers):
         if len(roster.members) >= RAFT_MEMBERS:
             raise ControlPlaneError.InvalidRequest(f"a cluster has at most {RAFT_MEMBERS} members")
         return _change(roster, [(ConfChangeType.ADD_LEARNER_NODE, node_id)], (member,))
+
+
+class AnnounceKey(_KeepsMembers):
+    """A member may speak by another key beside its own, which it is about to take up."""
+
+    def __init__(self, node_id: int, endpoint_id: bytes) -> None:
+        self._node_id, self._endpoint_id = node_id, endpoint_id
+
+    def change(self, roster: Roster) -> ConfChangeV2 | None:
+        member = _member(roster, self._node_id)
+        holder = roster.by_endpoint(self._endpoint_id)
+        if holder is not None and holder.node_id != self._node_id:
+            raise ControlPlaneError.InvalidRequest(f"that key is bound to node {holder.node_id}")
+        if self._endpoint_id in (member.endpoint_id, roster.next_key(self._node_id)):
+            return None
+        next_keys = (NextKey(self._node_id, self._endpoint_id),)
+        return _change(roster, [(ConfChangeType.UPDATE_NODE, self._node_id)], next_keys=next_keys)
+
+
+class AdoptKey(_KeepsMembers):
+    """A member has the key that it announced, and its old one counts no more."""
+
+    def __init__(self, node_id: int, endpoint_id: bytes) -> None:
+        self._node_id, self._endpoint_id = node_id, endpoint_id
+
+    def change(self, roster: Roster) -> ConfChangeV2 | None:
+        member = _member(roster, self._node_id)
+        if member.endpoint_id == self._endpoint_id:
+            return None
+        if roster.next_key(self._node_id) != self._endpoint_id:
+            raise ControlPlaneError.InvalidRequest(f"node {self._node_id} has announced no such key")
+        changed = Member(self._node_id, self._endpoint_id, member.addresses, roster.cluster_id)
+        return _change(roster, [(ConfChangeType.UPDATE_NODE, self._node_id)], (changed,))
 
 
 class ChangeVoters(_KeepsMembers):
@@ -127,11 +160,22 @@ def voters_after(roster: Roster, change: ConfChangeV2) -> frozenset[int]:
     return frozenset(voters)
 
 
+def _member(roster: Roster, node_id: int) -> Member:
+    member = roster.member(node_id)
+    if member is None:
+        raise ControlPlaneError.UnknownNode(f"node {node_id} is not a member")
+    return member
+
+
 def _change(
-    roster: Roster, singles: list[tuple[ConfChangeType, int]], members: tuple[Member, ...] = ()
+    roster: Roster,
+    singles: list[tuple[ConfChangeType, int]],
+    members: tuple[Member, ...] = (),
+    next_keys: tuple[NextKey, ...] = (),
 ) -> ConfChangeV2:
     change = ConfChangeV2(tuple(ConfChangeSingle(kind, node_id) for kind, node_id in singles))
-    context = ChangeContext(members, voters=tuple(sorted(voters_after(roster, change))))
+    voters = tuple(sorted(voters_after(roster, change)))
+    context = ChangeContext(members, voters=voters, next_keys=next_keys)
     return ConfChangeV2(change.changes, change.transition, encode_context(context))
 
 

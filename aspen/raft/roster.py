@@ -3,7 +3,8 @@
 The Raft core deals in node ids alone. Each configuration-change entry carries a `ChangeContext`;
 applying the entry binds the node ids in it to their members' keys. The transport admits a peer
 under a node id only if its proven key is the one bound here. Keys that were removed are remembered
-for a while, so that a member who was cut off can be told.
+for a while, so that a member who was cut off can be told. A member changes its key in two steps: the
+next one is announced and may be used beside the old one, then it takes the old one's place.
 """
 
 from __future__ import annotations
@@ -37,6 +38,13 @@ class FormerMember(msgspec.Struct, frozen=True, array_like=True):
     endpoint_id: bytes
 
 
+class NextKey(msgspec.Struct, frozen=True, array_like=True):
+    """A key that a member is about to take up in place of its own: until it has, it may speak by either."""
+
+    node_id: int
+    endpoint_id: bytes
+
+
 class ChangeContext(msgspec.Struct, frozen=True, array_like=True):
     """What a configuration-change entry carries beside the change."""
 
@@ -46,6 +54,8 @@ class ChangeContext(msgspec.Struct, frozen=True, array_like=True):
     """By which the node that proposed it recognises it when it is applied."""
     voters: tuple[int, ...] = ()
     """Who the voters are to be after it, as its proposer meant it; empty if nobody cared."""
+    next_keys: tuple[NextKey, ...] = ()
+    """Of members that are about to change their keys."""
 
 
 class Roster(msgspec.Struct, frozen=True, array_like=True):
@@ -60,6 +70,8 @@ class Roster(msgspec.Struct, frozen=True, array_like=True):
     """Changes that made it: of two rosters of a cluster, the newer has the higher one."""
     former_clusters: tuple[bytes, ...] = ()
     """Ids of clusters that this one was made of when they had lost their majority (`recovered`)."""
+    next_keys: tuple[NextKey, ...] = ()
+    """Keys announced and not taken up yet."""
 
     @property
     def joint(self) -> bool:
@@ -81,16 +93,26 @@ class Roster(msgspec.Struct, frozen=True, array_like=True):
                 return member
         return None
 
+    def next_key(self, node_id: int) -> bytes | None:
+        """The key that a member is about to take up."""
+        return next((key.endpoint_id for key in self.next_keys if key.node_id == node_id), None)
+
     def by_endpoint(self, endpoint_id: bytes) -> Member | None:
+        """The member with that key, be it its own or the one it is about to take up."""
         for member in self.members:
             if member.endpoint_id == endpoint_id:
                 return member
+        for key in self.next_keys:
+            if key.endpoint_id == endpoint_id:
+                return self.member(key.node_id)
         return None
 
     def changed(self, change: ConfChangeV2, conf_state: ConfState) -> Roster:
         """The roster after an applied change, of which `conf_state` is the core's answer."""
         members = {member.node_id: member for member in self.members}
-        contexts = {member.node_id: member for member in decode_context(change.context).members}
+        context = decode_context(change.context)
+        contexts = {member.node_id: member for member in context.members}
+        next_keys = {key.node_id: key for key in (*self.next_keys, *context.next_keys)}
         cluster_id = self.cluster_id
         for single in change.changes:
             if single.type is ConfChangeType.REMOVE_NODE:
@@ -107,8 +129,14 @@ class Roster(msgspec.Struct, frozen=True, array_like=True):
             *conf_state.learners_next,
         }
         kept = tuple(members[node_id] for node_id in sorted(members) if node_id in present)
-        removed = self._removed_after(kept)
-        return Roster(cluster_id, conf_state, kept, removed, self.version + 1, self.former_clusters)
+        removed, version = self._removed_after(kept), self.version + 1
+        own = {member.node_id: member.endpoint_id for member in kept}
+        waiting = tuple(
+            key
+            for node_id, key in sorted(next_keys.items())
+            if own.get(node_id) not in (None, key.endpoint_id)
+        )
+        return Roster(cluster_id, conf_state, kept, removed, version, self.former_clusters, waiting)
 
     def recovered(self, node_id: int, cluster_id: bytes) -> Roster:
         """A new cluster of one member, of this one that has lost its majority. All others are removed, and

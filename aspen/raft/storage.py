@@ -278,6 +278,13 @@ class LmdbLog:
                 "with another node id or key"
             )
 
+    def change_key(self, node_id: int, endpoint_id: bytes) -> None:
+        """Bind the data directory to another key of the same node; durable when this returns."""
+        if self.node is not None and self.node.node_id != node_id:
+            raise StorageError(f"the data directory {self._store.data_dir} belongs to another node")
+        self.node = None
+        self.claim(node_id, endpoint_id)
+
 
 def put_own_part(txn: Txn, tables: dict[str, Any], node: NodeRecord, install: Installed) -> None:
     """What a node keeps of itself beside a state that stands for all of the log so far."""

@@ -1,9 +1,12 @@
-"""Secrets are changed while everything runs: the cookie, the admin token."""
+"""Secrets are changed while everything runs: the cookie, the admin token, a node's identity key."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +16,8 @@ from pathlib import Path
 import pytest
 from cluster import COOKIE, Cluster, NodeProcess, started
 from processes import wait_until
+
+from aspen.identity import Identity
 
 NEW_COOKIE = "e2e-4bd1-the-cookie-to-come"
 
@@ -181,3 +186,85 @@ def test_other_settings_wait_for_a_restart_and_are_named(guarded: NodeProcess) -
     line = next(line for line in guarded.log().splitlines() if "configuration reloaded" in line)
     assert '"waits_for_restart": ["log_keep_mib"]' in line
     assert guarded.request("GET", "/readyz").status == 200
+
+
+def keys_by(node: NodeProcess) -> dict[int, str]:
+    """The members' keys as one of them sees them."""
+    return {member["node_id"]: member["endpoint_id"] for member in (node.status() or {}).get("members", ())}
+
+
+def rotate(node: NodeProcess) -> subprocess.CompletedProcess[bytes]:
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("ASPEN_")}
+    command = [sys.executable, "-m", "aspen.cli.main", "cluster", "rotate-identity", "--addr", node.addr]
+    return subprocess.run([*command, "--json"], env=environment, capture_output=True, timeout=90)
+
+
+def test_a_node_changes_its_key_and_the_cluster_goes_on(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, 3)
+    with started(cluster):
+        leader = cluster.leader()
+        follower = cluster.followers()[0]
+        for node in (follower, leader):
+            before = node.identity.z32
+            with written_to([other for other in cluster if other is not node]) as writer:
+                wait_until(lambda writer=writer: writer.written > 3, "writes go on", 20)
+                result = rotate(node)
+                assert result.returncode == 0, result.stderr
+                wait_until(lambda writer=writer: writer.written > 6, "writes go on", 20)
+            assert [text for text in writer.failed if "outcome_unknown" not in text] == []
+            assert writer.slowest_s < 10
+            told = json.loads(result.stdout)
+            assert (told["node_id"], told["was"]) == (node.node_id, before)
+            key_file = node.data_dir / "identity.key"
+            assert Identity.load(key_file).z32 == told["becomes"] != before
+            assert key_file.stat().st_mode & 0o777 == 0o600
+            assert not (node.data_dir / "identity.key.next").exists()
+            cluster.wait_ready(30)
+            for one in cluster:
+                wait_until(
+                    lambda one=one, node=node, told=told: keys_by(one).get(node.node_id) == told["becomes"],
+                    f"{one} knows it",
+                    20,
+                )
+        cluster.wait_caught_up()
+        # The new keys are the ones that count: a node comes back under its own.
+        leader.kill()
+        leader.start()
+        cluster.wait_ready(30)
+
+
+def test_a_node_killed_between_the_two_steps_comes_back(tmp_path: Path) -> None:
+    """The key is announced, the file still lies beside the old one: the next start takes it up."""
+    cluster = Cluster(tmp_path, 3)
+    with started(cluster):
+        node = cluster.followers()[0]
+        result = node.request("POST", "/v1/cluster/rotate-identity", b"{}", timeout_s=30)
+        assert result.status == 200, result.body
+        node.kill()  # before it has started again, or just after: both must do
+        node.start()
+        becomes = result.json["becomes"]
+        wait_until(lambda: (node.status() or {}).get("endpoint_id") == becomes, "it has its new key", 30)
+        cluster.wait_ready(30)
+        asked = cluster.leader()
+        wait_until(lambda: keys_by(asked).get(node.node_id) == becomes, "it is adopted", 30)
+
+
+def test_the_old_key_is_refused_when_it_was_changed(tmp_path: Path) -> None:
+    """Whoever stole it can no longer speak as that node."""
+    cluster = Cluster(tmp_path, 3)
+    with started(cluster):
+        victim = cluster.followers()[0]
+        stolen = victim.identity
+        assert rotate(victim).returncode == 0
+        cluster.wait_ready(30)
+        thief = NodeProcess(victim.node_id, tmp_path / "thief", identity=stolen)
+        thief.peers = [node.as_peer for node in cluster if node is not victim]
+        asked = next(node for node in cluster if node is not victim)
+        before = refusals(asked, "removed")
+        try:
+            thief.start()
+            wait_until(lambda: refusals(asked, "removed") > before, "the thief is refused", 40)
+            assert not thief.ready()
+            cluster.wait_ready(30)
+        finally:
+            thief.end_whatever_is_left()
