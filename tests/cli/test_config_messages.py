@@ -23,7 +23,12 @@ STANDS_FOR = {"KEY2": KEY2, "KEY": KEY, "LONG": "x" * 256}
 
 # TOML, environment and flags; what is said of them. DIR is the file's folder.
 ERRORS = (
-    ("node_id = 0", {}, {}, "node_id must not be 0: give every node of a cluster an id of its own, from 1"),
+    (
+        "node_id = 0",
+        {},
+        {},
+        "node_id must not be 0: give every node of a cluster an id of its own, from 1, or a ticket or auto_cluster, with which a node is given one",
+    ),
     ("node_id = -1", {}, {}, "DIR/aspen.toml: node_id: -1 is not a whole number from 0 to 2^63 - 1"),
     ('node_id = "1"', {}, {}, "DIR/aspen.toml: node_id: '1' is not a whole number from 0 to 2^63 - 1"),
     (
@@ -286,7 +291,12 @@ ERRORS = (
         {},
         "environment variable ASPEN_IROH_RELAY_MODE: iroh.relay_mode: 'never' is not one of default, custom, disabled",
     ),
-    ("", {}, {"node_id": 0}, "node_id must not be 0: give every node of a cluster an id of its own, from 1"),
+    (
+        "",
+        {},
+        {"node_id": 0},
+        "node_id must not be 0: give every node of a cluster an id of its own, from 1, or a ticket or auto_cluster, with which a node is given one",
+    ),
     ("", {}, {"dns_port": 70000}, "flag --dns-port: dns_port: 70000 is not a whole number from 0 to 65535"),
     ("", {}, {"profile": "wan"}, "flag --profile: profile: 'wan' is not one of default, lan"),
 )

@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cluster import COOKIE, Cluster, NodeProcess, started
+from cluster import Cluster, NodeProcess, started
 from processes import wait_until
 
 from aspen.identity import Identity
 
-NEW_COOKIE = "e2e-4bd1-the-cookie-to-come"
+# Of this run alone: other clusters on this machine would be heard by multicast, and answered.
+COOKIE, NEW_COOKIE = (f"e2e-{which}-{os.urandom(8).hex()}" for which in ("old", "new"))
 
 
 class Writer(threading.Thread):
