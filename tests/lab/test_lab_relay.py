@@ -142,3 +142,64 @@ def test_three_nodes_behind_three_nats_are_a_cluster_by_the_relay_and_outlive_it
         assert node.identity.seed not in everything
     for secret in (nodes[0].cookie, "a-key-of-node", "the value that only", "another secret", "it goes on"):
         assert secret.encode() not in everything
+
+
+def test_a_public_node_is_the_relay_of_two_behind_nats_who_were_told_nothing_of_it(lab: Lab) -> None:
+    """By default they hear of its `/relay` by gossip; whom they reach directly, they don't use it for."""
+    internet = lab.network("internet")
+    three = lab.host("public").plug(internet, "203.0.113.3/24").node(3, ASPEN_IROH_RELAY_SERVER="true")
+    three.arguments = ["--http-addr", "203.0.113.3:8080", "--admin-addr", "127.0.0.1:8080"]
+    one, two = (behind_nat(lab, i, internet).node(i, ASPEN_IROH_ENABLE_MDNS="false") for i in (1, 2))
+    nodes = [one, two, three]
+    for node in nodes:
+        others = [other for other in nodes if other is not node]
+        node.peers = [
+            other.as_peer if other is three else other.as_peer.rpartition("@")[0] for other in others
+        ]
+    one.init = True
+    for node in nodes:
+        node.start()
+    for node in nodes:
+        node.wait_ready(60.0)
+    wait_until(lambda: path(one, two) == path(two, one) == "relay", "1 and 2 meet at the relay", 60.0)
+    for node in (one, two):
+        assert path(node, three) == path(three, node) == "direct"
+    put(two, "by-the-built-in-relay", "it works")
+    for node in nodes:
+        holds(node, "by-the-built-in-relay", "it works")
+
+
+def firewall(host: Host, *, closed: bool) -> None:
+    """Whether it lets no QUIC in; WebSocket it always does."""
+    rules = "table ip no_quic { chain in { type filter hook input priority 0; meta l4proto udp drop; }; }"
+    host.run("nft", "-f", "-", given=rules) if closed else host.run("nft", "delete", "table", "ip", "no_quic")
+
+
+def test_a_direct_path_is_taken_when_a_firewall_opens_and_left_when_it_closes(
+    lab: Lab, tmp_path: Path
+) -> None:
+    internet = lab.network("internet")
+    relay_host = lab.host("relay").plug(internet, "203.0.113.10/24")
+    settings = {
+        "ASPEN_IROH_RELAY_URLS": f"http://203.0.113.10:{RELAY_PORT}",
+        "ASPEN_IROH_ENABLE_MDNS": "false",
+    }
+    one, two = (lab.host(f"h{i}").plug(internet, f"203.0.113.{i}/24").node(i, **settings) for i in (1, 2))
+    one.peers, two.peers, one.init = [two.as_peer], [one.as_peer], True
+    start_relay(relay_host, one.cookie, tmp_path)
+    firewall(one.on, closed=True)
+    for node in (one, two):
+        node.start()
+    for node in (one, two):
+        node.wait_ready(60.0)
+    assert path(one, two) == path(two, one) == "relay"
+    put(one, "by-the-relay", "1")
+
+    firewall(one.on, closed=False)
+    wait_until(lambda: path(one, two) == path(two, one) == "direct", "they meet directly", 60.0)
+    put(two, "directly", "2")
+
+    firewall(two.on, closed=True)
+    wait_until(lambda: path(one, two) == path(two, one) == "relay", "they are back at the relay", 60.0)
+    put(one, "by-the-relay-again", "3")
+    holds(two, "by-the-relay-again", "3")
