@@ -7,6 +7,7 @@ conventions: base units, `_total` for what only grows. docs/metrics.md is their 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
@@ -28,7 +29,9 @@ from aspen.node_dns import NodeDns
 from aspen.node_metrics_dns import dns_metrics
 from aspen.node_metrics_raft import raft_metrics
 from aspen.node_pkarr import PkarrParts
+from aspen.node_relay import NodeRelays
 from aspen.raft.cluster import Consensus
+from aspen.relay.hub import Hub, RelayLimits
 from aspen.state.kv_reader import LmdbKv
 from aspen.state.store import STATE_TABLES, Store
 from aspen.state.zones import LmdbZones
@@ -164,17 +167,36 @@ class NodeMetrics(Collector):
         connections = GaugeMetricFamily(
             "aspen_quic_connections", "Connections to other nodes, by protocol.", labels=["protocol"]
         )
-        by_protocol: dict[str, int] = {}
-        for connection in endpoint.connections():
-            by_protocol[connection.alpn] = by_protocol.get(connection.alpn, 0) + 1
-        for protocol, count in sorted(by_protocol.items()):
+        open_now = endpoint.connections()
+        for protocol, count in sorted(Counter(connection.alpn for connection in open_now).items()):
             connections.add_metric([protocol], count)
         yield connections
+        relayed = sum(bool(connection.relay) for connection in open_now)
+        yield gauge("aspen_quic_relayed_connections", "Connections to other nodes through a relay.", relayed)
         yield counters("aspen_quic_refusals", "Peers refused.", "reason", endpoint.refusals)
         yield counters("aspen_gossip_refused", "Announcements refused.", "reason", core.refused)
         yield gauge("aspen_gossip_known_nodes", "Nodes whose announcement is known.", len(core.known))
         yield gauge("aspen_gossip_neighbours", "Nodes gossiped with directly.", len(core.overlay.neighbours))
         yield gauge("aspen_http_connections", "HTTP connections open.", self._node.http.connections)
+        yield from _relays(self._node.discovery.relays)
+
+
+def _relays(relays: NodeRelays) -> Iterator[Metric]:
+    connected = GaugeMetricFamily(
+        "aspen_relay_connected", "1 for each relay that is connected; 0 for one that isn't.", labels=["relay"]
+    )
+    for status in relays.pool.status():
+        connected.add_metric([status.url], float(status.connected))
+    yield connected
+    hub = Hub(RelayLimits()) if relays.server is None else relays.server.hub
+    refused = Counter[str]() if relays.server is None else relays.server.refusals.counts
+    yield gauge("aspen_relay_clients", "Nodes connected to this node's own relay.", len(hub))
+    yield counter("aspen_relay_forwarded_datagrams", "Datagrams this node's relay passed on.", hub.forwarded)
+    yield counter("aspen_relay_forwarded_bytes", "Bytes of those.", hub.forwarded_bytes)
+    yield counters(
+        "aspen_relay_dropped_datagrams", "Datagrams this node's relay dropped.", "reason", hub.dropped
+    )
+    yield counters("aspen_relay_refused", "Clients refused by this node's relay.", "reason", refused)
 
 
 def _pages(stat: Mapping[str, int]) -> int:
