@@ -37,6 +37,7 @@ from aspen.http.forwarded import ClientAddress, parse_networks
 from aspen.http.health import HealthRoutes
 from aspen.http.metrics import MetricsRoutes
 from aspen.http.peers import PeersRoutes
+from aspen.http.profile import ProfileRoutes
 from aspen.http.rotation import RotationRoutes
 from aspen.http.server import HttpServer
 from aspen.http.tsig_keys import TsigKeyRoutes
@@ -369,6 +370,7 @@ class Node:
         metrics = NodeMetrics(self, store, self._endpoint, self._pkarr)
         MetricsRoutes(metrics.render).add_routes(self.http.admin)
         BackupRoutes(Backups(store, self.consensus, self._clock).stream).add_routes(self.http.admin)
+        ProfileRoutes(self.dns.workers if self.dns is not None else dict).add_routes(self.http.admin)
         ControlRoutes(self.control, self, self.view).add_routes(self.http.admin)
         self.rotation = IdentityRotation(self.config, self.consensus, self.identity, self.shutdown)
         RotationRoutes(self.rotation).add_routes(self.http.admin)

@@ -211,6 +211,11 @@ class NodeDns:
         except OSError as error:
             raise ConfigError(f"DNS can't bind {host}:{port}: {error}") from None
 
+    def workers(self) -> dict[str, int]:
+        """The pids of the UDP workers, by what they are called."""
+        pids = self.udp.pids if isinstance(self.udp, UdpWorkers) else ()
+        return {f"worker {number}": pid for number, pid in enumerate(pids, 1)}
+
     async def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from aspen.profiler import OTHER, PARTS
 from bench import load
 from bench.nodes import Cluster, NodeProcess, started, wait_until
 from bench.put import CONNECTIONS, packets
-
-PARTS = ("verify", "render", "http", "raft", "quic", "lmdb", "loop", "other")
 
 
 class SampledNode(NodeProcess):
@@ -57,7 +56,7 @@ def bench(size: int, folder: Path, seconds: int) -> None:
         wait_until(leader.samples.exists, "the leader has written what it did", 15)
         counts = json.loads(leader.samples.read_text())
     total = sum(counts.values()) or 1
-    shares = ", ".join(f"{part} {100 * counts.get(part, 0) / total:.0f} %" for part in PARTS)
+    shares = ", ".join(f"{part} {100 * counts.get(part, 0) / total:.0f} %" for part in [*dict(PARTS), OTHER])
     print(f"# put_{size}node at {result.rps:.0f} PUT/s while sampled: {shares}", flush=True)
 
 

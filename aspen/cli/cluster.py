@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from aspen.cli import backup
+from aspen.cli import backup, profile
 from aspen.cli.common import (
     EXIT_CODES,
     Addrs,
@@ -323,6 +323,7 @@ async def _rotate(client: NodeClient, timeout_ms: int) -> dict[str, Any]:
 
 
 backup.add_commands(app)
+profile.add_commands(app)
 
 
 def _peer(text: str, as_json: bool) -> dict[str, Any]:

@@ -79,6 +79,16 @@ class NodeClient(Transport, KvCalls):
         )
         return read_json(body, dict[str, Any])
 
+    async def profile(self, seconds: float) -> dict[str, Any]:
+        """What the node's time goes into, for so many seconds."""
+        body = await self._request(
+            "POST",
+            "/v1/cluster/profile",
+            body=msgspec.json.encode({"seconds": seconds}),
+            timeout_ms=round(seconds * 1000) + CLIENT_REQUEST_MS,
+        )
+        return read_json(body, dict[str, Any])
+
     def backup(self) -> AsyncGenerator[bytes, None]:
         """A backup of the node's state, in pieces: whether it is whole, its own trailer tells."""
         return self.parts("/v1/cluster/backup")
