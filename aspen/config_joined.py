@@ -56,19 +56,22 @@ def read_joined(data_dir: Path) -> Joined | None:
 
 
 def write_joined(data_dir: Path, joined: Joined) -> None:
-    """Whole and on disk before this returns, whatever happens meanwhile. Raises `OSError`."""
-    file = data_dir / JOINED_FILE
+    """On disk before this returns. Raises `OSError`."""
+    settings = (f"{name} = {_toml(getattr(joined, name))}\n" for name in joined.__struct_fields__)
+    write_whole(data_dir / JOINED_FILE, _HEADER + "".join(settings))
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Its owner's alone, and after a crash either as before or as it is to be. Raises `OSError`."""
     new = file.with_name(file.name + ".new")
     new.unlink(missing_ok=True)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as text:
-        text.write(_HEADER)
-        for name in joined.__struct_fields__:
-            text.write(f"{name} = {_toml(getattr(joined, name))}\n")
-        text.flush()
+    with os.fdopen(descriptor, "w", encoding="utf-8") as output:
+        output.write(text)
+        output.flush()
         os.fsync(descriptor)
     os.rename(new, file)
-    sync_directory(data_dir)
+    sync_directory(file.parent)
 
 
 def with_joined(config: ClusterBootstrapConfig) -> ClusterBootstrapConfig:
@@ -86,7 +89,9 @@ def with_joined(config: ClusterBootstrapConfig) -> ClusterBootstrapConfig:
         data_dir=config.data_path,
         peers=[*config.peers, *(text for text in joined.peers if parse_peer(text).node_id not in known)],
         learner=config.learner or joined.learner,
-        init=config.init or joined.init,
+        # A node that has joined founds nothing, whatever its settings say.
+        init=joined.init and not config.ticket,
+        auto_cluster=0 if joined.init else config.auto_cluster,
     )
 
 

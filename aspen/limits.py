@@ -323,6 +323,14 @@ JOIN_TRY_MS: Final = 30_000  # for a newcomer to find a member that does
 JOIN_PAUSE_MS: Final = 500  # before a newcomer asks them all again
 JOIN_REPORT_MS: Final = 1_000  # between two lines of progress
 
+# --- nodes that found a cluster by themselves --------------------------------------------------
+FOUNDING_TICK_MS: Final = 500
+FOUNDING_ALIVE_MS: Final = 4_000  # a node not heard for so long isn't there
+FOUNDING_SETTLE_MS: Final = 1_500  # after a newcomer was heard, for others to be heard too
+FOUNDING_PATIENCE_MS: Final = 10_000  # for all to promise; then another proposal
+FOUNDING_SEEN: Final = 64  # nodes told of in one message, and remembered
+FOUNDING_FRAME_BYTES: Final = 65_536
+
 # --- ACME (RFC 8555) ---------------------------------------------------------------------------
 ACME_CHECK_MS: Final = 5_000  # between two looks whether a certificate is due
 ACME_RENEW_PART: Final = 1 / 3  # of its life left
@@ -550,6 +558,7 @@ assert RELAY_CLIENTS + HTTP_CONNECTIONS_PER_CLIENT < HTTP_CONNECTIONS
 assert NET_DIAL_MS < JOIN_SERVE_MS < JOIN_TRY_MS
 assert JOIN_STRANGERS < NET_UNAUTHENTICATED < NET_CONNECTIONS
 assert TICKET_CHARS < JOIN_FRAME_BYTES
+assert 4 * FOUNDING_TICK_MS < FOUNDING_ALIVE_MS < FOUNDING_PATIENCE_MS
 assert TICKET_LIFE_MIN_S <= TICKET_LIFE_S <= TICKET_LIFE_MAX_S
 assert RAFT_PROPOSE_MS < CLIENT_REQUEST_MS  # the node's own answer comes first
 assert RAFT_PROPOSE_MS < 5_000  # a client hears within five seconds

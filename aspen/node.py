@@ -54,10 +54,11 @@ from aspen.node_dht import NodeDht
 from aspen.node_discovery import Discovery
 from aspen.node_dns import NodeDns
 from aspen.node_door import Door
+from aspen.node_enter import enter, log_report, see_in
 from aspen.node_health import NodeHealth
 from aspen.node_http import open_http
 from aspen.node_identity import IdentityRotation, take_identity
-from aspen.node_join import Report, enter, log_report, see_in
+from aspen.node_join import Report
 from aspen.node_lookups import NodeLookups
 from aspen.node_metrics import NodeMetrics
 from aspen.node_pkarr import PkarrParts, assemble_pkarr

@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 
+from aspen.discovery import founding
 from aspen.discovery.join import (
     Admitted,
     Declined,
@@ -32,6 +33,7 @@ from aspen.errors import ControlPlaneError, InputError, Overloaded, ProposalErro
 from aspen.identity import verify
 from aspen.limits import JOIN_ASK_MS, JOIN_REFUSED_A_MINUTE, JOIN_SERVE_MS, JOIN_STRANGERS
 from aspen.net.endpoint import (
+    ALPN_FOUND,
     ALPN_JOIN,
     ALPN_TICKET,
     AddressBook,
@@ -71,6 +73,7 @@ class Door:
         """For the endpoint."""
         return [
             Service(alpn=ALPN_JOIN, hello=hello, admit=self._admit, on_stream=self._by_cookie),
+            Service(alpn=ALPN_FOUND, hello=hello, admit=lambda peer: None, on_frame=self._somebody_waits),
             Service(
                 alpn=ALPN_TICKET,
                 hello=hello,
@@ -105,6 +108,20 @@ class Door:
             self._endpoint.channel(ALPN_TICKET).recheck(
                 lambda peer: None if peer.endpoint_id in serving else "timeout"
             )
+
+    def _somebody_waits(self, peer: Peer, frame_untrusted: bytes) -> None:
+        """A node without a cluster speaks (`aspen.discovery.founding`): tell it of this one."""
+        roster, endpoint = self._consensus.roster, self._endpoint
+        if endpoint is None or not roster.members:
+            return
+        seats = tuple(founding.Seat(member.node_id, member.endpoint_id) for member in roster.members)
+        try:
+            message = founding.decode(frame_untrusted)
+        except InputError:
+            return
+        if isinstance(message, founding.Here | founding.Promise):
+            belongs = founding.encode(founding.Belongs(roster.cluster_id, seats))
+            endpoint.channel(ALPN_FOUND).send(peer.endpoint_id, [belongs])
 
     # --- one request --------------------------------------------------------------------------
 
@@ -206,6 +223,13 @@ def _node_id(roster: Roster, endpoint_id: bytes, wanted: int) -> int | Declined:
     """The node id that a newcomer gets: its own if it is a member already."""
     member = roster.by_endpoint(endpoint_id)
     if member is not None:
+        if member.node_id in roster.conf_state.voters:
+            # It asks before it starts, so its log is gone, and with it what it promised as a voter.
+            return Declined(
+                "node_id_taken",
+                f"this key is a voter already, as node {member.node_id}, whose data is not here: remove that "
+                "node from the cluster, and join with an empty data directory, identity included",
+            )
         if wanted in (0, member.node_id):
             return member.node_id
         return Declined("node_id_taken", f"this key is a member already, as node {member.node_id}")

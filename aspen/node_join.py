@@ -1,7 +1,7 @@
 """A new node on its way in: from a ticket to a vote.
 
-Before anything of the node runs, `enter` asks the nodes that the ticket names, whoever answers first, to be
-let in (`aspen.discovery.join`). What it is told is on disk before the node starts (`aspen.config_joined`),
+Before anything of the node runs, a `Newcomer` asks the nodes that the ticket names, whoever answers first, to
+be let in (`aspen.discovery.join`). What it is told is on disk before the node starts (`aspen.config_joined`),
 so a crash at any point is made good by the same command: either the node asks again and hears that it is a
 member already, or it has it in writing. Then the node starts as a learner like any other, and `Ascent`
 asks for its vote once it has caught up.
@@ -12,18 +12,17 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
 
 from aspen.config import ClusterBootstrapConfig, format_address
-from aspen.config_joined import Joined, read_joined, with_joined, write_joined
+from aspen.config_joined import Joined
 from aspen.discovery.join import (
     FINAL_CODES,
     Admitted,
     Declined,
-    JoinMember,
     JoinRequest,
     decode_answer,
     encode,
@@ -48,8 +47,6 @@ from aspen.net.handshake import INCARNATION_BYTES
 from aspen.net.reachable import reachable_addresses
 from aspen.raft.cluster import Consensus
 from aspen.raft.roster import NO_CLUSTER
-from aspen.raft.storage import LmdbLog
-from aspen.state.store import Store
 from aspen.z32 import encode_key
 
 log = structlog.get_logger("aspen.join")
@@ -63,45 +60,28 @@ def log_report(line: str) -> None:
     log.info("joining", says=line)
 
 
-async def enter(
-    config: ClusterBootstrapConfig, identity: Identity, store: Store, protocol_version: int, report: Report
-) -> ClusterBootstrapConfig:
-    """The configuration to start with; of a node that is to join a cluster, after it has been let in.
+@asynccontextmanager
+async def one_service(
+    config: ClusterBootstrapConfig, identity: Identity, service: Service, book: AddressBook
+) -> AsyncIterator[tuple[Channel, tuple[str, int]]]:
+    """One protocol spoken from the port where the node will listen, and the address that is bound.
 
-    Raises `JoinError`, and `ConfigError` for a ticket that is of no use with these settings.
+    Raises `ConfigError` if it can't be bound.
     """
-    if not config.ticket or read_joined(config.data_path) is not None or has_log(store):
-        return config
-    newcomer = Newcomer(config, identity, protocol_version, report)
-    joined, port = await newcomer.join(config.ticket)
-    write_joined(config.data_path, joined)
-    if "node" in structlog.contextvars.get_contextvars():
-        structlog.contextvars.bind_contextvars(node=joined.node_id)
-    # The port whose address the members know; whatever it was, it was free a moment ago.
-    return with_joined(config).replace(quic_port=port)
-
-
-def has_log(store: Store) -> bool:
-    """Whether the node belongs to a cluster, or has begun to."""
-    storage = LmdbLog(store)
-    return storage.hard_state.term > 0 or storage.last_index() > 0
-
-
-def see_in(
-    consensus: Consensus, config: ClusterBootstrapConfig, report: Report
-) -> Callable[[], Coroutine[None, None, None]]:
-    """On a node that was let in: see to the rest while it runs. Await what this returns to end it."""
-    task: asyncio.Task[None] | None = None
-    if read_joined(config.data_path) is not None:
-        ascent = Ascent(consensus, wants_vote=not config.learner, report=report)
-        task = asyncio.create_task(ascent.run(), name="ascent")
-
-    async def end() -> None:
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    return end
+    endpoint = Endpoint(
+        identity=identity,
+        cookies=None if service.open_to_strangers else Cookies.of(config.all_cookies),
+        services=[service],
+        address_book=book,
+    )
+    try:
+        bound = await endpoint.start(config.quic_host, config.quic_port)
+    except OSError as error:
+        raise ConfigError(f"QUIC can't bind {config.quic_host}:{config.quic_port}: {error}") from None
+    try:
+        yield endpoint.channel(service.alpn), bound
+    finally:
+        await endpoint.close()
 
 
 class Newcomer:
@@ -131,7 +111,7 @@ class Newcomer:
             f"by {'the ticket' if shown else 'the cookie'}"
         )
         service = self._service(ticket.cluster_id, by_ticket=bool(shown))
-        async with self._endpoint(service, book) as (channel, bound):
+        async with one_service(self._config, self._identity, service, book) as (channel, bound):
             request = JoinRequest(shown, self._config.node_id, reachable_addresses(bound))
             admitted = await self._admission(channel, nodes, request)
         self._report(f"let in as node {admitted.node_id}")
@@ -173,27 +153,6 @@ class Newcomer:
             open_to_strangers=by_ticket,
             on_refused=self._refused,
         )
-
-    @asynccontextmanager
-    async def _endpoint(
-        self, service: Service, book: AddressBook
-    ) -> AsyncIterator[tuple[Channel, tuple[str, int]]]:
-        """The way out, from the port where the node will listen."""
-        config = self._config
-        endpoint = Endpoint(
-            identity=self._identity,
-            cookies=None if service.open_to_strangers else Cookies.of(config.all_cookies),
-            services=[service],
-            address_book=book,
-        )
-        try:
-            bound = await endpoint.start(config.quic_host, config.quic_port)
-        except OSError as error:
-            raise ConfigError(f"QUIC can't bind {config.quic_host}:{config.quic_port}: {error}") from None
-        try:
-            yield endpoint.channel(service.alpn), bound
-        finally:
-            await endpoint.close()
 
     def _refused(self, endpoint_id: bytes, code: str) -> None:
         self._in_the_way[endpoint_id] = code
@@ -260,24 +219,29 @@ class Newcomer:
             cluster_id=admitted.cluster_id.hex(),
             node_id=admitted.node_id,
             cookie=admitted.cookie,
-            peers=tuple(_peer(member) for member in admitted.members if member.endpoint_id != own_id),
+            peers=tuple(
+                as_peer(member.node_id, member.endpoint_id, member.addresses)
+                for member in admitted.members
+                if member.endpoint_id != own_id
+            ),
             learner=self._config.learner,
         )
 
 
-def _peer(member: JoinMember) -> str:
+def as_peer(node_id: int, endpoint_id: bytes, addresses: Sequence[tuple[str, int]]) -> str:
     """As the setting `peers` has it."""
-    parts = [str(member.node_id), encode_key(member.endpoint_id)]
-    return "@".join([*parts, *map(format_address, member.addresses[:1])])
+    return "@".join([str(node_id), encode_key(endpoint_id), *map(format_address, addresses[:1])])
 
 
 class Ascent:
     """The rest of the way: sees the log come in, and asks for the vote that the node is to have."""
 
-    def __init__(self, consensus: Consensus, *, wants_vote: bool, report: Report) -> None:
+    def __init__(self, consensus: Consensus, *, wants_vote: Callable[[int], bool], report: Report) -> None:
+        """`wants_vote` is asked with the number of voters there are."""
         self._consensus = consensus
         self._wants_vote = wants_vote
         self._report = report
+        self._asked = False
         self._said = ""
 
     async def run(self) -> None:
@@ -297,7 +261,9 @@ class Ascent:
             return True
         if consensus.roster.member(consensus.node_id) is None:
             return False  # the log that names it is yet to come
-        if self._wants_vote and not self._votes:
+        voters = len(consensus.roster.conf_state.voters)
+        if not self._votes and self._wants_vote(voters):
+            self._asked = True
             try:
                 await consensus.control.promote(consensus.node_id)
             except ControlPlaneError as error:
@@ -307,7 +273,8 @@ class Ascent:
             return False
         voters = len(consensus.roster.conf_state.voters)
         if self._votes:
-            self._say(f"promoted: node {consensus.node_id} is one of {voters} voters")
+            promoted = "promoted: " if self._asked else ""
+            self._say(f"{promoted}node {consensus.node_id} is one of {voters} voters")
         else:
             self._say(f"caught up: node {consensus.node_id} is a learner beside {voters} voters")
         return True

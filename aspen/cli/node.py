@@ -209,7 +209,7 @@ async def _serve(
 
     from aspen.cli.node_service import patience, report
     from aspen.node import bootstrap_node
-    from aspen.node_join import log_report
+    from aspen.node_enter import log_report
     from aspen.systemd import GivenSockets, Manager
 
     log = structlog.get_logger("aspen.cli")

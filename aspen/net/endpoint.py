@@ -26,6 +26,7 @@ from aspen.net.transceiver import Transceiver
 from aspen.net.udp import SocketAddress, plain
 
 __all__ = [
+    "ALPN_FOUND",
     "ALPN_GOSSIP",
     "ALPN_JOIN",
     "ALPN_RAFT",
@@ -42,6 +43,7 @@ __all__ = [
 
 ALPN_RAFT: Final = "aspen-raft/1"
 ALPN_GOSSIP: Final = "aspen-gossip/1"
+ALPN_FOUND: Final = "aspen-found/1"
 ALPN_JOIN: Final = "aspen-join/1"
 ALPN_TICKET: Final = "aspen-ticket/1"
 """To join without knowing the cookie; open to strangers."""

@@ -145,7 +145,7 @@ async def test_a_crash_before_it_was_written_down_makes_no_second_member(
         raise OSError("the power fails")
 
     with monkeypatch.context() as patched:
-        patched.setattr("aspen.node_join.write_joined", crash)
+        patched.setattr("aspen.node_enter.write_joined", crash)
         with pytest.raises(OSError, match="power"):
             await bootstrap_node(config(tmp_path / "new", ticket=ticket))
     assert len(member.consensus.roster.members) == 2

@@ -322,6 +322,8 @@ class HostNode(NodeProcess):
         self.dns_port, self.http_port, self.quic_port = DNS_PORT, HTTP_PORT, QUIC_PORT
         self.arguments: list[str] = []
         """Further flags."""
+        self.told_id = True
+        """Whether it is told its node id."""
 
     @property
     def as_peer(self) -> str:
@@ -333,7 +335,8 @@ class HostNode(NodeProcess):
         return f"http://127.0.0.1:{self.http_port}"
 
     def command(self) -> list[str]:
-        node = [sys.executable, "-m", "aspen.cli.main", "node", "run", "--node-id", str(self.node_id)]
+        node = [sys.executable, "-m", "aspen.cli.main", "node", "run"]
+        node += ["--node-id", str(self.node_id)] if self.told_id else []
         node += ["--data-dir", str(self.data_dir), "--log-format", "json", *self.arguments]
         node += ["--host", self.bind] if self.bind else []
         return [*self.on.enter, *node, *(["--init"] if self.init else [])]

@@ -1,0 +1,347 @@
+"""How nodes that know nothing but the cookie found one cluster, and never two (core).
+
+Every node says again and again that it is `Here`, to all it knows of. Who hears as many as are wanted, and
+is the lowest of them by endpoint id, proposes a cluster of so many; each of the others promises itself to
+that proposal, if it hears all of its members too; with the promises of all, the proposer decides and founds.
+The others ask on and are told by whoever `Belongs` to the cluster, the proposer first.
+
+A promise is to one proposal, is on disk before it is given, and only its proposer can release it: by
+withdrawing what it has not decided and, by then, can't decide any more. So no node is in two clusters that
+were decided, and of fewer than twice as many nodes as a cluster is to have, any two clusters would share
+one. It is two-phase commit (Gray, "Notes on Data Base Operating Systems", 1978, §5.8.3.3) with its price: who
+has promised itself waits for its proposer, and a proposer that is lost for good takes an operator to forget.
+
+Time and contacts come from outside. `record` must be durable before what `drain` gives is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from aspen.errors import InputError
+from aspen.limits import (
+    ADDRESSES_PER_PEER,
+    FOUNDING_ALIVE_MS,
+    FOUNDING_FRAME_BYTES,
+    FOUNDING_PATIENCE_MS,
+    FOUNDING_SEEN,
+    FOUNDING_SETTLE_MS,
+)
+
+EndpointId = bytes
+Address = tuple[str, int]
+
+
+class Contact(msgspec.Struct, frozen=True, array_like=True):
+    """A node that may be there."""
+
+    endpoint_id: EndpointId
+    addresses: tuple[Address, ...]
+
+
+class Seat(msgspec.Struct, frozen=True, array_like=True, order=True):
+    """A member of a cluster, or one to be."""
+
+    node_id: int
+    endpoint_id: EndpointId
+
+
+class Here(msgspec.Struct, frozen=True, array_like=True, tag="here"):
+    """I belong to no cluster."""
+
+    size: int
+    """Of the cluster that the sender waits for."""
+    node_id: int
+    """The one it is to have, or 0."""
+    seen: tuple[Contact, ...]
+    """Others it knows of."""
+
+
+class Propose(msgspec.Struct, frozen=True, array_like=True, tag="propose"):
+    """Let these be a cluster."""
+
+    ballot: int
+    seats: tuple[Seat, ...]
+
+
+class Promise(msgspec.Struct, frozen=True, array_like=True, tag="promise"):
+    """I am in no other proposal than your one of that ballot, until you release me."""
+
+    ballot: int
+
+
+class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag="withdraw"):
+    """That ballot of mine is not decided and never will be."""
+
+    ballot: int
+
+
+class Belongs(msgspec.Struct, frozen=True, array_like=True, tag="belongs"):
+    """I belong to a cluster, and these are its members."""
+
+    cluster_id: bytes
+    seats: tuple[Seat, ...]
+
+
+Message = Here | Propose | Promise | Withdraw | Belongs
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What a node must not forget when it is restarted."""
+
+    ballot: int = 0
+    """The last one of its own."""
+    promised_to: EndpointId = b""
+    promised_ballot: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """This node is one of those who begin; the lowest of them founds."""
+
+    seats: tuple[Seat, ...]
+    founds: bool
+    cluster_id: bytes = b""
+    """Known to those who don't found."""
+
+
+@dataclass(frozen=True, slots=True)
+class TooLate:
+    """A cluster is there, and this node is none of its members: it has to ask to be let in."""
+
+    cluster_id: bytes
+    members: tuple[EndpointId, ...]
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message) -> bytes:
+    return _ENCODER.encode(message)
+
+
+def decode(frame_untrusted: bytes) -> Message:
+    """Raises `InputError`."""
+    if len(frame_untrusted) > FOUNDING_FRAME_BYTES:
+        raise InputError(f"a message of {len(frame_untrusted)} bytes, over {FOUNDING_FRAME_BYTES}")
+    try:
+        message = _DECODER.decode(frame_untrusted)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise InputError(f"not a message about founding: {error}") from None
+    if isinstance(message, Here) and (
+        len(message.seen) > FOUNDING_SEEN
+        or any(len(contact.addresses) > ADDRESSES_PER_PEER for contact in message.seen)
+    ):
+        raise InputError("a node that has seen too much")
+    return message
+
+
+@dataclass(slots=True)
+class _Heard:
+    """Another node that waits."""
+
+    node_id: int
+    at_ms: int
+
+
+class Founding:
+    """One node, until `outcome` is set."""
+
+    def __init__(self, own_id: EndpointId, size: int, node_id: int = 0, record: Record | None = None) -> None:
+        """`node_id` 0: any."""
+        self.outcome: Decided | TooLate | None = None
+        self.record = record or Record()
+        self.told: dict[EndpointId, Contact] = {}
+        """Contacts that others named; the owner takes them."""
+        self.in_the_way = ""
+        """Why there is no proposal although enough are here, for people."""
+        self._own_id = own_id
+        self._size = size
+        self._node_id = node_id
+        self._now_ms = 0
+        self._heard: dict[EndpointId, _Heard] = {}
+        self._settled_at_ms = 0
+        self._proposal: Propose | None = None
+        self._proposed_at_ms = 0
+        self._promised: set[EndpointId] = set()
+        self._unwilling: set[EndpointId] = set()
+        """Who did not promise in time, last time."""
+        self._outbox: list[tuple[EndpointId, Message]] = []
+
+    @property
+    def here(self) -> int:
+        """Nodes that wait, this one included."""
+        return 1 + len(self._alive())
+
+    @property
+    def waits_for(self) -> EndpointId | None:
+        """The node whose word this one is bound to."""
+        return self.record.promised_to or None
+
+    def drain(self) -> list[tuple[EndpointId, Message]]:
+        """What to send, once `record` is durable."""
+        outbox, self._outbox = self._outbox, []
+        return outbox
+
+    # --- what happens -------------------------------------------------------------------------
+
+    def tick(self, now_ms: int, contacts: Iterable[Contact]) -> None:
+        """Call every `FOUNDING_TICK_MS`; `contacts` are all nodes that may be there."""
+        self._now_ms = now_ms
+        if self.outcome is not None:
+            return
+        known = [contact for contact in contacts if contact.endpoint_id != self._own_id][:FOUNDING_SEEN]
+        here = Here(self._size, self._node_id, tuple(known))
+        for contact in known:
+            self._send(contact.endpoint_id, here)
+        if self.record.promised_to:
+            self._send(self.record.promised_to, Promise(self.record.promised_ballot))
+        elif self._proposal is None:
+            self._propose()
+        elif self._is_hopeless():
+            self._withdraw()
+        else:
+            self._ask(self._proposal)
+
+    def receive(self, sender: EndpointId, message: Message, now_ms: int) -> None:
+        """A message from a node that has proven the cookie and its key."""
+        self._now_ms = now_ms
+        if self.outcome is not None or sender == self._own_id:
+            return
+        match message:
+            case Here():
+                self._hear(sender, message)
+            case Propose():
+                self._consider(sender, message)
+            case Promise(ballot):
+                self._count(sender, ballot)
+            case Withdraw(ballot):
+                if (sender, ballot) == (self.record.promised_to, self.record.promised_ballot):
+                    self.record = msgspec.structs.replace(self.record, promised_to=b"", promised_ballot=0)
+            case Belongs():
+                self._learn(sender, message)
+
+    def _hear(self, sender: EndpointId, message: Here) -> None:
+        for contact in message.seen:
+            if len(self.told) < FOUNDING_SEEN:
+                self.told[contact.endpoint_id] = contact
+        if message.size != self._size:
+            self.in_the_way = f"a node here waits for a cluster of {message.size}, this one for {self._size}"
+            return
+        if sender not in self._alive():
+            self._settled_at_ms = self._now_ms + FOUNDING_SETTLE_MS
+        if sender in self._heard or len(self._heard) < FOUNDING_SEEN:
+            self._heard[sender] = _Heard(message.node_id, self._now_ms)
+        if self._proposal is not None and sender < self._own_id:
+            self._withdraw()  # the lowest is to propose
+
+    def _alive(self) -> dict[EndpointId, _Heard]:
+        since_ms = self._now_ms - FOUNDING_ALIVE_MS
+        return {endpoint_id: heard for endpoint_id, heard in self._heard.items() if heard.at_ms >= since_ms}
+
+    # --- the one that proposes ----------------------------------------------------------------
+
+    def _propose(self) -> None:
+        alive = self._alive()
+        if len(alive) + 1 < self._size or any(endpoint_id < self._own_id for endpoint_id in alive):
+            return
+        if self._now_ms < self._settled_at_ms:
+            return  # others may be about to be heard, a lower one among them
+        others = sorted(alive, key=lambda endpoint_id: (endpoint_id in self._unwilling, endpoint_id))
+        seats = self._seats([self._own_id, *others[: self._size - 1]], alive)
+        if seats is None:
+            return
+        self.record = msgspec.structs.replace(self.record, ballot=self.record.ballot + 1)
+        self._proposal = Propose(self.record.ballot, seats)
+        self._proposed_at_ms = self._now_ms
+        self._promised = {self._own_id}
+        self._ask(self._proposal)
+        self._decide_if_all(self._proposal)
+
+    def _seats(
+        self, endpoint_ids: list[EndpointId], alive: dict[EndpointId, _Heard]
+    ) -> tuple[Seat, ...] | None:
+        """Node ids as given, the others by the order of endpoint ids."""
+        given = {
+            endpoint_id: self._node_id if endpoint_id == self._own_id else alive[endpoint_id].node_id
+            for endpoint_id in endpoint_ids
+        }
+        taken = [node_id for node_id in given.values() if node_id]
+        if len(set(taken)) != len(taken):
+            self.in_the_way = "two of the nodes here are given the same node id"
+            return None
+        free = (node_id for node_id in range(1, 2 * len(given) + 1) if node_id not in taken)
+        return tuple(sorted(Seat(given[key] or next(free), key) for key in sorted(given)))
+
+    def _ask(self, proposal: Propose) -> None:
+        for seat in proposal.seats:
+            if seat.endpoint_id not in self._promised:
+                self._send(seat.endpoint_id, proposal)
+
+    def _is_hopeless(self) -> bool:
+        return self._now_ms - self._proposed_at_ms > FOUNDING_PATIENCE_MS
+
+    def _withdraw(self) -> None:
+        proposal, self._proposal = self._proposal, None
+        if proposal is None:
+            return
+        asked = {seat.endpoint_id for seat in proposal.seats}
+        self._unwilling = asked - self._promised
+        for endpoint_id in sorted(asked - {self._own_id}):
+            self._send(endpoint_id, Withdraw(proposal.ballot))
+
+    def _count(self, sender: EndpointId, ballot: int) -> None:
+        """A promise; one to a ballot that is not this node's last is given back."""
+        proposal = self._proposal
+        if proposal is None or proposal.ballot != ballot:
+            self._send(sender, Withdraw(ballot))
+        elif any(seat.endpoint_id == sender for seat in proposal.seats):
+            self._promised.add(sender)
+            self._decide_if_all(proposal)
+
+    def _decide_if_all(self, proposal: Propose) -> None:
+        if len(self._promised) == len(proposal.seats):
+            self.outcome = Decided(proposal.seats, founds=True)
+
+    # --- the others ---------------------------------------------------------------------------
+
+    def _consider(self, sender: EndpointId, proposal: Propose) -> None:
+        record = self.record
+        if record.promised_to not in (b"", sender) or self._proposal is not None:
+            return  # it asks again
+        if proposal.ballot <= record.promised_ballot or not self._is_acceptable(sender, proposal.seats):
+            return
+        self.record = msgspec.structs.replace(record, promised_to=sender, promised_ballot=proposal.ballot)
+        self._send(sender, Promise(proposal.ballot))
+
+    def _is_acceptable(self, sender: EndpointId, seats: tuple[Seat, ...]) -> bool:
+        members = {seat.endpoint_id for seat in seats}
+        own = [seat for seat in seats if seat.endpoint_id == self._own_id]
+        return (
+            len(own) == 1
+            and own[0].node_id == (self._node_id or own[0].node_id)
+            and len(members) == len(seats) == self._size
+            and min(members) == sender
+            and members - {self._own_id} <= self._alive().keys()
+        )
+
+    def _learn(self, sender: EndpointId, message: Belongs) -> None:
+        if not message.seats:
+            return
+        if any(seat.endpoint_id == self._own_id for seat in message.seats) and self.record.promised_to:
+            # What it promised itself to was decided. (A member without a promise has lost its memory.)
+            self.outcome = Decided(message.seats, founds=False, cluster_id=message.cluster_id)
+            return
+        self._withdraw()
+        # Whom this node is bound to will decide nothing any more, if it belongs to a cluster without it.
+        if self.record.promised_to in (b"", sender):
+            members = tuple(seat.endpoint_id for seat in message.seats)
+            self.outcome = TooLate(message.cluster_id, members)
+
+    def _send(self, to: EndpointId, message: Message) -> None:
+        self._outbox.append((to, message))

@@ -1,0 +1,77 @@
+"""What comes before a node's start, and what follows it, when it is to get into a cluster by itself.
+
+`enter` comes first and leaves it in writing what the node is to be; `see_in` sees to the rest while it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+import structlog
+
+from aspen.config import ClusterBootstrapConfig
+from aspen.config_joined import read_joined, with_joined, write_joined
+from aspen.identity import Identity
+from aspen.node_founding import AutoCluster
+from aspen.node_join import Ascent, Newcomer, Report
+from aspen.raft.cluster import Consensus
+from aspen.raft.storage import LmdbLog
+from aspen.state.store import Store
+
+log = structlog.get_logger("aspen.join")
+
+
+def log_report(line: str) -> None:
+    """A `Report` into the node's log."""
+    log.info("joining", says=line)
+
+
+async def enter(
+    config: ClusterBootstrapConfig, identity: Identity, store: Store, protocol_version: int, report: Report
+) -> ClusterBootstrapConfig:
+    """The configuration to start with; of a node that is to join or found a cluster, once that is settled.
+
+    Raises `JoinError`, and `ConfigError` for a ticket that is of no use with these settings.
+    """
+    is_new = read_joined(config.data_path) is None and not _has_log(store)
+    if not is_new or not (config.ticket or config.auto_cluster):
+        return config
+    newcomer = Newcomer(config, identity, protocol_version, report)
+    if config.ticket:
+        joined, port = await newcomer.join(config.ticket)
+    else:
+        joined, port = await AutoCluster(config, identity, protocol_version, newcomer, report).run()
+    write_joined(config.data_path, joined)
+    if "node" in structlog.contextvars.get_contextvars():
+        structlog.contextvars.bind_contextvars(node=joined.node_id)
+    # The port whose address the others know; whatever it was, it was free a moment ago.
+    return with_joined(config).replace(quic_port=port)
+
+
+def _has_log(store: Store) -> bool:
+    """Whether the node belongs to a cluster, or has begun to."""
+    storage = LmdbLog(store)
+    return storage.hard_state.term > 0 or storage.last_index() > 0
+
+
+def see_in(
+    consensus: Consensus, config: ClusterBootstrapConfig, report: Report
+) -> Callable[[], Coroutine[None, None, None]]:
+    """On a node that was let in: see to the rest while it runs. Await what this returns to end it."""
+    task: asyncio.Task[None] | None = None
+    if read_joined(config.data_path) is not None:
+
+        def wants_vote(voters: int) -> bool:
+            # Whoever comes too late for a cluster of so many takes the place of one that is missing.
+            return not config.learner and (not config.auto_cluster or voters < config.auto_cluster)
+
+        ascent = Ascent(consensus, wants_vote=wants_vote, report=report)
+        task = asyncio.create_task(ascent.run(), name="ascent")
+
+    async def end() -> None:
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    return end
