@@ -266,7 +266,7 @@ async def _serve(
     remove_pid(pid_file, os.getpid())
     log.info("node stopped")
     if by_itself and node.rotation.wants_restart:
-        return True
+        return not manager.listens  # a service manager starts what ends, with the sockets it holds
     if by_itself:
         raise AspenError("the node stopped by itself; its log says why")
     return False
