@@ -434,6 +434,7 @@ BACKUP_READ_BYTES: Final = 262_144  # of a file, at a time
 BACKUP_COMMIT_CHUNKS: Final = 32  # of a backup restored in one transaction
 
 # --- checkpoints (is every member's state the same?) -------------------------------------------
+CLUSTER_LEVEL_CHECK_MS: Final = 5_000  # between two looks whether all members can apply newer commands
 CHECKPOINT_MS: Final = 30_000  # for every member to say what it has
 CHECKPOINTS_KEPT: Final = 8
 CHECKPOINT_BATCH_PAIRS: Final = 512  # hashed before others have their turn

@@ -19,6 +19,7 @@ import structlog
 
 from aspen.backup import Backups
 from aspen.cluster_check import ClusterCheck
+from aspen.cluster_level import ClusterLevel
 from aspen.cluster_view import NodeView
 from aspen.config import ClusterBootstrapConfig, ControlBackend
 from aspen.config_joined import with_joined
@@ -52,7 +53,7 @@ from aspen.net.handshake import INCARNATION_BYTES
 from aspen.net.reachable import reachable_addresses
 from aspen.node_dht import NodeDht
 from aspen.node_discovery import Discovery
-from aspen.node_dns import NodeDns
+from aspen.node_dns import NodeDns, udp_workers
 from aspen.node_door import Door
 from aspen.node_enter import enter, log_report, see_in
 from aspen.node_health import NodeHealth
@@ -73,11 +74,11 @@ from aspen.raft.transport import RaftTransport
 from aspen.raft.writer import Retention
 from aspen.slow import SlowLog
 from aspen.state.kv_reader import LmdbKv
+from aspen.state.level import check_level, settings_within_level
 from aspen.state.machine import Machine
 from aspen.state.packet_scan import LmdbPacketScan
 from aspen.state.packets import LmdbPackets
 from aspen.state.ports import Proposer
-from aspen.state.settings import LmdbSettings
 from aspen.state.status_page import STATUS_PAGE_FILE, StatusPage
 from aspen.state.store import DataDirectoryLock, Store
 from aspen.state.zone_collection import ZoneCollection
@@ -198,12 +199,12 @@ class Node:
         self._stack.callback(lock.release)
         store = Store.open(data_dir)
         self._stack.callback(store.close)
+        self._settings = settings_within_level(store)
         self.identity = take_identity(self.config, data_dir, store)
         self.config = await enter(self.config, self.identity, store, PROTOCOL_VERSION, self._on_join)
         self.node_id = self.config.node_id
         self.cookies = Cookies.of(self.config.all_cookies)
-        dns = self.config.dns_server
-        workers = max(dns.workers, self._sockets.count("dns")) if dns.enable and dns.workers else 0
+        workers = udp_workers(self.config.dns_server, self._sockets)
         self._page = StatusPage.create(data_dir / STATUS_PAGE_FILE, workers)
         self._stack.callback(self._page.close)
         await self._start_consensus(store)
@@ -213,20 +214,18 @@ class Node:
         self.kv, self.kv_beyond = self._kv_service.reader, self._kv_service.hub.beyond
         self.packets = LmdbPackets(store)
         self.zones = LmdbZones(store, lambda: self._page.generation)
-        settings = LmdbSettings(store)
-        self.tsig_keys = TsigKeys(settings)
+        self.tsig_keys = TsigKeys(self._settings)
         self.housekeeper = Housekeeper(
             self.consensus.leading_term, self._clock.wall_ms, self._clock.monotonic_ms
         )
         self.housekeeper.add(self._kv_service.expiry)
         self.housekeeper.add(ZoneCollection(self.proposer, self.zones))
-        acme = acme_duty(self.config, self.proposer, settings, self.cookies)
-        if acme is not None:
+        if acme := acme_duty(self.config, self.proposer, self._settings, self.cookies):
             self.housekeeper.add(acme)
-        self.acme_challenges = AcmeChallengeRoutes(settings, self.proposer)
+        self.acme_challenges = AcmeChallengeRoutes(self._settings, self.proposer)
         https = self.config.dns_server.https_config
         if https is not None:
-            self.certificates = open_certificates(self.config, https, data_dir, settings, self.cookies)
+            self.certificates = open_certificates(self.config, https, data_dir, self._settings, self.cookies)
             self.certificates.start()
             self._stack.push_async_callback(self.certificates.stop)
         self.dht = NodeDht(self.config, self.identity, self.packets, LmdbPacketScan(store), self._clock)
@@ -305,7 +304,8 @@ class Node:
             open_stream=transport.open_stream,
         )
         self._stack.push_async_callback(consensus.stop)
-        self.proposer = proposer = ClusterProposer(consensus)
+        self.proposer = proposer = ClusterProposer(consensus, self._settings)
+        self._stack.push_async_callback(ClusterLevel(consensus, proposer, self._settings).start())
         self._check.start(consensus, proposer)
         self._stack.push_async_callback(self._check.stop)
         try:
@@ -426,7 +426,8 @@ class Node:
         self._page.note_changes(self._machine.take_dns_changes())
 
     def _replaced(self) -> None:
-        """A snapshot has become the state; the writer thread waits."""
+        """A snapshot has become the state; the writer thread waits. Raises `StorageError`."""
+        check_level(self._settings)
         # The epoch first: whoever sees the generation move finds both.
         self._page.epoch += 1
         self._page.note_changes(None)

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 import structlog
 
 from aspen.config import ClusterBootstrapConfig
+from aspen.config_dns import DnsServerConfig
 from aspen.dns.cookie_secret import ClusterCookies, CookieSecretDuty
 from aspen.dns.elsewhere import WaitingAnswers, waiting_stream
 from aspen.dns.fallback import Elsewhere, FallbackRecords
@@ -75,6 +76,11 @@ def dns_settings(config: ClusterBootstrapConfig) -> DnsSettings:
         packet_ttl_strict=config.pkarr.strict_ttl,
         ask_elsewhere=dns.enable_dht_fallback,
     )
+
+
+def udp_workers(dns: DnsServerConfig, sockets: GivenSockets) -> int:
+    """How many processes answer UDP: at least one for each socket that was handed over."""
+    return max(dns.workers, sockets.count("dns")) if dns.enable and dns.workers else 0
 
 
 class NodeDns:
@@ -271,6 +277,12 @@ class NodeDns:
     def refuses(self) -> bool:
         """Whether questions go unanswered because the copy here may be old."""
         return self.view.touch.staleness is Staleness.SILENT
+
+    @property
+    def started(self) -> bool:
+        """Whether every UDP worker has come as far as to answer."""
+        page = self._page
+        return all(page.worker(index).get(PULSE) for index in range(page.worker_count))
 
     def _look_at_workers(self) -> None:
         if isinstance(self.udp, UdpWorkers):

@@ -55,7 +55,7 @@ def check_writer(driver: RaftDriver) -> Check:
     return Check(name)
 
 
-def check_workers(pulses: Pulses, now_ms: int) -> Check:
+def check_workers(pulses: Pulses, started: bool, now_ms: int) -> Check:
     """The processes that answer DNS over UDP."""
     name = "workers"
     silent = pulses.silent(now_ms)
@@ -63,6 +63,8 @@ def check_workers(pulses: Pulses, now_ms: int) -> Check:
         which = ", ".join(map(str, silent))
         worst = _UNHEALTHY if len(silent) == pulses.workers else _DEGRADED
         return Check(name, worst, f"UDP workers that give no sign of life: {which} of {pulses.workers}")
+    if not started:
+        return Check(name, _DEGRADED, "the UDP workers are starting")
     restarted_ms = pulses.last_restart_ms
     if restarted_ms is not None and now_ms - restarted_ms < DNS_WORKER_RESTART_SHOWN_MS:
         return Check(
@@ -175,7 +177,7 @@ class NodeHealth:
         node = self._node
         checks = [check_writer(node.consensus.driver)]
         if node.dns is not None:
-            checks.append(check_workers(node.dns.pulses, self._clock.monotonic_ms()))
+            checks.append(check_workers(node.dns.pulses, node.dns.started, self._clock.monotonic_ms()))
         return checks
 
     @property
@@ -193,7 +195,7 @@ class NodeHealth:
         ]
         disk = check_disk(config.data_path, consensus.driver)
         alive = all(check.status is not _UNHEALTHY for check in vital)
-        refuses = node.dns is None or node.dns.refuses
+        answers = alive and node.dns is not None and node.dns.started and not node.dns.refuses
         return Health(
             checks=(
                 *vital,
@@ -204,8 +206,9 @@ class NodeHealth:
                 check_clock(node.discovery.gossip.core.known.values()),
             ),
             alive=alive,
-            answers=alive and not refuses,
-            ready=alive
+            answers=answers,
+            ready=(answers or node.dns is None)
+            and alive
             and consensus.driver.room.error is None
             and all(check.status is HealthState.HEALTHY for check in able),
         )

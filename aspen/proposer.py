@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from aspen.errors import NotLeader, invariant
+from aspen.errors import NotLeader, ProposalError, invariant
 from aspen.raft.cluster import Consensus
 from aspen.state.commands import Command, Result, encode_command, validate_command
+from aspen.state.level import FIRST_LEVEL, LEVELS, cluster_level
 from aspen.state.ports import Consistency, Freshness
+from aspen.state.settings import LmdbSettings
 
 
 class ClusterProposer:
     """`aspen.state.ports.Proposer` over this node's `Consensus`."""
 
-    def __init__(self, consensus: Consensus) -> None:
+    def __init__(self, consensus: Consensus, settings: LmdbSettings | None = None) -> None:
+        """`settings` tell what all members can apply; without them, commands of the first release."""
         self._consensus = consensus
+        self._settings = settings
 
     async def propose(self, command: Command) -> Result:
         """Raises `CommandError` or a kind of `KeyValueStoreError` for a command that breaks a
-        limit, else `NoLeader`, `Overloaded`, `NoRoom` or `OutcomeUnknown`."""
+        limit, `ProposalError` for one that not every member can apply yet, else `NoLeader`,
+        `Overloaded`, `NoRoom` or `OutcomeUnknown`."""
         validate_command(command)
+        if (needed := LEVELS.get(type(command), FIRST_LEVEL)) > FIRST_LEVEL:
+            self._check_level(needed)
         result = await self._consensus.driver.propose(encode_command(command))
         invariant(isinstance(result, Result), "the machine answered oddly")
         answer: Result = result
         return answer
+
+    def _check_level(self, needed: int) -> None:
+        level = FIRST_LEVEL if self._settings is None else cluster_level(self._settings)
+        if needed > level:
+            raise ProposalError(
+                f"this needs commands of level {needed}, and the cluster is at {level}: "
+                "not every member runs a version that knows them"
+            )
 
     async def barrier(self, consistency: Consistency) -> None:
         """Raises `NotLeader`, `NoLeader` or `Overloaded`."""

@@ -113,6 +113,7 @@ class Worker:
         # cost more when shared.
         signal.signal(signal.SIGALRM, self._tick)
         signal.setitimer(signal.ITIMER_REAL, _TICK_S, _TICK_S)
+        self._counters.add(PULSE, 1)  # from here on, it answers
         try:
             if is_wildcard(self._socket):
                 self._serve_wildcard()

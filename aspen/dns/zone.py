@@ -38,7 +38,7 @@ Node = Mapping[int, RRset]
 Consistency = Literal["stale", "consistent", "leader"]
 
 
-class ZoneSettings(msgspec.Struct, frozen=True, kw_only=True):
+class ZoneSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an operator decides about one zone, beside its records.
 
     Addresses are CIDR texts (`192.0.2.0/24`, `::1/128`), names of keys as in the TSIG settings.

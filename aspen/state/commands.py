@@ -3,8 +3,8 @@
 A command is encoded as MessagePack, tagged by kind. It holds everything its application needs:
 the time comes in from outside (`proposed_at_ms`, stamped by the leader), never from a clock.
 Each kind of state has its commands in a module of its own; here they come together. Tags are
-never used twice: packets 1 and 10 to 19, keys 2, 3 and 20 to 39, zones 40 to 59, settings 60 to 63,
-the cluster's own 64 to 79.
+never used twice, and what stands behind one never changes (`state.level`): packets 1 and 10 to 19, keys
+2, 3 and 20 to 39, zones 40 to 59, settings 60 to 63, the cluster's own 64 to 79.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from aspen.errors import CommandError
+from aspen.errors import CommandError, StorageError
 from aspen.state.kv_checks import validate_kv_command
 from aspen.state.kv_commands import KvCommand, KvCommandResult
 from aspen.state.packet_commands import ExpireResult, PacketCommand, PacketResult, validate_packet_command
@@ -24,11 +24,11 @@ from aspen.state.zone_commands import ZoneCommand, ZoneResult, validate_zone_com
 DIGEST_BYTES: Final = 32
 
 
-class Checkpoint(msgspec.Struct, frozen=True, tag=64, array_like=True):
+class Checkpoint(msgspec.Struct, frozen=True, tag=64, array_like=True, forbid_unknown_fields=True):
     """Have every member hash its state as it is after this entry. Changes nothing."""
 
 
-class CheckpointReport(msgspec.Struct, frozen=True, tag=65, array_like=True):
+class CheckpointReport(msgspec.Struct, frozen=True, tag=65, array_like=True, forbid_unknown_fields=True):
     """What a member's state hashed to at a checkpoint. Changes nothing."""
 
     index: int
@@ -65,11 +65,25 @@ def encode_command(command: Command) -> bytes:
 
 
 def decode_command(data_untrusted: bytes) -> Command:
-    """Raises `CommandError`."""
+    """Raises `CommandError`; `StorageError` for what looks like a command, and is of no kind known here:
+    a newer version's, which other members may well be able to apply (`state.level`)."""
     try:
         return _DECODER.decode(data_untrusted)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        if (tag := _tag(data_untrusted)) is not None:
+            raise StorageError(
+                f"a command (kind {tag}) that this version of Aspen doesn't know: {error}"
+            ) from None
         raise CommandError(f"not a command: {error}") from None
+
+
+def _tag(data_untrusted: bytes) -> int | None:
+    """The kind, if this is built as a command is."""
+    try:
+        found = msgspec.msgpack.decode(data_untrusted)
+    except msgspec.DecodeError:
+        return None
+    return found[0] if isinstance(found, list) and found and isinstance(found[0], int) else None
 
 
 def _validate_checkpoint_command(command: CheckpointCommand) -> None:

@@ -29,7 +29,7 @@ class KvEntry(NamedTuple):
 # --- changes of keys ----------------------------------------------------------------------------
 
 
-class KvSet(msgspec.Struct, frozen=True, tag=2, array_like=True):
+class KvSet(msgspec.Struct, frozen=True, tag=2, array_like=True, forbid_unknown_fields=True):
     """Set keys to values, all or none. Later pairs win over earlier ones with the same key."""
 
     pairs: tuple[tuple[bytes, bytes], ...]
@@ -39,13 +39,13 @@ class KvSet(msgspec.Struct, frozen=True, tag=2, array_like=True):
     """Give the keys a lease of their own (and of nobody else's); 0 for none."""
 
 
-class KvDelete(msgspec.Struct, frozen=True, tag=3, array_like=True):
+class KvDelete(msgspec.Struct, frozen=True, tag=3, array_like=True, forbid_unknown_fields=True):
     """Delete keys, those that exist."""
 
     keys: tuple[bytes, ...]
 
 
-class KvDeleteRange(msgspec.Struct, frozen=True, tag=20, array_like=True):
+class KvDeleteRange(msgspec.Struct, frozen=True, tag=20, array_like=True, forbid_unknown_fields=True):
     """Delete the first keys from `start` on and before `end`, as many as one command may."""
 
     start: bytes
@@ -70,7 +70,7 @@ class Comparison(IntEnum):
     GREATER = 3
 
 
-class Compare(msgspec.Struct, frozen=True, array_like=True):
+class Compare(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A condition on one key. A comparison with the value of a key that doesn't exist fails,
     whichever way it goes (as etcd has it); `Target.VERSION` equal to 0 asks whether it is absent."""
 
@@ -81,24 +81,24 @@ class Compare(msgspec.Struct, frozen=True, array_like=True):
     value: bytes = b""
 
 
-class TxnGet(msgspec.Struct, frozen=True, tag=1, array_like=True):
+class TxnGet(msgspec.Struct, frozen=True, tag=1, array_like=True, forbid_unknown_fields=True):
     key: bytes
 
 
-class TxnPut(msgspec.Struct, frozen=True, tag=2, array_like=True):
+class TxnPut(msgspec.Struct, frozen=True, tag=2, array_like=True, forbid_unknown_fields=True):
     key: bytes
     value: bytes
     lease: int = 0
 
 
-class TxnDelete(msgspec.Struct, frozen=True, tag=3, array_like=True):
+class TxnDelete(msgspec.Struct, frozen=True, tag=3, array_like=True, forbid_unknown_fields=True):
     key: bytes
 
 
 TxnOp = TxnGet | TxnPut | TxnDelete
 
 
-class KvTxn(msgspec.Struct, frozen=True, tag=21, array_like=True):
+class KvTxn(msgspec.Struct, frozen=True, tag=21, array_like=True, forbid_unknown_fields=True):
     """If all comparisons hold, the operations of `success`, else those of `failure`, in order, at once.
 
     No key is changed twice by one branch. A get sees the changes before it.
@@ -109,7 +109,7 @@ class KvTxn(msgspec.Struct, frozen=True, tag=21, array_like=True):
     failure: tuple[TxnOp, ...] = ()
 
 
-class KvIncrement(msgspec.Struct, frozen=True, tag=22, array_like=True):
+class KvIncrement(msgspec.Struct, frozen=True, tag=22, array_like=True, forbid_unknown_fields=True):
     """Add to the decimal integer that the value is; a key that doesn't exist counts as 0.
 
     The key keeps its lease.
@@ -122,23 +122,23 @@ class KvIncrement(msgspec.Struct, frozen=True, tag=22, array_like=True):
 # --- leases -------------------------------------------------------------------------------------
 
 
-class LeaseGrant(msgspec.Struct, frozen=True, tag=23, array_like=True):
+class LeaseGrant(msgspec.Struct, frozen=True, tag=23, array_like=True, forbid_unknown_fields=True):
     ttl_ms: int
 
 
-class LeaseKeepAlive(msgspec.Struct, frozen=True, tag=24, array_like=True):
+class LeaseKeepAlive(msgspec.Struct, frozen=True, tag=24, array_like=True, forbid_unknown_fields=True):
     """Start the time of these leases anew."""
 
     leases: tuple[int, ...]
 
 
-class LeaseRevoke(msgspec.Struct, frozen=True, tag=25, array_like=True):
+class LeaseRevoke(msgspec.Struct, frozen=True, tag=25, array_like=True, forbid_unknown_fields=True):
     """End the lease and delete its keys."""
 
     lease: int
 
 
-class LeaseExpire(msgspec.Struct, frozen=True, tag=26, array_like=True):
+class LeaseExpire(msgspec.Struct, frozen=True, tag=26, array_like=True, forbid_unknown_fields=True):
     """End these leases, unless they were renewed since: (lease, log index of its last renewal)."""
 
     leases: tuple[tuple[int, int], ...]
@@ -157,7 +157,7 @@ KvPlainCommand = (
 )
 
 
-class KvOnce(msgspec.Struct, frozen=True, tag=30, array_like=True):
+class KvOnce(msgspec.Struct, frozen=True, tag=30, array_like=True, forbid_unknown_fields=True):
     """Do this unless it was done before under the same `request_id`; then answer what was answered."""
 
     request_id: bytes

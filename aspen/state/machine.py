@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final
 
-from aspen.errors import CommandError, KeyValueStoreError
+from aspen.errors import CommandError, KeyValueStoreError, StorageError
 from aspen.limits import DNS_CHANGES
 from aspen.state.apply import ApplyContext
 from aspen.state.checkpoint import Checkpoints
@@ -106,7 +106,8 @@ class Machine:
         """Apply one committed command and return its result.
 
         A command that doesn't parse or breaks a limit is `Rejected` and changes nothing: it is
-        committed, so every node must get past it alike.
+        committed, so every node must get past it alike. Raises `StorageError` for one of a newer
+        version: this node can't get past it as others do.
         """
         self._time_ms = max(self._time_ms, proposed_at_ms)
         try:
@@ -114,6 +115,8 @@ class Machine:
             validate_command(command)
         except (CommandError, KeyValueStoreError) as error:
             return Rejected(f"log index {index}: {error}")
+        except StorageError as error:
+            raise StorageError(f"log index {index} holds {error}; start the newer version") from None
         handler = _HANDLERS.get(type(command))
         if handler is None:
             return self._check(index, command)

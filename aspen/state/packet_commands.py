@@ -12,7 +12,7 @@ from aspen.limits import PKARR_EXPIRE_BATCH, PKARR_PAYLOAD_BYTES
 _KEY_BYTES = 32
 
 
-class PacketPut(msgspec.Struct, frozen=True, tag=1, array_like=True):
+class PacketPut(msgspec.Struct, frozen=True, tag=1, array_like=True, forbid_unknown_fields=True):
     """Store a verified pkarr packet; most recent wins, decided when applied.
 
     A packet without answers unpublishes its key: it becomes a tombstone.
@@ -25,7 +25,7 @@ class PacketPut(msgspec.Struct, frozen=True, tag=1, array_like=True):
     """Only if no packet with a higher timestamp than this is stored: compare and swap."""
 
 
-class PacketDelete(msgspec.Struct, frozen=True, tag=10, array_like=True):
+class PacketDelete(msgspec.Struct, frozen=True, tag=10, array_like=True, forbid_unknown_fields=True):
     """Take a key's packet away, without its signature: an operator's deed.
 
     A tombstone stays and keeps off every packet that isn't newer than the one deleted.
@@ -34,7 +34,7 @@ class PacketDelete(msgspec.Struct, frozen=True, tag=10, array_like=True):
     public_key: bytes
 
 
-class PacketsExpire(msgspec.Struct, frozen=True, tag=11, array_like=True):
+class PacketsExpire(msgspec.Struct, frozen=True, tag=11, array_like=True, forbid_unknown_fields=True):
     """Remove packets and tombstones last seen before these times, the oldest first.
 
     Their ages are looked at when this is applied: what has been seen again meanwhile stays.

@@ -14,7 +14,7 @@ from aspen.state.apply import ApplyContext
 from aspen.state.store import TableStore
 
 
-class SettingPut(msgspec.Struct, frozen=True, tag=60, array_like=True):
+class SettingPut(msgspec.Struct, frozen=True, tag=60, array_like=True, forbid_unknown_fields=True):
     """Set a setting."""
 
     name: str
@@ -23,7 +23,7 @@ class SettingPut(msgspec.Struct, frozen=True, tag=60, array_like=True):
     """Leave a value that is there: of several members that make up a secret, the first wins."""
 
 
-class SettingDelete(msgspec.Struct, frozen=True, tag=61, array_like=True):
+class SettingDelete(msgspec.Struct, frozen=True, tag=61, array_like=True, forbid_unknown_fields=True):
     name: str
 
 

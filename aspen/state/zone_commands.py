@@ -44,7 +44,7 @@ class PrerequisiteKind(IntEnum):
     NAME_NOT_IN_USE = 5
 
 
-class Prerequisite(msgspec.Struct, frozen=True, array_like=True):
+class Prerequisite(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     kind: PrerequisiteKind
     owner: bytes
     rrtype: int = 0
@@ -62,7 +62,7 @@ class ChangeKind(IntEnum):
     DELETE_RECORD = 4
 
 
-class Change(msgspec.Struct, frozen=True, array_like=True):
+class Change(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     kind: ChangeKind
     owner: bytes
     rrtype: int = 0
@@ -71,7 +71,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     rdata: bytes = b""
 
 
-class ZoneCreate(msgspec.Struct, frozen=True, tag=40, array_like=True):
+class ZoneCreate(msgspec.Struct, frozen=True, tag=40, array_like=True, forbid_unknown_fields=True):
     """Begin a zone with these records, SOA and NS among them."""
 
     apex: bytes
@@ -79,18 +79,18 @@ class ZoneCreate(msgspec.Struct, frozen=True, tag=40, array_like=True):
     records: tuple[ZoneRecord, ...]
 
 
-class ZoneConfigure(msgspec.Struct, frozen=True, tag=41, array_like=True):
+class ZoneConfigure(msgspec.Struct, frozen=True, tag=41, array_like=True, forbid_unknown_fields=True):
     apex: bytes
     settings: ZoneSettings
 
 
-class ZoneDelete(msgspec.Struct, frozen=True, tag=42, array_like=True):
+class ZoneDelete(msgspec.Struct, frozen=True, tag=42, array_like=True, forbid_unknown_fields=True):
     """Delete the zone of this apex; zones below it are others."""
 
     apex: bytes
 
 
-class ZoneUpdate(msgspec.Struct, frozen=True, tag=43, array_like=True):
+class ZoneUpdate(msgspec.Struct, frozen=True, tag=43, array_like=True, forbid_unknown_fields=True):
     """Change records of one zone if all prerequisites hold: all of the changes, or none."""
 
     apex: bytes
@@ -101,7 +101,7 @@ class ZoneUpdate(msgspec.Struct, frozen=True, tag=43, array_like=True):
     RFC 2136 §3.4.2 says to ignore (a second kind of data beside a CNAME, the last NS, …) are ignored."""
 
 
-class ZoneStage(msgspec.Struct, frozen=True, tag=44, array_like=True):
+class ZoneStage(msgspec.Struct, frozen=True, tag=44, array_like=True, forbid_unknown_fields=True):
     """A chunk of a zone that is being brought in. Chunk 0 begins it; nobody sees it before it is whole."""
 
     stage_id: bytes
@@ -110,7 +110,7 @@ class ZoneStage(msgspec.Struct, frozen=True, tag=44, array_like=True):
     records: tuple[ZoneRecord, ...]
 
 
-class ZoneActivate(msgspec.Struct, frozen=True, tag=45, array_like=True):
+class ZoneActivate(msgspec.Struct, frozen=True, tag=45, array_like=True, forbid_unknown_fields=True):
     """Make what was staged in `chunks` chunks the content of the zone."""
 
     stage_id: bytes
@@ -121,11 +121,11 @@ class ZoneActivate(msgspec.Struct, frozen=True, tag=45, array_like=True):
     """Whether a zone that exists may be replaced."""
 
 
-class ZoneAbandon(msgspec.Struct, frozen=True, tag=46, array_like=True):
+class ZoneAbandon(msgspec.Struct, frozen=True, tag=46, array_like=True, forbid_unknown_fields=True):
     stage_id: bytes
 
 
-class ZoneCollect(msgspec.Struct, frozen=True, tag=47, array_like=True):
+class ZoneCollect(msgspec.Struct, frozen=True, tag=47, array_like=True, forbid_unknown_fields=True):
     """Give up stages that were abandoned, and remove `names` names of contents out of use."""
 
     names: int = ZONE_COLLECT_NAMES

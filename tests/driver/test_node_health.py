@@ -59,25 +59,29 @@ def test_workers_that_stand_still_are_named() -> None:
     pulses = Pulses()
     for second in range(12):
         pulses.look([second, 7], 0, second * 1000)
-    check = node_health.check_workers(pulses, 11_000)
+    check = node_health.check_workers(pulses, True, 11_000)
     assert check.status is DEGRADED
     assert check.reason.endswith("1 of 2")
-    assert node_health.check_workers(pulses, 11_001 + DNS_WORKER_SILENT_MS).status is UNHEALTHY
+    assert node_health.check_workers(pulses, True, 11_001 + DNS_WORKER_SILENT_MS).status is UNHEALTHY
     pulses.look([12, 8], 0, 12_000)
-    assert node_health.check_workers(pulses, 12_000) == Check("workers")
+    assert node_health.check_workers(pulses, True, 12_000) == Check("workers")
 
 
 def test_a_worker_started_again_is_shown_for_a_while() -> None:
     pulses = Pulses()
     pulses.look([1], 0, 0)
     pulses.look([2], 1, 1_000)
-    assert "1 s ago" in node_health.check_workers(pulses, 2_000).reason
+    assert "1 s ago" in node_health.check_workers(pulses, True, 2_000).reason
     pulses.look([3], 1, DNS_WORKER_RESTART_SHOWN_MS + 1_000)
-    assert node_health.check_workers(pulses, DNS_WORKER_RESTART_SHOWN_MS + 1_000) == Check("workers")
+    assert node_health.check_workers(pulses, True, DNS_WORKER_RESTART_SHOWN_MS + 1_000) == Check("workers")
+
+
+def test_workers_that_have_not_come_up_yet() -> None:
+    assert node_health.check_workers(Pulses(), False, 0).reason == "the UDP workers are starting"
 
 
 def test_no_workers_are_no_complaint() -> None:
-    assert node_health.check_workers(Pulses(), 1_000_000) == Check("workers")
+    assert node_health.check_workers(Pulses(), True, 1_000_000) == Check("workers")
 
 
 def test_membership_and_leader() -> None:

@@ -81,6 +81,8 @@ class NodeProcess:
         self.init = False
         self.settings: dict[str, str] = {}
         """Further settings, as environment variables."""
+        self.tree: Path | None = None
+        """The source tree whose program this node runs, if it isn't this one."""
         self.log_path = data_dir.with_name(data_dir.name + ".log")
         self.process: subprocess.Popen[bytes] | None = None
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -140,6 +142,7 @@ class NodeProcess:
         with open(self.log_path, "ab") as log_file:
             self.process = subprocess.Popen(
                 self.command(),
+                cwd=self.tree,
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
