@@ -3,7 +3,7 @@
 import { json } from "./api.js";
 import { aside, badge, empty, facts, h, id, row, setText, show, table, update } from "./dom.js";
 import { count, duration, latency, short, size } from "./format.js";
-import { buckets, live, value } from "./live.js";
+import { live, value } from "./live.js";
 import { clusterMap, lagText, MOST } from "./map.js";
 import { Plot } from "./plot.js";
 
@@ -60,6 +60,8 @@ function memberRow(member) {
 }
 
 const DNS_TIMES = "aspen_dns_response_seconds";
+const WRITE_TIMES = "aspen_raft_proposal_seconds";
+const PUT_STAGES = "aspen_pkarr_put_stage_seconds";
 
 /** The plots there are: by what this node counts. */
 function plots() {
@@ -74,8 +76,12 @@ function plots() {
       series: () => [live.quantile(DNS_TIMES, 0.5), live.quantile(DNS_TIMES, 0.99)],
     },
     {
-      plot: new Plot("Writes applied per second", { lines: [{ name: "log entries", kind: "main" }], format: short }),
-      series: () => [live.rate("aspen_raft_applied_index")],
+      plot: new Plot("Writes per second", { lines: [{ name: "of the whole cluster", kind: "main" }, { name: "asked of this node", kind: "second" }], format: short }),
+      series: () => [live.rate("aspen_raft_applied_index"), live.rate(`${WRITE_TIMES}_count`)],
+    },
+    {
+      plot: new Plot("Time of a write asked of this node", { lines: two, format: latency, floor: 1e-3, log: true }),
+      series: () => [live.quantile(WRITE_TIMES, 0.5), live.quantile(WRITE_TIMES, 0.99)],
     },
   ];
 }
@@ -90,7 +96,7 @@ export function mount(root, { signal }) {
   grid.querySelector("tbody").replaceWith(body);
   const note = h("p", { class: "quiet note" });
   const drawn = plots();
-  const split = h("div");
+  const split = h("div", { class: "halves" });
   show(
     root,
     h("div", { class: "head" }, h("h1", { tabindex: "-1" }, "Overview"), verdict),
@@ -118,7 +124,7 @@ export function mount(root, { signal }) {
       : "");
     update(own, facts(ownFacts(status, health, metrics)));
     for (const { plot, series } of drawn) plot.draw(series());
-    update(split, transports(metrics));
+    update(split, h("div", null, transports(metrics)), h("div", null, steps(metrics)));
   };
   const round = async () => {
     try {
@@ -157,20 +163,42 @@ function ownFacts(status, health, metrics) {
   ];
 }
 
-const BY_TRANSPORT = [["Transport", "strong"], ["Answers/s", "number"], ["Since the start", "number"], ["Not NOERROR", "number"], ["Median", "number"], ["99th", "number"]];
+const BY_TRANSPORT = [["Transport", "strong"], ["Answers/s", "number"], ["In all", "number"], ["Not NOERROR", "number"], ["Median", "number"], ["99th", "number"]];
+const BY_STEP = [["Step", "strong"], ["Per second", "number"], ["Median", "number"], ["99th", "number"]];
 
 function transports(metrics) {
   const name = "aspen_dns_queries_total";
   const used = live.labels(name, "transport");
-  if (!used.length) return null;
   const rows = used.map((transport) => {
     const of = ({ transport: label }) => label === transport;
     const all = value(metrics, name, of);
     const well = value(metrics, name, (labels) => of(labels) && labels.rcode === "NOERROR") ?? 0;
-    return [
-      transport, short(live.rate(name, of).at(-1)?.[1]), count(all), all ? `${(((all - well) / all) * 100).toFixed(1)} %` : "–",
-      latency(live.quantile(DNS_TIMES, 0.5, of).at(-1)?.[1]), latency(live.quantile(DNS_TIMES, 0.99, of).at(-1)?.[1]),
-    ];
+    return [transport, short(latest(live.rate(name, of))), count(all), all ? `${(((all - well) / all) * 100).toFixed(1)} %` : "–", ...times(DNS_TIMES, of)];
   });
-  return [h("h3", null, "DNS by transport"), table("DNS by transport", BY_TRANSPORT, rows), buckets(metrics, DNS_TIMES).length ? h("p", { class: "quiet note" }, "Times are estimates from the histogram’s buckets over the last ten seconds; replies that were ready count as 25 µs.") : null];
+  return [
+    h("h3", null, "DNS by transport"),
+    used.length ? table("DNS by transport", BY_TRANSPORT, rows) : empty("This node answers no DNS"),
+    h("p", { class: "quiet note" }, "Times are estimated from histograms, over the last ten seconds; replies that were ready count as 25 µs."),
+  ];
+}
+
+/** Where the time of writes goes: what this node waits for, what its disk takes, and the stages of a PUT. */
+function steps(metrics) {
+  const all = [
+    ["Write, until applied here", WRITE_TIMES], ["Commit, on the leader", "aspen_raft_commit_seconds"],
+    ["Transaction", "aspen_raft_apply_seconds"], ["Its commit to disk", "aspen_raft_fsync_seconds"],
+  ].filter(([, name]) => metrics.has(`${name}_count`)).map(([step, name]) => [step, short(latest(live.rate(`${name}_count`))), ...times(name)]);
+  for (const stage of live.labels(`${PUT_STAGES}_count`, "stage")) {
+    const of = ({ stage: label }) => label === stage;
+    all.push([`pkarr PUT: ${stage}`, short(latest(live.rate(`${PUT_STAGES}_count`, of))), ...times(PUT_STAGES, of)]);
+  }
+  return all.length ? [h("h3", null, "Where a write’s time goes"), table("Where a write’s time goes", BY_STEP, all)] : null;
+}
+
+function times(name, of) {
+  return [0.5, 0.99].map((q) => latency(latest(live.quantile(name, q, of))));
+}
+
+function latest(series) {
+  return series.at(-1)?.[1];
 }

@@ -3,7 +3,7 @@
 import { h, s, setText } from "./dom.js";
 import { EVERY_MS, SPAN_MS } from "./live.js";
 
-const [HEIGHT, TOP, BOTTOM, RIGHT] = [132, 10, 18, 8];
+const [HEIGHT, TOP, BOTTOM, LEFT, RIGHT] = [132, 10, 18, 52, 8];
 
 /** Round steps for an axis from 0 (or the least power of ten, if `log`) to `most`. */
 function ticks(most, log, least) {
@@ -66,14 +66,13 @@ export class Plot {
     const marks = ticks(most, this.log, least);
     const [low, high] = [marks[0], marks.at(-1)];
     const names = marks.map((mark) => this.format(mark));
-    const left = 12 + 6.6 * Math.max(...names.map((name) => name.length));
     const end = this.series[0].at(-1)?.[0] ?? performance.now();
     const share = this.log ? (one) => Math.log(Math.max(one, low) / low) / Math.log(high / low) : (one) => one / high;
-    this.x = (when) => left + (width - left - RIGHT) * (1 - (end - when) / SPAN_MS);
+    this.x = (when) => LEFT + (width - LEFT - RIGHT) * (1 - (end - when) / SPAN_MS);
     this.y = (one) => HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * Math.min(1, share(one));
     const grid = marks.map((mark, at) => [
-      s("line", { class: at ? "grid" : "axis", x1: left, x2: width - RIGHT, y1: this.y(mark), y2: this.y(mark) }),
-      s("text", { class: "tick", x: left - 6, y: this.y(mark) + 4, "text-anchor": "end" }, names[at]),
+      s("line", { class: at ? "grid" : "axis", x1: LEFT, x2: width - RIGHT, y1: this.y(mark), y2: this.y(mark) }),
+      s("text", { class: "tick", x: LEFT - 6, y: this.y(mark) + 4, "text-anchor": "end" }, names[at]),
     ]);
     const minutes = (width < 420 ? [4, 2, 0] : [4, 3, 2, 1, 0]).map((ago) => {
       const x = this.x(end - ago * 60_000);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from http_fakes import Client, Serve
@@ -94,3 +95,14 @@ async def test_a_listener_open_to_the_network_has_no_dashboard(serve: Serve) -> 
 
 def test_nothing_lies_in_the_folder_that_is_not_served() -> None:
     assert UiRoutes().names == NAMES
+
+
+def test_every_metric_that_the_dashboard_reads_is_one_a_node_exports() -> None:
+    told = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    read = {
+        re.sub(r"_(count|bucket)$", "", name)
+        for file in NAMES
+        for name in re.findall(r"aspen_[a-z_]+", (FOLDER / file).read_text())
+    }
+    assert len(read) > 10
+    assert {name for name in read if f"`{name}`" not in told} == set()
