@@ -164,8 +164,9 @@ export function roving(container, selector, { horizontal = false } = {}) {
   return refresh;
 }
 
-/** Tabs (WAI-ARIA authoring practices): `[[title, () => content], …]`. */
-export function tabs(label, parts) {
+/** Tabs (WAI-ARIA authoring practices): `[[title, () => content], …]`; the one titled `first` is open, and `chosen`
+    hears of others. */
+export function tabs(label, parts, { first, chosen = () => {} } = {}) {
   const panel = h("div", { class: "panel", role: "tabpanel", tabindex: "0", id: `panel-${label}` });
   const list = h("div", { class: "tabs", role: "tablist", "aria-label": label });
   const choose = (chosen, content) => {
@@ -178,11 +179,17 @@ export function tabs(label, parts) {
   };
   parts.forEach(([title, content], at) => {
     const tab = h("button", { type: "button", role: "tab", id: `tab-${label}-${at}`, "aria-controls": panel.id }, title);
-    tab.addEventListener("click", () => choose(tab, content));
-    tab.addEventListener("focus", () => tab.getAttribute("aria-selected") === "true" || choose(tab, content));
+    const open = () => {
+      if (tab.getAttribute("aria-selected") === "true") return;
+      choose(tab, content);
+      chosen(title);
+    };
+    tab.addEventListener("click", open);
+    tab.addEventListener("focus", open);
     list.append(tab);
   });
   roving(list, "[role=tab]", { horizontal: true });
-  choose(list.firstElementChild, parts[0][1]);
+  const begin = Math.max(0, parts.findIndex(([title]) => title === first));
+  choose(list.children[begin], parts[begin][1]);
   return h("div", null, list, panel);
 }

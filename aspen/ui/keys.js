@@ -209,12 +209,19 @@ class Browser {
       if (this.chosen !== key) return;
       if (answer.status === 404) {
         show(this.detail, h("h2", { class: "mono" }, keyText(key)), empty(revision === undefined ? "This key is gone" : `There was no such key at revision ${revision}`));
-      } else show(this.detail, this.#entry(key, entry, revision));
+      } else this.#put(this.#entry(key, entry, revision));
       if (!quiet) say(answer.status === 404 ? "No such key" : `${keyText(key)}, ${size(octets(entry.value).length)}`);
     } catch (error) {
       if (this.signal.aborted) return;
       show(this.detail, h("h2", { class: "mono" }, keyText(key)), failed(error.code === "compacted" ? "That revision is no longer kept" : "The key can’t be read", error), error.code === "compacted" ? h("p", null, h("button", { type: "button", onclick: () => this.choose(key) }, "Back to the newest")) : null);
     }
+  }
+
+  /** What was open and had the focus is open and has the focus in what takes its place. */
+  #put(content) {
+    const held = this.detail.contains(document.activeElement) ? document.activeElement.textContent : null;
+    show(this.detail, content);
+    if (held !== null) [...this.detail.querySelectorAll("button, pre")].find((each) => each.textContent === held)?.focus();
   }
 
   #entry(key, entry, revision) {
@@ -229,7 +236,7 @@ class Browser {
         ["Size", size(value.length)], ["Version", count(entry.version)],
         ["Changed at", `revision ${count(entry.mod_revision)}`], ["Created at", `revision ${count(entry.create_revision)}`], ["Lease", lease],
       ], "facts across small"),
-      preview(value),
+      preview(value, { first: this.tab, chosen: (title) => (this.tab = title) }),
       h("p", { class: "buttons" }, h("button", { type: "button", onclick: () => download(value, keyText(key).split("/").pop().replace(/[^\w.-]/g, "_") || "value") }, "Download"), earlier),
     ];
   }
@@ -245,7 +252,7 @@ class Browser {
 }
 
 /** A value as text, as JSON laid out, and as octets: whichever it is. */
-function preview(value) {
+function preview(value, choice) {
   if (!value.length) return h("p", { class: "quiet" }, "The value is empty.");
   if (value.length > PREVIEW_MAX) return h("p", { class: "quiet" }, "Too large to be shown.");
   const text = asText(value.slice(0, value.length > TEXT ? TEXT - (TEXT % 4) : undefined));
@@ -261,7 +268,7 @@ function preview(value) {
     parts.push(["Text", () => block(text + cut, "Value, as text")]);
   }
   parts.push(["Octets", () => h("pre", { class: "dump", tabindex: "0", "aria-label": "Value, in hexadecimal" }, dump(value))]);
-  return tabs("Value", parts);
+  return tabs("Value", parts, choice);
 }
 
 function block(text, label) {

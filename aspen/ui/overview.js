@@ -41,7 +41,7 @@ export function members(status, metrics, peers, health) {
 function mapNodes(list) {
   return list.map((member) => ({
     ...member,
-    note: [member.leader ? "leader" : member.learner ? "learner" : null, member.own ? (member.lag ? `${count(member.lag)} to apply` : null) : !member.connected ? "no connection" : latency(member.rtt && member.rtt / 1_000)].filter((part) => part && part !== "–").join(" · "),
+    note: [member.leader ? "leader" : member.learner ? "learner" : null, member.own ? (member.lag ? `${count(member.lag)} to apply` : null) : !member.connected ? "no connection" : member.path === "relay" ? "by relay" : null, member.own || !member.connected ? null : latency(member.rtt && member.rtt / 1_000)].filter((part) => part && part !== "–").join(" · "),
     edge: member.leads && !member.own ? (member.connected ? lagText(member.lag ?? 0) : "silent") : null,
   }));
 }
@@ -112,12 +112,13 @@ export function mount(root, { signal }) {
       if (live.error) show(picture, empty("Nothing to show yet", live.error.reason));
       return;
     }
-    setText(verdict, sentence(status));
-    update(reasons, (health?.reasons ?? []).map((reason) => h("li", { class: HEALTH[health.status]?.[0] }, reason)));
+        update(reasons, (health?.reasons ?? []).map((reason) => h("li", { class: HEALTH[health.status]?.[0] }, reason)));
     const list = members(status, metrics, peers, health);
+    const told = sentence(status, list.filter((member) => !member.connected).length);
+    setText(verdict, told);
     update(picture, !list.length
       ? empty("This node belongs to no cluster yet", "Found one with ", h("code", null, "aspen cluster init"), ", or let this node join another with a ticket.")
-      : list.length > MOST ? empty(`${list.length} members`, "More than a picture can show: the table below has them.") : clusterMap(mapNodes(list), sentence(status)));
+      : list.length > MOST ? empty(`${list.length} members`, "More than a picture can show: the table below has them.") : clusterMap(mapNodes(list), told));
     update(body, list.map((member) => row(COLUMNS, memberRow(member))));
     setText(note, list.length > 1 && status.leader_id !== status.node_id
       ? `Lag, match and messages in flight are what the leader knows of its followers: ${status.leader_id ? `the dashboard of node ${status.leader_id} shows them` : "there is no leader now"}.`
@@ -137,11 +138,11 @@ export function mount(root, { signal }) {
   live.follow(() => (live.error ? draw() : round()), signal);
 }
 
-function sentence(status) {
+function sentence(status, silent) {
   const voters = status.members.filter((member) => member.role !== "learner").length;
   const learners = status.members.length - voters;
   const who = !status.leader_id ? "No leader is known" : status.leader_id === status.node_id ? `Node ${status.node_id} (this one) leads` : `Node ${status.leader_id} leads`;
-  return `${who} in term ${count(status.term)}; ${voters} ${voters === 1 ? "voter" : "voters"}${learners ? `, ${learners} ${learners === 1 ? "learner" : "learners"}` : ""}.`;
+  return `${who} in term ${count(status.term)}; ${voters} ${voters === 1 ? "voter" : "voters"}${learners ? `, ${learners} ${learners === 1 ? "learner" : "learners"}` : ""}${silent ? `; ${silent} without a connection` : ""}.`;
 }
 
 function ownFacts(status, health, metrics) {

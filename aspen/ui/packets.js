@@ -12,7 +12,7 @@ const RECORDS = [["Name", "mono"], ["TTL", "number"], ["Class"], ["Type"], ["Dat
 const FIELDS = [["Octets", "number mono"], ["Size", "number"], ["Field"], ["Says", "mono wrap"]];
 const CHANGES = [["Change"], ["Key"], ["Signed", "number"], ["At log index", "number"]];
 const LOOK_BACK = 5_000; // log entries that the list of changes begins with
-const SHOWN = 50;
+const SHOWN = 25;
 const STATES = {
   live: ["well", "live", "DNS answers with it."],
   expired: ["warn", "expired", "It was not published again in time, and is about to be removed."],

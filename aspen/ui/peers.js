@@ -7,7 +7,7 @@ import { live } from "./live.js";
 
 export const title = "Peers";
 
-const PEERS = [["Node", "strong"], ["Identity"], ["Path"], ["RTT", "number"], ["Address in use", "mono"], ["Carries"], ["Known addresses", "wrap"], ["Announced", "number"]];
+const PEERS = [["Node", "strong"], ["Identity"], ["Path"], ["RTT", "number"], ["Address in use", "mono wrap"], ["Carries"], ["Known addresses", "wrap"], ["Announced", "number"]];
 
 export function mount(root, { signal }) {
   const about = h("div");
@@ -58,7 +58,7 @@ export function mount(root, { signal }) {
 function cells(peer) {
   const used = peer.connections[0];
   const rtts = peer.connections.map((connection) => connection.rtt_ms).filter((ms) => ms > 0);
-  const ways = { direct: "well", relay: "warn", relayed: "warn", none: "bad" };
+  const ways = { direct: "well", relay: "well", none: "bad" };
   return [
     peer.node_id ? [String(peer.node_id), peer.member ? null : aside("no member")] : aside("no member"),
     id(peer.endpoint_id),

@@ -59,7 +59,7 @@ export class Plot {
     this.wait.hidden = this.series[0].length > 0;
     if (this.series[0].length > 0 && !values.length) {
       this.wait.hidden = false;
-      setText(this.wait, "Nothing in the last five minutes.");
+      setText(this.wait, "Nothing to measure yet.");
     }
     const most = Math.max(this.floor, ...values);
     const least = this.log ? Math.max(1e-6, Math.min(...values.filter((one) => one > 0), most)) : 0;
