@@ -433,11 +433,9 @@ class Node:
         self._page.note_changes(None)
 
     def _progressed(self) -> None:
-        page, driver = self._page, self.consensus.driver
-        page.role = driver.role
-        page.commit_index = driver.raw.commit_index
-        page.applied_index = driver.applied_index
-        page.last_contact_ms = driver.last_contact_ms or 0
+        driver = self.consensus.driver
+        contact_ms = driver.last_contact_ms or 0
+        self._page.note_progress(driver.role, driver.raw.commit_index, driver.applied_index, contact_ms)
         if self.dns is not None:
             self.dns.progressed()
         if driver.roster is not self._known_roster and self.quic_address[0]:

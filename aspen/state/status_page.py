@@ -143,6 +143,11 @@ class StatusPage:
     def _map(cls, descriptor: int, words: int) -> Self:
         return cls(mmap.mmap(descriptor, words * _WORD_BYTES))
 
+    def note_progress(self, role: int, commit_index: int, applied_index: int, last_contact_ms: int) -> None:
+        """How far the node has come."""
+        self.role, self.last_contact_ms = role, last_contact_ms
+        self.commit_index, self.applied_index = commit_index, applied_index
+
     def note_changes(self, public_keys: Collection[bytes] | None) -> None:
         """Begin a generation in which the packets of these keys are others; None: anything may be.
 
