@@ -80,7 +80,8 @@ class Discovery:
         return self._topics
 
     def _ticket(self) -> Ticket:
-        """Where the cluster is: this node, and the members whose addresses are known.
+        """Where the cluster is: this node, and the members whose addresses are known; others too if there is
+        a relay, by which they may be reached.
 
         Raises `TicketError` on a node that belongs to no cluster.
         """
@@ -91,7 +92,7 @@ class Discovery:
         nodes = [TicketNode(own_id, reachable_addresses(self._own_address()))]
         for member in roster.members:
             addresses = tuple(self._address_book.addresses(member.endpoint_id))
-            if member.endpoint_id != own_id and addresses:
+            if member.endpoint_id != own_id and (addresses or self.relays.pool.home):
                 nodes.append(TicketNode(member.endpoint_id, addresses))
         nodes = sorted(nodes[:TICKET_NODES], key=lambda node: node.endpoint_id)
         return Ticket(self.topics()[0], roster.cluster_id, tuple(nodes))

@@ -45,6 +45,7 @@ from aspen.net.endpoint import (
 )
 from aspen.net.handshake import INCARNATION_BYTES
 from aspen.net.reachable import reachable_addresses
+from aspen.node_relay import given_pool
 from aspen.raft.cluster import Consensus
 from aspen.raft.roster import NO_CLUSTER
 from aspen.z32 import encode_key
@@ -68,20 +69,23 @@ async def one_service(
 
     Raises `ConfigError` if it can't be bound.
     """
-    endpoint = Endpoint(
-        identity=identity,
-        cookies=None if service.open_to_strangers else Cookies.of(config.all_cookies),
-        services=[service],
-        address_book=book,
-    )
-    try:
-        bound = await endpoint.start(config.quic_host, config.quic_port)
-    except OSError as error:
-        raise ConfigError(f"QUIC can't bind {config.quic_host}:{config.quic_port}: {error}") from None
-    try:
-        yield endpoint.channel(service.alpn), bound
-    finally:
-        await endpoint.close()
+    async with given_pool(config, identity) as relays:
+        endpoint = Endpoint(
+            identity=identity,
+            cookies=None if service.open_to_strangers else Cookies.of(config.all_cookies),
+            services=[service],
+            address_book=book,
+            relays=relays,
+        )
+        try:
+            bound = await endpoint.start(config.quic_host, config.quic_port)
+        except OSError as error:
+            raise ConfigError(f"QUIC can't bind {config.quic_host}:{config.quic_port}: {error}") from None
+        relays.feed(endpoint)
+        try:
+            yield endpoint.channel(service.alpn), bound
+        finally:
+            await endpoint.close()
 
 
 class Newcomer:

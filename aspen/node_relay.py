@@ -8,7 +8,8 @@ all. `custom` is the given ones only, `disabled` none.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 import structlog
@@ -72,8 +73,7 @@ class NodeRelays:
     def start(self, endpoint: Endpoint, known: Known) -> None:
         """Connect from now on; `known` may change."""
         self._known = known
-        self.pool.receive = endpoint.relayed
-        self.pool.changed = endpoint.relays_changed
+        self.pool.feed(endpoint)
         self._look()
         self._task = asyncio.create_task(self._keep_looking(), name="relays")
 
@@ -140,6 +140,19 @@ class NodeRelays:
         return parse_relay_url(
             "http_addr", f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         )
+
+
+@asynccontextmanager
+async def given_pool(config: ClusterBootstrapConfig, identity: Identity) -> AsyncIterator[RelayPool]:
+    """The relays that a newcomer can use, which has heard of nobody yet: those it was given."""
+    authenticators = Cookies.of(config.all_cookies).authenticators(COOKIE_CONTEXT) if config.cookie else ()
+    pool = RelayPool(identity, authenticators)
+    if config.iroh.relay_mode is not RelayMode.DISABLED:
+        pool.use(given_relays(config))
+    try:
+        yield pool
+    finally:
+        await pool.stop()
 
 
 def given_relays(config: ClusterBootstrapConfig) -> list[RelayUrl]:

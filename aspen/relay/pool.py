@@ -33,6 +33,14 @@ class Line(Protocol):
     def send(self, peer: bytes, datagram: bytes) -> None: ...
 
 
+class Fed(Protocol):
+    """An endpoint."""
+
+    def relayed(self, relay: str, endpoint_id: EndpointId, datagram_untrusted: bytes) -> None: ...
+
+    def relays_changed(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class RelayStatus:
     """For people."""
@@ -44,7 +52,7 @@ class RelayStatus:
 
 
 class RelayPool:
-    """See the module's docstring. Set `receive` and `changed` before `use`."""
+    """See the module's docstring. `feed` it to an endpoint, and say what to `use`."""
 
     def __init__(self, identity: Identity, authenticators: Sequence[Authenticator]) -> None:
         self.receive: Callable[[str, EndpointId, bytes], None] = lambda relay, endpoint_id, datagram: None
@@ -59,6 +67,10 @@ class RelayPool:
         self._own: tuple[str, LocalLine] | None = None
         self._gone: OrderedDict[tuple[str, EndpointId], float] = OrderedDict()
         self._ending: set[asyncio.Task[None]] = set()
+
+    def feed(self, endpoint: Fed) -> None:
+        """Let an endpoint have what comes."""
+        self.receive, self.changed = endpoint.relayed, endpoint.relays_changed
 
     def use(self, urls: Sequence[RelayUrl]) -> None:
         """Be connected to these, the first ones of them; let go of the others."""

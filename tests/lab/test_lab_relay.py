@@ -203,3 +203,23 @@ def test_a_direct_path_is_taken_when_a_firewall_opens_and_left_when_it_closes(
     wait_until(lambda: path(one, two) == path(two, one) == "relay", "they are back at the relay", 60.0)
     put(one, "by-the-relay-again", "3")
     holds(two, "by-the-relay-again", "3")
+
+
+def test_a_newcomer_behind_a_nat_joins_by_a_ticket_through_the_relay(lab: Lab, tmp_path: Path) -> None:
+    internet = lab.network("internet")
+    relay_host = lab.host("relay").plug(internet, "203.0.113.10/24")
+    settings = {
+        "ASPEN_IROH_RELAY_URL": f"http://203.0.113.10:{RELAY_PORT}",
+        "ASPEN_IROH_ENABLE_MDNS": "false",
+    }
+    founder, newcomer = (behind_nat(lab, i, internet).node(i, **settings) for i in (1, 2))
+    founder.init = True
+    start_relay(relay_host, founder.cookie, tmp_path)
+    founder.start()
+    founder.wait_ready(60.0)
+    put(founder, "there-before", "it was")
+    newcomer.settings["ASPEN_TICKET"] = founder.request("GET", "/cluster-ticket").json["ticket"]
+    newcomer.start()
+    newcomer.wait_ready(90.0)
+    holds(newcomer, "there-before", "it was")
+    assert path(newcomer, founder) == "relay"
