@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+
 from lab import Lab
 from processes import wait_until
+
+from aspen.discovery.service import TOPIC_CONTEXT
+from aspen.identity import Cookie
+
+_ETH_P_ALL = 0x0003
 
 
 def test_two_nodes_on_one_lan_find_each_other_with_nothing_but_the_cookie(lab: Lab) -> None:
@@ -13,6 +21,9 @@ def test_two_nodes_on_one_lan_find_each_other_with_nothing_but_the_cookie(lab: L
         lab.host(name).plug(lan, f"10.9.0.{i}/24", gateway=gateway.address).node(i)
         for i, name in enumerate(("one", "two"), start=1)
     )
+    tap = gateway.open_socket(socket.SOCK_RAW, socket.AF_PACKET)
+    tap.bind(("lan", _ETH_P_ALL))
+    tap.setblocking(False)
     for node in (one, two):
         node.start()
     for node in (one, two):
@@ -22,3 +33,18 @@ def test_two_nodes_on_one_lan_find_each_other_with_nothing_but_the_cookie(lab: L
         known = node.known_peers()[other.identity.z32]
         assert known["path"] == "direct"
         assert f"{other.on.address}:7300" in {address["address"] for address in known["addresses"]}
+    with tap:
+        heard = list(frames(tap))
+    assert any(b"_aspen" in frame for frame in heard)  # multicast, which the whole link hears
+    topic = Cookie(one.cookie).derive(TOPIC_CONTEXT)
+    for secret in (one.cookie.encode(), one.cookie.encode().hex().encode(), topic, topic.hex().encode()):
+        assert not any(secret in frame for frame in heard)
+
+
+def frames(tap: socket.socket) -> Iterator[bytes]:
+    """What has come in."""
+    while True:
+        try:
+            yield tap.recv(65_536)
+        except BlockingIOError:
+            return
