@@ -1,6 +1,6 @@
 """The scenarios of docs/discovery.md, each as its page says: machines, networks, and nothing else that helps.
 
-Nodes on one LAN without any configuration are in `test_lab_lan`, behind NATs with a relay elsewhere.
+Nodes on one LAN without any configuration are in `test_lab_lan`, more of NATs in `test_lab_relay`.
 """
 
 from __future__ import annotations
@@ -48,43 +48,50 @@ def test_same_machine_manual_peers_on_loopback(lab: Lab) -> None:
     all_is_well(nodes)
 
 
-def test_multi_region_nodes_find_each_other_by_the_dns_and_the_pkarr_relay_of_one_of_them(lab: Lab) -> None:
-    """Three sites with routers between them; node 1 is the one whose name everybody knows."""
+def test_multi_region_by_the_dns_and_the_relays_of_one_node_that_has_a_name(lab: Lab) -> None:
+    """Node 1 is public: DNS server, pkarr relay and relay in one. The others' sites are behind NATs."""
     world = lab.network("world")
-    nodes = []
-    for i in (1, 2, 3):
-        site = lab.network(f"site{i}")
-        router = lab.host(f"router{i}").plug(site, f"10.{i}.0.254/24").plug(world, f"10.0.0.{i}/24").forward()
-        for j in {1, 2, 3} - {i}:
-            router.ip(f"route add 10.{j}.0.0/24 via 10.0.0.{j}")
-        host = lab.host(f"host{i}").plug(site, f"10.{i}.0.1/24", gateway=f"10.{i}.0.254")
-        host.set_hosts({"dns-node.internal": "10.1.0.1"})
-        nodes.append(host.node(i))
+    public = lab.host("public").plug(world, "203.0.113.1/24")
+    sites = [lab.network(f"site{i}") for i in (2, 3)]
+    hosts = [public]
+    for i, site in enumerate(sites, start=2):
+        lab.nat(f"nat{i}", site, "10.0.0.254/24", world, f"203.0.113.{i}/24", random_ports=True)
+        hosts.append(lab.host(f"host{i}").plug(site, f"10.0.0.{i}/24", gateway="10.0.0.254"))
+    nodes = [host.node(i) for i, host in enumerate(hosts, start=1)]
     for node in nodes:
-        node.settings = QUIET | {
+        node.on.set_hosts({"dns-node.example.com": "203.0.113.1"})
+        node.settings = {
+            "ASPEN_IROH_ENABLE_MDNS": "false",
             "ASPEN_IROH_ENABLE_DNS_DISCOVERY": "true",
-            "ASPEN_IROH_DNS_DISCOVERY_URL": "dns://dns-node.internal:5300",
-            "ASPEN_IROH_DNS_DISCOVERY_ORIGIN": "cluster.aspen.local",
+            "ASPEN_IROH_DNS_DISCOVERY_URL": "dns://dns-node.example.com:5300",
+            "ASPEN_IROH_DNS_DISCOVERY_ORIGIN": "cluster.example.com",
             "ASPEN_IROH_ENABLE_PKARR": "true",
             "ASPEN_IROH_ENABLE_PKARR_DHT": "false",
-            "ASPEN_IROH_PKARR_RELAY_URL": "http://dns-node.internal:8080",
+            "ASPEN_IROH_PKARR_RELAY_URL": "http://dns-node.example.com:8080",
+            "ASPEN_IROH_RELAY_URL": "http://dns-node.example.com:8080",
         }
     nodes[0].settings |= {
         "ASPEN_DNS_SERVER_HOST": "0.0.0.0",
-        "ASPEN_DNS_SERVER_ORIGIN": "cluster.aspen.local",
+        "ASPEN_DNS_SERVER_ORIGIN": "cluster.example.com",
         "ASPEN_HTTP_ADDR": "0.0.0.0:8080",
         "ASPEN_ADMIN_ADDR": "127.0.0.1:8081",
+        "ASPEN_IROH_RELAY_SERVER": "true",
+        "ASPEN_IROH_RELAY_SERVER_URL": "http://dns-node.example.com:8080",
     }
     nodes[0].http_port = 8081
     without_addresses(nodes)
     for node in nodes:
         node.start()
     all_is_well(nodes)
-    assert nodes[1].sources(nodes[0]) & {"dns", "connected", "inbound"}
-    packet = f"/pkarr/{nodes[2].identity.z32}"
-    wait_until(
-        lambda: nodes[0].on.http(8080, "GET", packet).status == 200, "node 3 has published where it is", 60
-    )
+    _, two, three = nodes
+
+    def path(node: HostNode, other: HostNode) -> str:
+        return str(node.known_peers()[other.identity.z32]["path"])
+
+    wait_until(lambda: path(two, three) == path(three, two) == "relay", "two NATs meet at the relay", 60)
+    wait_until(lambda: path(two, nodes[0]) == "direct", "whoever can be reached directly is", 60)
+    packet = f"/pkarr/{three.identity.z32}"
+    wait_until(lambda: public.http(8080, "GET", packet).status == 200, "node 3 has published itself", 60)
 
 
 def test_containers_that_are_made_again_with_other_addresses(lab: Lab) -> None:
