@@ -70,7 +70,9 @@ async function ask(path, { signal, patience = PATIENCE_MS, headers = {} } = {}) 
       });
     } catch (error) {
       if (signal?.aborted) throw error;
-      const reason = slow?.aborted ? `the node didn’t answer within ${patience / 1_000} seconds` : "the node can’t be reached";
+      const reason = slow?.aborted
+        ? `the node didn’t answer within ${patience / 1_000} seconds`
+        : "the node can’t be reached";
       throw new ApiError(0, "unreachable", reason);
     }
     if (response.status !== 401) return response;
@@ -89,7 +91,12 @@ async function ask(path, { signal, patience = PATIENCE_MS, headers = {} } = {}) 
 
 async function refusal(response) {
   const body = await response.json().catch(() => ({}));
-  return new ApiError(response.status, body.error ?? "error", body.reason ?? `the node answered ${response.status}`, body);
+  return new ApiError(
+    response.status,
+    body.error ?? "error",
+    body.reason ?? `the node answered ${response.status}`,
+    body,
+  );
 }
 
 /** The answer to a GET. Statuses in `also` are answers too. */
@@ -105,8 +112,11 @@ export async function json(path, options) {
 }
 
 /** Events of a stream (HTML Living Standard §9.2.6), as long as it lasts: `{name, id, data}`. */
-export async function* events(path, { signal, from }) {
-  const headers = { Accept: "text/event-stream", ...(from === undefined ? {} : { "Last-Event-ID": String(from) }) };
+async function* events(path, { signal, from }) {
+  const headers = {
+    Accept: "text/event-stream",
+    ...(from === undefined ? {} : { "Last-Event-ID": String(from) }),
+  };
   const response = await get(path, { signal, patience: 0, headers });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

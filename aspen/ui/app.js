@@ -1,7 +1,7 @@
 // The page around the views: where one is (the part of the URL behind #), the header, the keyboard.
 
 import { askAgain, hasToken, onToken, useToken } from "./api.js";
-import { h, say, setText, show } from "./dom.js";
+import { failed, h, say, setText, show } from "./dom.js";
 import { ago, keyPath, keyQuery, keyTyped } from "./format.js";
 import * as keys from "./keys.js";
 import { live } from "./live.js";
@@ -49,11 +49,19 @@ function open(first = false) {
     else link.removeAttribute("aria-current");
   }
   if (!view) {
-    show(main, h("h1", { tabindex: "-1" }, "There is no such view"), h("p", null, h("a", { href: "#/" }, "Overview")));
+    show(
+      main,
+      h("h1", { tabindex: "-1" }, "There is no such view"),
+      h("p", null, h("a", { href: "#/" }, "Overview")),
+    );
     return;
   }
   main.className = `view-${name || "overview"}`;
-  view.mount(main, { signal: leaving.signal, rest, query, go });
+  try {
+    view.mount(main, { signal: leaving.signal, rest, query, go });
+  } catch (error) {
+    show(main, h("h1", { tabindex: "-1" }, view.title), failed("This address can’t be read", error));
+  }
   entitle();
   if (first === true) return;
   window.scrollTo(0, 0);
@@ -69,14 +77,24 @@ function entitle() {
 // --- the header ---
 
 function navigation() {
-  const links = Object.entries(VIEWS).map(([name, view]) => h("a", { href: name === "keys" ? "#/keys/" : `#/${name}`, "data-view": name }, view.title));
+  const links = Object.entries(VIEWS).map(([name, view]) =>
+    h("a", { href: name === "keys" ? "#/keys/" : `#/${name}`, "data-view": name }, view.title),
+  );
   show(document.getElementById("nav"), links);
 }
 
 const health = h("a", { class: "pulse", href: "#/" }, "…");
 const themes = h("button", { type: "button", class: "tool", onclick: turnTheme });
-const help = h("button", { type: "button", class: "tool", "aria-label": "Keyboard shortcuts", onclick: shortcuts }, "?");
-const token = h("button", { type: "button", class: "tool", hidden: true, onclick: () => (useToken(null), live.now()) }, "Forget token");
+const help = h(
+  "button",
+  { type: "button", class: "tool", "aria-label": "Keyboard shortcuts", onclick: shortcuts },
+  "?",
+);
+const token = h(
+  "button",
+  { type: "button", class: "tool", hidden: true, onclick: () => (useToken(null), live.now()) },
+  "Forget token",
+);
 
 function theme() {
   return document.documentElement.dataset.theme ?? "auto";
@@ -104,10 +122,19 @@ function nameTheme() {
 
 function shortcuts() {
   const dialog = h(
-    "dialog", { class: "dialog", "aria-label": "Keyboard shortcuts" },
+    "dialog",
+    { class: "dialog", "aria-label": "Keyboard shortcuts" },
     h("h2", null, "Keyboard"),
-    h("dl", { class: "keys-list" }, SHORTCUTS.map(([key, what]) => h("div", null, h("dt", null, h("kbd", null, key)), h("dd", null, what)))),
-    h("form", { method: "dialog" }, h("p", { class: "buttons" }, h("button", { type: "submit", class: "primary" }, "Close"))),
+    h(
+      "dl",
+      { class: "keys-list" },
+      SHORTCUTS.map(([key, what]) => h("div", null, h("dt", null, h("kbd", null, key)), h("dd", null, what))),
+    ),
+    h(
+      "form",
+      { method: "dialog" },
+      h("p", { class: "buttons" }, h("button", { type: "submit", class: "primary" }, "Close")),
+    ),
   );
   document.body.append(dialog);
   dialog.addEventListener("close", () => dialog.remove());
@@ -124,20 +151,36 @@ function pulse() {
   if (error) {
     const since = live.answeredAt ? ` Figures are those of ${ago(Date.now() - live.answeredAt)}.` : "";
     const wants = error.status === 401;
-    const advice = wants ? "" : error.status === 0 ? " Is it running? It is asked again every two seconds." : "";
+    const advice = wants
+      ? ""
+      : error.status === 0
+        ? " Is it running? It is asked again every two seconds."
+        : "";
     if (banner.dataset.text !== error.reason) {
       banner.dataset.text = error.reason;
-      show(banner, h("span", null, `${wants ? "This node wants its admin token." : `${error.reason[0].toUpperCase()}${error.reason.slice(1)}.`}${advice}`), h("span", { class: "since" }), wants ? h("button", { type: "button", onclick: signIn }, "Enter the token") : null);
+      show(
+        banner,
+        h(
+          "span",
+          null,
+          `${wants ? "This node wants its admin token." : `${error.reason[0].toUpperCase()}${error.reason.slice(1)}.`}${advice}`,
+        ),
+        h("span", { class: "since" }),
+        wants ? h("button", { type: "button", onclick: signIn }, "Enter the token") : null,
+      );
     }
     setText(banner.querySelector(".since"), since);
   } else banner.dataset.text = "";
   banner.hidden = !error;
   document.body.classList.toggle("cut-off", Boolean(error));
   if (!status) return;
-  const word = error ? "unreachable" : state?.status ?? "–";
+  const word = error ? "unreachable" : (state?.status ?? "–");
   setText(health, `node ${status.node_id} · ${word}`);
-  health.className = `pulse ${error ? "bad" : { healthy: "well", degraded: "warn", unhealthy: "bad" }[word] ?? ""}`;
-  setText(document.getElementById("foot"), `Aspen ${status.version} · this page shows node ${status.node_id} alone, and what it knows of the others`);
+  health.className = `pulse ${error ? "bad" : ({ healthy: "well", degraded: "warn", unhealthy: "bad" }[word] ?? "")}`;
+  setText(
+    document.getElementById("foot"),
+    `Aspen ${status.version} · this page shows node ${status.node_id} alone, and what it knows of the others`,
+  );
   const news = `${word}, ${status.leader_id ? `node ${status.leader_id} leads` : "no leader"}`;
   if (told !== null && told !== news) say(news);
   told = news;
@@ -159,7 +202,8 @@ function destination(text) {
   if (!wanted) return null;
   const key = packets.keyIn(wanted);
   if (key) return ["packet", `#/packets/${key}`];
-  if (/^[\w*-]+(\.[\w*-]+)*\.?$/.test(wanted) && wanted.includes(".")) return ["zone", `#/zones?q=${encodeURIComponent(wanted)}`];
+  if (/^[\w*-]+(\.[\w*-]+)*\.?$/.test(wanted) && wanted.includes("."))
+    return ["zone", `#/zones?q=${encodeURIComponent(wanted)}`];
   const typed = keyTyped(wanted);
   return ["key", `#/keys/${keyPath(typed.slice(0, typed.lastIndexOf("/") + 1))}?key=${keyQuery(typed)}`];
 }
@@ -168,7 +212,15 @@ function hint() {
   const found = destination(lookupText.value);
   const place = document.getElementById("lookup-hint");
   place.hidden = !found;
-  if (found) setText(place, { packet: "Enter: the packet of this key", zone: "Enter: zones of this name", key: "Enter: this key of the key-value store" }[found[0]]);
+  if (found)
+    setText(
+      place,
+      {
+        packet: "Enter: the packet of this key",
+        zone: "Enter: zones of this name",
+        key: "Enter: this key of the key-value store",
+      }[found[0]],
+    );
 }
 
 lookup.addEventListener("submit", (event) => {

@@ -8,7 +8,9 @@ function fill(element, properties, children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -24,7 +26,9 @@ export function s(tag, properties, ...children) {
 
 /** Put `children` in place of what an element holds. */
 export function show(element, ...children) {
-  element.replaceChildren(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false));
+  element.replaceChildren(
+    ...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -40,8 +44,10 @@ function patch(old, fresh) {
     if (old.data !== fresh.data) old.data = fresh.data;
     return undefined;
   }
-  for (const { name } of [...old.attributes]) if (name !== "open" && !fresh.hasAttribute(name)) old.removeAttribute(name);
-  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  for (const { name } of [...old.attributes])
+    if (name !== "open" && !fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes)
+    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
   const [before, after] = [[...old.childNodes], [...fresh.childNodes]];
   after.forEach((child, at) => (before[at] ? patch(before[at], child) : old.append(child)));
   before.slice(after.length).forEach((child) => child.remove());
@@ -69,25 +75,50 @@ export function table(caption, columns, rows, properties) {
       "table",
       properties,
       h("caption", { class: "hidden" }, caption),
-      h("thead", null, h("tr", null, columns.map(([title, kind]) => h("th", { class: kind, scope: "col" }, title)))),
-      h("tbody", null, rows.filter(Boolean).map((cells) => row(columns, cells))),
+      h(
+        "thead",
+        null,
+        h(
+          "tr",
+          null,
+          columns.map(([title, kind]) => h("th", { class: kind, scope: "col" }, title)),
+        ),
+      ),
+      h(
+        "tbody",
+        null,
+        rows.filter(Boolean).map((cells) => row(columns, cells)),
+      ),
     ),
   );
 }
 
 /** One row of such a table; cells may be text, nodes or lists of them. */
 export function row(columns, cells, properties) {
-  return h("tr", properties, cells.map((cell, at) => h("td", { class: columns[at][1] }, cell)));
+  return h(
+    "tr",
+    properties,
+    cells.map((cell, at) => h("td", { class: columns[at][1] }, cell)),
+  );
 }
 
 /** Pairs of a name and what it is. */
 export function facts(pairs, kind = "facts") {
-  return h("dl", { class: kind }, pairs.filter(Boolean).map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))));
+  return h(
+    "dl",
+    { class: kind },
+    pairs.filter(Boolean).map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))),
+  );
 }
 
 /** What a place says that has nothing to show: what is so, and what to do. */
 export function empty(title, ...advice) {
-  return h("div", { class: "empty" }, h("p", { class: "empty-title" }, title), advice.length ? h("p", null, advice) : null);
+  return h(
+    "div",
+    { class: "empty" },
+    h("p", { class: "empty-title" }, title),
+    advice.length ? h("p", null, advice) : null,
+  );
 }
 
 /** What a place says where something failed. */
@@ -119,7 +150,11 @@ export function id(text, href) {
 
 /** A button that copies. */
 export function copier(text, what) {
-  const button = h("button", { type: "button", class: "plain", "aria-label": `Copy ${what}` }, `Copy ${what}`);
+  const button = h(
+    "button",
+    { type: "button", class: "plain", "aria-label": `Copy ${what}` },
+    `Copy ${what}`,
+  );
   button.addEventListener("click", async () => {
     try {
       await navigator.clipboard.writeText(text);
@@ -178,7 +213,11 @@ export function tabs(label, parts, { first, chosen = () => {} } = {}) {
     show(panel, content());
   };
   parts.forEach(([title, content], at) => {
-    const tab = h("button", { type: "button", role: "tab", id: `tab-${label}-${at}`, "aria-controls": panel.id }, title);
+    const tab = h(
+      "button",
+      { type: "button", role: "tab", id: `tab-${label}-${at}`, "aria-controls": panel.id },
+      title,
+    );
     const open = () => {
       if (tab.getAttribute("aria-selected") === "true") return;
       choose(tab, content);
@@ -189,7 +228,10 @@ export function tabs(label, parts, { first, chosen = () => {} } = {}) {
     list.append(tab);
   });
   roving(list, "[role=tab]", { horizontal: true });
-  const begin = Math.max(0, parts.findIndex(([title]) => title === first));
+  const begin = Math.max(
+    0,
+    parts.findIndex(([title]) => title === first),
+  );
   choose(list.children[begin], parts[begin][1]);
   return h("div", null, list, panel);
 }

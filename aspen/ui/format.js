@@ -11,7 +11,11 @@ export function count(value) {
 /** A rate or a big number, in three figures: 0.4, 12.5, 980, 1.24 k. */
 export function short(value) {
   if (value === undefined || value === null || Number.isNaN(value)) return "–";
-  for (const [size, unit] of [[1e9, " G"], [1e6, " M"], [1e3, " k"]]) {
+  for (const [size, unit] of [
+    [1e9, " G"],
+    [1e6, " M"],
+    [1e3, " k"],
+  ]) {
     if (value >= size) return `${(value / size).toPrecision(3)}${unit}`;
   }
   if (value >= 100 || Number.isInteger(value)) return String(Math.round(value));
@@ -21,7 +25,11 @@ export function short(value) {
 /** 1536 → 1.5 KiB. */
 export function size(octets) {
   if (octets === undefined || octets === null) return "–";
-  for (const [unit, name] of [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]]) {
+  for (const [unit, name] of [
+    [2 ** 30, "GiB"],
+    [2 ** 20, "MiB"],
+    [2 ** 10, "KiB"],
+  ]) {
     if (octets >= unit) return `${(octets / unit).toFixed(1).replace(/\.0$/, "")} ${name}`;
   }
   return octets === 1 ? "1 octet" : `${octets} octets`;
@@ -39,7 +47,11 @@ export function latency(seconds) {
 export function duration(ms) {
   if (ms < 1_000) return `${Math.round(ms)} ms`;
   if (ms < 10_000) return `${(ms / 1_000).toFixed(1)} s`;
-  for (const [unit, name] of [[86_400_000, "d"], [3_600_000, "h"], [60_000, "min"]]) {
+  for (const [unit, name] of [
+    [86_400_000, "d"],
+    [3_600_000, "h"],
+    [60_000, "min"],
+  ]) {
     if (ms >= 2 * unit) return `${Math.floor(ms / unit)} ${name}`;
   }
   return `${Math.round(ms / 1_000)} s`;
@@ -78,8 +90,11 @@ export function asText(bytes) {
 export function keyText(key) {
   const bytes = Uint8Array.from(key, (char) => char.charCodeAt(0));
   const text = asText(bytes);
-  if (text !== null) return text.replace(/[\n\r\t\u2028\u2029\u202a-\u202e\u2066-\u2069]/g, (char) => escaped(char));
-  return [...bytes].map((octet) => (octet > 32 && octet < 127 ? String.fromCharCode(octet) : hex(octet, "\\x"))).join("");
+  if (text !== null)
+    return text.replace(/[\n\r\t\u2028\u2029\u202a-\u202e\u2066-\u2069]/g, (char) => escaped(char));
+  return [...bytes]
+    .map((octet) => (octet > 32 && octet < 127 ? String.fromCharCode(octet) : hex(octet, "\\x")))
+    .join("");
 }
 
 function escaped(char) {
@@ -92,7 +107,9 @@ function hex(octet, before = "") {
 
 /** A key in a URL: its octets, those that may stand there as they are. */
 export function keyPath(key) {
-  return [...key].map((char) => (/[A-Za-z0-9._~/:@-]/.test(char) ? char : hex(char.charCodeAt(0), "%").toUpperCase())).join("");
+  return [...key]
+    .map((char) => (/[A-Za-z0-9._~/:@-]/.test(char) ? char : hex(char.charCodeAt(0), "%").toUpperCase()))
+    .join("");
 }
 
 /** The same, as part of a query. */
@@ -116,7 +133,9 @@ export function dump(bytes, most = 4_096) {
   for (let at = 0; at < Math.min(bytes.length, most); at += 16) {
     const part = [...bytes.slice(at, at + 16)];
     const left = part.map((octet) => hex(octet)).join(" ");
-    const right = part.map((octet) => (octet > 31 && octet < 127 ? String.fromCharCode(octet) : "·")).join("");
+    const right = part
+      .map((octet) => (octet > 31 && octet < 127 ? String.fromCharCode(octet) : "·"))
+      .join("");
     lines.push(`${at.toString(16).padStart(4, "0")}  ${left.padEnd(47)}  ${right}`);
   }
   if (bytes.length > most) lines.push(`… ${count(bytes.length - most)} more`);

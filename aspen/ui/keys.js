@@ -1,18 +1,22 @@
 // The key-value store: folders made of keys' prefixes, values of any octets, and every change as it happens.
 // Only reads: to write, there are `aspen kv` and the API.
 
-import { get, json, watch } from "./api.js";
-import { badge, copier, download, empty, facts, failed, h, roving, row, say, setText, show, table, tabs } from "./dom.js";
-import { asText, count, dump, duration, keyOf, keyPath, keyQuery, keyText, keyTyped, octets, size } from "./format.js";
+import { json, watch } from "./api.js";
+import { badge, empty, failed, h, roving, row, setText, show, table } from "./dom.js";
+import { asText, count, keyOf, keyPath, keyQuery, keyText, keyTyped } from "./format.js";
+import { Value } from "./value.js";
 
 export const title = "Keys";
 
 const ROWS = 200; // of a listing, at once
 const REQUESTS = 25; // for one listing, at most
 const SHOWN = 40; // changes
-const TEXT = 65_536; // octets of a value that are shown as text
-const PREVIEW_MAX = 8 * 2 ** 20;
-const LISTING = [["Key", "mono"], ["Changed at", "number"], ["Version", "number"], ["Lease", "number"]];
+const LISTING = [
+  ["Key", "mono"],
+  ["Changed at", "number"],
+  ["Version", "number"],
+  ["Lease", "number"],
+];
 const CHANGES = [["Change"], ["Key", "mono wrap"], ["Revision", "number"]];
 const SEPARATORS = ["/", ":", "."];
 
@@ -56,34 +60,81 @@ export function mount(root, context) {
 }
 
 function link(prefix, separator, key) {
-  const asked = [separator === "/" ? null : `by=${encodeURIComponent(separator)}`, key === undefined ? null : `key=${keyQuery(key)}`];
+  const asked = [
+    separator === "/" ? null : `by=${encodeURIComponent(separator)}`,
+    key === undefined ? null : `key=${keyQuery(key)}`,
+  ];
   const query = asked.filter(Boolean).join("&");
   return `#/keys/${keyPath(prefix)}${query ? `?${query}` : ""}`;
 }
 
 class Browser {
   constructor(prefix, separator, { go, signal }) {
-    Object.assign(this, { prefix, separator, signal, items: [], next: null, fresh: new Set(), pending: [], extended: false });
-    this.listing = h("div", { class: "listing", "aria-busy": "true" }, h("p", { class: "quiet" }, "Loading keys…"));
-    this.detail = h("section", { class: "detail", "aria-label": "Value" }, empty("No key is chosen", "Choose one in the list: its value, revisions and lease appear here."));
+    Object.assign(this, {
+      prefix,
+      separator,
+      signal,
+      items: [],
+      next: null,
+      fresh: new Set(),
+      pending: [],
+      extended: false,
+    });
+    this.listing = h(
+      "div",
+      { class: "listing", "aria-busy": "true" },
+      h("p", { class: "quiet" }, "Loading keys…"),
+    );
+    this.value = new Value(signal);
     this.state = h("span", { class: "live" }, "connecting…");
-    this.feed = h("div", null, h("p", { class: "quiet note" }, "Changes of keys under this prefix appear here as they happen."));
+    this.feed = h(
+      "div",
+      null,
+      h("p", { class: "quiet note" }, "Changes of keys under this prefix appear here as they happen."),
+    );
     this.changes = table("Changes", CHANGES, []);
     this.grid = table("Keys", LISTING, []);
     this.refresh = roving(this.grid, ".row-link");
-    const input = h("input", { id: "key-prefix", class: "mono", autocomplete: "off", autocapitalize: "none", spellcheck: "false", value: asText(Uint8Array.from(prefix, (char) => char.charCodeAt(0))) ?? "" });
-    const by = h("select", { id: "key-by" }, SEPARATORS.map((each) => h("option", { value: each, selected: each === separator }, each)), h("option", { value: "", selected: separator === "" }, "none"));
-    const form = h("form", { class: "filter" }, h("label", { for: "key-prefix" }, "Prefix"), input, h("label", { for: "key-by" }, "Folders by"), by, h("button", { type: "submit" }, "Go"));
+    const input = h("input", {
+      id: "key-prefix",
+      class: "mono",
+      autocomplete: "off",
+      autocapitalize: "none",
+      spellcheck: "false",
+      value: asText(Uint8Array.from(prefix, (char) => char.charCodeAt(0))) ?? "",
+    });
+    const by = h(
+      "select",
+      { id: "key-by" },
+      SEPARATORS.map((each) => h("option", { value: each, selected: each === separator }, each)),
+      h("option", { value: "", selected: separator === "" }, "none"),
+    );
+    const form = h(
+      "form",
+      { class: "filter" },
+      h("label", { for: "key-prefix" }, "Prefix"),
+      input,
+      h("label", { for: "key-by" }, "Folders by"),
+      by,
+      h("button", { type: "submit" }, "Go"),
+    );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       go(link(keyTyped(input.value), by.value));
     });
     by.addEventListener("change", () => go(link(prefix, by.value)));
     this.element = h(
-      "div", null,
-      h("div", { class: "head" }, h("h1", { tabindex: "-1" }, "Keys"), h("p", { class: "verdict" }, "The key-value store, as this node’s replica has it.")),
-      form, this.#crumbs(),
-      h("div", { class: "halves keys" }, h("div", null, this.listing), this.detail),
+      "div",
+      null,
+      h(
+        "div",
+        { class: "head" },
+        h("h1", { tabindex: "-1" }, "Keys"),
+        h("p", { class: "verdict" }, "The key-value store, as this node’s replica has it."),
+      ),
+      form,
+      this.#crumbs(),
+      h("div", { class: "halves keys" }, h("div", null, this.listing), this.value.element),
       h("section", null, h("h2", null, "Changes ", this.state), this.feed),
     );
   }
@@ -91,13 +142,36 @@ class Browser {
   #crumbs() {
     const parts = [["All keys", ""]];
     if (this.separator) {
-      for (let at = this.prefix.indexOf(this.separator); at >= 0; at = this.prefix.indexOf(this.separator, at + 1)) {
-        parts.push([keyText(this.prefix.slice(parts.at(-1)[1].length, at + 1)), this.prefix.slice(0, at + 1)]);
+      for (
+        let at = this.prefix.indexOf(this.separator);
+        at >= 0;
+        at = this.prefix.indexOf(this.separator, at + 1)
+      ) {
+        parts.push([
+          keyText(this.prefix.slice(parts.at(-1)[1].length, at + 1)),
+          this.prefix.slice(0, at + 1),
+        ]);
       }
     }
-    if (parts.at(-1)[1] !== this.prefix) parts.push([`${keyText(this.prefix.slice(parts.at(-1)[1].length))}…`, this.prefix]);
-    return h("nav", { class: "crumbs", "aria-label": "Prefix" }, h("ol", null, parts.map(([text, prefix], at) =>
-      h("li", null, at === parts.length - 1 ? h("span", { "aria-current": "location", class: at ? "mono" : null }, text) : h("a", { href: link(prefix, this.separator), class: at ? "mono" : null }, text)))));
+    if (parts.at(-1)[1] !== this.prefix)
+      parts.push([`${keyText(this.prefix.slice(parts.at(-1)[1].length))}…`, this.prefix]);
+    return h(
+      "nav",
+      { class: "crumbs", "aria-label": "Prefix" },
+      h(
+        "ol",
+        null,
+        parts.map(([text, prefix], at) =>
+          h(
+            "li",
+            null,
+            at === parts.length - 1
+              ? h("span", { "aria-current": "location", class: at ? "mono" : null }, text)
+              : h("a", { href: link(prefix, this.separator), class: at ? "mono" : null }, text),
+          ),
+        ),
+      ),
+    );
   }
 
   async begin(chosen) {
@@ -109,7 +183,16 @@ class Browser {
       signal: this.signal,
       on: ({ name, data }) => name === "changes" && this.changed(data.changes),
       state: (now, error) => {
-        setText(this.state, now === "live" ? "live" : now === "connecting" ? "connecting…" : error?.code === "compacted" ? "some were missed" : `not live: ${error?.reason ?? "interrupted"}`);
+        setText(
+          this.state,
+          now === "live"
+            ? "live"
+            : now === "connecting"
+              ? "connecting…"
+              : error?.code === "compacted"
+                ? "some were missed"
+                : `not live: ${error?.reason ?? "interrupted"}`,
+        );
         this.state.className = now === "live" ? "live on" : "live";
         if (error?.code === "compacted") this.load();
       },
@@ -128,33 +211,59 @@ class Browser {
       this.draw();
       return page.revision;
     } catch (error) {
-      if (!this.signal.aborted) show(this.listing, failed("The keys can’t be read", error, () => this.load(start)));
+      if (!this.signal.aborted)
+        show(
+          this.listing,
+          failed("The keys can’t be read", error, () => this.load(start)),
+        );
       return 0;
     }
   }
 
   draw() {
     if (!this.items.length) {
-      show(this.listing, this.prefix
-        ? empty("No key begins with this prefix", h("a", { href: link("", this.separator) }, "All keys"))
-        : empty("The store is empty", "Put something in: ", h("code", null, "aspen kv put greeting hello")));
+      show(
+        this.listing,
+        this.prefix
+          ? empty("No key begins with this prefix", h("a", { href: link("", this.separator) }, "All keys"))
+          : empty("The store is empty", "Put something in: ", h("code", null, "aspen kv put greeting hello")),
+      );
       return;
     }
     const focused = document.activeElement?.closest?.("tr")?.dataset.key;
     const rows = this.items.map((item) => this.#row(item));
     show(this.grid.querySelector("tbody"), rows);
-    const more = this.next === null ? null : h("p", null, h("button", { type: "button", onclick: () => this.load(this.next) }, "More keys"));
-    if (!this.grid.isConnected || more || this.listing.children.length > 1) show(this.listing, this.grid, more);
+    const more =
+      this.next === null
+        ? null
+        : h("p", null, h("button", { type: "button", onclick: () => this.load(this.next) }, "More keys"));
+    if (!this.grid.isConnected || more || this.listing.children.length > 1)
+      show(this.listing, this.grid, more);
     this.refresh();
-    if (focused !== undefined) rows.find((each) => each.dataset.key === focused)?.querySelector(".row-link").focus();
+    if (focused !== undefined)
+      rows
+        .find((each) => each.dataset.key === focused)
+        ?.querySelector(".row-link")
+        .focus();
     this.fresh.clear();
   }
 
   #row(item) {
     const name = keyText(item.key.slice(this.prefix.length)) || "(the prefix itself)";
-    const touched = item.folder ? [...this.fresh].some((key) => key.startsWith(item.key)) : this.fresh.has(item.key);
-    const properties = { "data-key": item.key, class: touched ? "fresh" : null, "aria-selected": item.key === this.chosen ? "true" : null };
-    if (item.folder) return row(LISTING, [h("a", { class: "row-link folder", href: link(item.key, this.separator) }, name), "", "", ""], properties);
+    const touched = item.folder
+      ? [...this.fresh].some((key) => key.startsWith(item.key))
+      : this.fresh.has(item.key);
+    const properties = {
+      "data-key": item.key,
+      class: touched ? "fresh" : null,
+      "aria-selected": item.key === this.value.key ? "true" : null,
+    };
+    if (item.folder)
+      return row(
+        LISTING,
+        [h("a", { class: "row-link folder", href: link(item.key, this.separator) }, name), "", "", ""],
+        properties,
+      );
     const open = h("a", { class: "row-link", href: link(this.prefix, this.separator, item.key) }, name);
     open.addEventListener("click", (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -162,7 +271,11 @@ class Browser {
       history.replaceState(null, "", open.href);
       this.choose(item.key);
     });
-    return row(LISTING, [open, count(item.mod_revision), count(item.version), item.lease ? String(item.lease) : "–"], properties);
+    return row(
+      LISTING,
+      [open, count(item.mod_revision), count(item.version), item.lease ? String(item.lease) : "–"],
+      properties,
+    );
   }
 
   // --- changes ---
@@ -171,8 +284,14 @@ class Browser {
     for (const change of changes) {
       const key = atob(change.key);
       this.fresh.add(key);
-      this.pending.push(row(CHANGES, [badge(change.type === "put" ? "well" : "off", change.type), h("a", { href: link(this.prefix, this.separator, key) }, keyText(key)), count(change.mod_revision)]));
-      if (key === this.chosen) this.stale = true;
+      this.pending.push(
+        row(CHANGES, [
+          badge(change.type === "put" ? "well" : "off", change.type),
+          h("a", { href: link(this.prefix, this.separator, key) }, keyText(key)),
+          count(change.mod_revision),
+        ]),
+      );
+      if (key === this.value.key) this.stale = true;
     }
     this.pending = this.pending.slice(-SHOWN);
     this.timer ??= setTimeout(() => this.#settle(), this.busy ? 1_500 : 120);
@@ -185,7 +304,7 @@ class Browser {
     while (body.children.length > SHOWN) body.lastElementChild.remove();
     this.pending = [];
     if (!this.changes.isConnected) show(this.feed, this.changes);
-    if (this.stale) this.choose(this.chosen, { quiet: true });
+    if (this.stale) this.choose(this.value.key, { quiet: true });
     this.stale = false;
     if (!this.extended) await this.load();
     this.timer = undefined;
@@ -194,83 +313,11 @@ class Browser {
     if (this.pending.length) this.timer = setTimeout(() => this.#settle(), 1_500);
   }
 
-  // --- one key ---
-
-  async choose(key, { revision, quiet = false } = {}) {
-    this.chosen = key;
+  choose(key, options) {
     for (const each of this.grid.querySelectorAll("tr[data-key]")) {
       if (each.dataset.key === key) each.setAttribute("aria-selected", "true");
       else each.removeAttribute("aria-selected");
     }
-    const at = revision === undefined ? "" : `&revision=${revision}`;
-    try {
-      const answer = await get(`/v1/kv/${keyPath(key).replaceAll("/", "%2F")}?consistency=stale${at}`, { signal: this.signal, also: [404] });
-      const entry = await answer.json();
-      if (this.chosen !== key) return;
-      if (answer.status === 404) {
-        show(this.detail, h("h2", { class: "mono" }, keyText(key)), empty(revision === undefined ? "This key is gone" : `There was no such key at revision ${revision}`));
-      } else this.#put(this.#entry(key, entry, revision));
-      if (!quiet) say(answer.status === 404 ? "No such key" : `${keyText(key)}, ${size(octets(entry.value).length)}`);
-    } catch (error) {
-      if (this.signal.aborted) return;
-      show(this.detail, h("h2", { class: "mono" }, keyText(key)), failed(error.code === "compacted" ? "That revision is no longer kept" : "The key can’t be read", error), error.code === "compacted" ? h("p", null, h("button", { type: "button", onclick: () => this.choose(key) }, "Back to the newest")) : null);
-    }
+    return this.value.choose(key, options);
   }
-
-  /** What was open and had the focus is open and has the focus in what takes its place. */
-  #put(content) {
-    const held = this.detail.contains(document.activeElement) ? document.activeElement.textContent : null;
-    show(this.detail, content);
-    if (held !== null) [...this.detail.querySelectorAll("button, pre")].find((each) => each.textContent === held)?.focus();
-  }
-
-  #entry(key, entry, revision) {
-    const value = octets(entry.value);
-    const lease = h("span", null, entry.lease ? String(entry.lease) : "none");
-    if (entry.lease) this.#lease(entry.lease, lease);
-    const earlier = entry.version > 1 ? h("button", { type: "button", onclick: () => this.choose(key, { revision: entry.mod_revision - 1 }) }, "The value before") : null;
-    return [
-      h("h2", { class: "mono" }, keyText(key), " ", copier(keyText(key), "the key")),
-      revision === undefined ? null : h("p", { class: "note warn-note" }, `As of revision ${count(revision)}. `, h("button", { type: "button", class: "plain", onclick: () => this.choose(key) }, "Back to the newest")),
-      facts([
-        ["Size", size(value.length)], ["Version", count(entry.version)],
-        ["Changed at", `revision ${count(entry.mod_revision)}`], ["Created at", `revision ${count(entry.create_revision)}`], ["Lease", lease],
-      ], "facts across small"),
-      preview(value, { first: this.tab, chosen: (title) => (this.tab = title) }),
-      h("p", { class: "buttons" }, h("button", { type: "button", onclick: () => download(value, keyText(key).split("/").pop().replace(/[^\w.-]/g, "_") || "value") }, "Download"), earlier),
-    ];
-  }
-
-  async #lease(lease, place) {
-    try {
-      const { remaining_ms: left, ttl_ms: ttl } = await json(`/v1/leases/${lease}?consistency=stale`, { signal: this.signal });
-      setText(place, `${lease}: ends in about ${duration(left)} unless renewed (${duration(ttl)} each time)`);
-    } catch {
-      // Its number is all that is known then.
-    }
-  }
-}
-
-/** A value as text, as JSON laid out, and as octets: whichever it is. */
-function preview(value, choice) {
-  if (!value.length) return h("p", { class: "quiet" }, "The value is empty.");
-  if (value.length > PREVIEW_MAX) return h("p", { class: "quiet" }, "Too large to be shown.");
-  const text = asText(value.slice(0, value.length > TEXT ? TEXT - (TEXT % 4) : undefined));
-  const parts = [];
-  if (text !== null) {
-    const cut = value.length > TEXT ? `\n… ${size(value.length - TEXT)} more` : "";
-    try {
-      const parsed = /^\s*[[{]/.test(text) && !cut ? JSON.parse(text) : undefined;
-      if (parsed !== undefined) parts.push(["JSON", () => block(JSON.stringify(parsed, null, 2), "Value, as JSON")]);
-    } catch {
-      // Text that only begins like JSON.
-    }
-    parts.push(["Text", () => block(text + cut, "Value, as text")]);
-  }
-  parts.push(["Octets", () => h("pre", { class: "dump", tabindex: "0", "aria-label": "Value, in hexadecimal" }, dump(value))]);
-  return tabs("Value", parts, choice);
-}
-
-function block(text, label) {
-  return h("pre", { class: "value", tabindex: "0", "aria-label": label }, text);
 }

@@ -8,13 +8,14 @@ export const SPAN_MS = 300_000;
 const WINDOW = 5; // samples that a latency is taken over
 
 /** Prometheus' text format, as far as this node writes it: name → [{labels, value}]. */
-export function parseMetrics(text) {
+function parseMetrics(text) {
   const families = new Map();
   for (const line of text.split("\n")) {
     const found = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/.exec(line);
     if (!found) continue;
     const labels = {};
-    for (const [, name, value] of (found[2] ?? "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)) labels[name] = value;
+    for (const [, name, value] of (found[2] ?? "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g))
+      labels[name] = value;
     const samples = families.get(found[1]) ?? [];
     samples.push({ labels, value: Number(found[3]) });
     families.set(found[1], samples);
@@ -29,7 +30,7 @@ export function value(metrics, name, where = () => true) {
 }
 
 /** A histogram's buckets, `[upper bound, how many took no longer]`, summed over its labels. */
-export function buckets(metrics, name, where = () => true) {
+function buckets(metrics, name, where = () => true) {
   const sums = new Map();
   for (const { labels, value } of metrics?.get(`${name}_bucket`) ?? []) {
     if (!where(labels)) continue;
@@ -105,8 +106,17 @@ class Live {
   async #round() {
     try {
       const status = await json("/v1/cluster/status");
-      const [text, health] = await Promise.all([get("/metrics").then((answer) => answer.text()), this.#askHealth()]);
-      Object.assign(this, { status, health, metrics: parseMetrics(text), error: null, answeredAt: Date.now() });
+      const [text, health] = await Promise.all([
+        get("/metrics").then((answer) => answer.text()),
+        this.#askHealth(),
+      ]);
+      Object.assign(this, {
+        status,
+        health,
+        metrics: parseMetrics(text),
+        error: null,
+        answeredAt: Date.now(),
+      });
       this.#sample();
     } catch (error) {
       this.error = error instanceof ApiError ? error : new ApiError(0, "failed", error.message);
@@ -135,7 +145,8 @@ class Live {
     return this.samples.slice(1).map((sample, index) => {
       const before = this.samples[Math.max(0, index + 1 - window)];
       const seconds = (sample.at - before.at) / 1_000;
-      const restarted = value(sample.metrics, "aspen_raft_applied_index") < value(before.metrics, "aspen_raft_applied_index");
+      const restarted =
+        value(sample.metrics, "aspen_raft_applied_index") < value(before.metrics, "aspen_raft_applied_index");
       const gap = seconds > (window * 3 * EVERY_MS) / 1_000;
       return [sample.at, restarted || gap ? undefined : of(sample.metrics, before.metrics, seconds)];
     });
@@ -151,7 +162,10 @@ class Live {
 
   /** A quantile of a histogram, in seconds, over the last ten. */
   quantile(name, q, where) {
-    return this.series((now, before) => quantile(buckets(before, name, where), buckets(now, name, where), q), WINDOW);
+    return this.series(
+      (now, before) => quantile(buckets(before, name, where), buckets(now, name, where), q),
+      WINDOW,
+    );
   }
 
   /** The values a label has. */

@@ -47,14 +47,24 @@ function edge([x1, y1], [x2, y2], node, radius) {
 }
 
 function mark(node, [x, y], radius) {
-  const kinds = ["node", node.state, node.leader ? "leader" : "", node.learner ? "learner" : "", node.own ? "own" : ""];
+  const kinds = [
+    "node",
+    node.state,
+    node.leader ? "leader" : "",
+    node.learner ? "learner" : "",
+    node.own ? "own" : "",
+  ];
   const below = [node.own ? "this node" : null, node.note].filter(Boolean).join(" · ");
   return s(
     "g",
     { class: kinds.filter(Boolean).join(" "), transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` },
     node.own ? s("circle", { class: "halo", r: radius + 4.5 }) : null,
     s("circle", { class: "disc", r: radius }),
-    s("text", { class: "number", y: 5, "text-anchor": "middle" }, String(node.id).length > 6 ? `…${String(node.id).slice(-4)}` : node.id),
+    s(
+      "text",
+      { class: "number", y: 5, "text-anchor": "middle" },
+      String(node.id).length > 6 ? `…${String(node.id).slice(-4)}` : node.id,
+    ),
     node.leader
       ? s("text", { class: "note", x: radius + 14, y: 5 }, below)
       : s("text", { class: "note", y: radius + 19, "text-anchor": "middle" }, below),

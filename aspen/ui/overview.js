@@ -9,10 +9,23 @@ import { Plot } from "./plot.js";
 
 export const title = "Overview";
 
-const HEALTH = { healthy: ["well", "Healthy"], degraded: ["warn", "Degraded"], unhealthy: ["bad", "Unhealthy"] };
+const HEALTH = {
+  healthy: ["well", "Healthy"],
+  degraded: ["warn", "Degraded"],
+  unhealthy: ["bad", "Unhealthy"],
+};
 const BEHIND = 1_000; // entries; more is worth a look
 
-const COLUMNS = [["Node", "strong"], ["Role"], ["Lag", "number"], ["Match", "number"], ["In flight", "number"], ["Path"], ["RTT", "number"], ["Identity"]];
+const COLUMNS = [
+  ["Node", "strong"],
+  ["Role"],
+  ["Lag", "number"],
+  ["Match", "number"],
+  ["In flight", "number"],
+  ["Path"],
+  ["RTT", "number"],
+  ["Identity"],
+];
 
 /** What is known here of each member. */
 export function members(status, metrics, peers, health) {
@@ -24,16 +37,39 @@ export function members(status, metrics, peers, health) {
     const mine = ({ labels }) => labels.peer === String(member.node_id);
     const of = (name) => metrics?.get(name)?.find(mine)?.value;
     const peer = known.get(member.endpoint_id);
-    const lag = own ? Math.max(0, status.commit_index - status.applied_index) : leads ? of("aspen_raft_peer_lag_entries") : undefined;
+    const lag = own
+      ? Math.max(0, status.commit_index - status.applied_index)
+      : leads
+        ? of("aspen_raft_peer_lag_entries")
+        : undefined;
     const connected = own || !peer || peer.path !== "none";
     const rtts = (peer?.connections ?? []).map((connection) => connection.rtt_ms).filter((ms) => ms > 0);
-    const state = own ? HEALTH[health?.status]?.[0] ?? "well" : !connected ? "bad" : lag > BEHIND ? "warn" : "well";
+    const state = own
+      ? (HEALTH[health?.status]?.[0] ?? "well")
+      : !connected
+        ? "bad"
+        : lag > BEHIND
+          ? "warn"
+          : "well";
     return {
-      id: member.node_id, endpoint: member.endpoint_id, own, leader, leads, lag, state, connected,
-      learner: member.role === "learner", role: leader ? "leader" : member.role === "learner" ? "learner" : "follower",
-      match: own ? (leads ? value(metrics, "aspen_raft_last_index") : undefined) : of("aspen_raft_peer_match_index"),
+      id: member.node_id,
+      endpoint: member.endpoint_id,
+      own,
+      leader,
+      leads,
+      lag,
+      state,
+      connected,
+      learner: member.role === "learner",
+      role: leader ? "leader" : member.role === "learner" ? "learner" : "follower",
+      match: own
+        ? leads
+          ? value(metrics, "aspen_raft_last_index")
+          : undefined
+        : of("aspen_raft_peer_match_index"),
       inflight: of("aspen_raft_peer_inflight_messages"),
-      path: own ? "–" : peer?.path ?? "–", rtt: rtts.length ? Math.min(...rtts) : undefined,
+      path: own ? "–" : (peer?.path ?? "–"),
+      rtt: rtts.length ? Math.min(...rtts) : undefined,
     };
   });
 }
@@ -41,7 +77,21 @@ export function members(status, metrics, peers, health) {
 function mapNodes(list) {
   return list.map((member) => ({
     ...member,
-    note: [member.leader ? "leader" : member.learner ? "learner" : null, member.own ? (member.lag ? `${count(member.lag)} to apply` : null) : !member.connected ? "no connection" : member.path === "relay" ? "by relay" : null, member.own || !member.connected ? null : latency(member.rtt && member.rtt / 1_000)].filter((part) => part && part !== "–").join(" · "),
+    note: [
+      member.leader ? "leader" : member.learner ? "learner" : null,
+      member.own
+        ? member.lag
+          ? `${count(member.lag)} to apply`
+          : null
+        : !member.connected
+          ? "no connection"
+          : member.path === "relay"
+            ? "by relay"
+            : null,
+      member.own || !member.connected ? null : latency(member.rtt && member.rtt / 1_000),
+    ]
+      .filter((part) => part && part !== "–")
+      .join(" · "),
     edge: member.leads && !member.own ? (member.connected ? lagText(member.lag ?? 0) : "silent") : null,
   }));
 }
@@ -49,7 +99,10 @@ function mapNodes(list) {
 function memberRow(member) {
   return [
     [String(member.id), member.own ? aside("this node") : null],
-    badge(member.connected ? member.state : "bad", member.connected ? member.role : `${member.role}, no connection`),
+    badge(
+      member.connected ? member.state : "bad",
+      member.connected ? member.role : `${member.role}, no connection`,
+    ),
     count(member.lag),
     count(member.match),
     count(member.inflight),
@@ -65,7 +118,10 @@ const PUT_STAGES = "aspen_pkarr_put_stage_seconds";
 
 /** The plots there are: by what this node counts. */
 function plots() {
-  const two = [{ name: "median", kind: "main" }, { name: "99th percentile", kind: "second" }];
+  const two = [
+    { name: "median", kind: "main" },
+    { name: "99th percentile", kind: "second" },
+  ];
   return [
     {
       plot: new Plot("DNS answers per second", { lines: [{ name: "answers", kind: "main" }], format: short }),
@@ -76,11 +132,22 @@ function plots() {
       series: () => [live.quantile(DNS_TIMES, 0.5), live.quantile(DNS_TIMES, 0.99)],
     },
     {
-      plot: new Plot("Writes per second", { lines: [{ name: "of the whole cluster", kind: "main" }, { name: "asked of this node", kind: "second" }], format: short }),
+      plot: new Plot("Writes per second", {
+        lines: [
+          { name: "of the whole cluster", kind: "main" },
+          { name: "asked of this node", kind: "second" },
+        ],
+        format: short,
+      }),
       series: () => [live.rate("aspen_raft_applied_index"), live.rate(`${WRITE_TIMES}_count`)],
     },
     {
-      plot: new Plot("Time of a write asked of this node", { lines: two, format: latency, floor: 1e-3, log: true }),
+      plot: new Plot("Time of a write asked of this node", {
+        lines: two,
+        format: latency,
+        floor: 1e-3,
+        log: true,
+      }),
       series: () => [live.quantile(WRITE_TIMES, 0.5), live.quantile(WRITE_TIMES, 0.99)],
     },
   ];
@@ -101,9 +168,24 @@ export function mount(root, { signal }) {
     root,
     h("div", { class: "head" }, h("h1", { tabindex: "-1" }, "Overview"), verdict),
     reasons,
-    h("div", { class: "halves" }, h("section", { "aria-label": "Cluster map" }, picture), h("section", { "aria-label": "This node" }, h("h2", null, "This node"), own)),
+    h(
+      "div",
+      { class: "halves" },
+      h("section", { "aria-label": "Cluster map" }, picture),
+      h("section", { "aria-label": "This node" }, h("h2", null, "This node"), own),
+    ),
     h("section", null, h("h2", null, "Members"), grid, note),
-    h("section", null, h("h2", null, "The last five minutes of this node"), h("div", { class: "plots" }, drawn.map(({ plot }) => plot.element)), split),
+    h(
+      "section",
+      null,
+      h("h2", null, "The last five minutes of this node"),
+      h(
+        "div",
+        { class: "plots" },
+        drawn.map(({ plot }) => plot.element),
+      ),
+      split,
+    ),
   );
   let peers = null;
   const draw = () => {
@@ -112,17 +194,36 @@ export function mount(root, { signal }) {
       if (live.error) show(picture, empty("Nothing to show yet", live.error.reason));
       return;
     }
-        update(reasons, (health?.reasons ?? []).map((reason) => h("li", { class: HEALTH[health.status]?.[0] }, reason)));
+    update(
+      reasons,
+      (health?.reasons ?? []).map((reason) => h("li", { class: HEALTH[health.status]?.[0] }, reason)),
+    );
     const list = members(status, metrics, peers, health);
     const told = sentence(status, list.filter((member) => !member.connected).length);
     setText(verdict, told);
-    update(picture, !list.length
-      ? empty("This node belongs to no cluster yet", "Found one with ", h("code", null, "aspen cluster init"), ", or let this node join another with a ticket.")
-      : list.length > MOST ? empty(`${list.length} members`, "More than a picture can show: the table below has them.") : clusterMap(mapNodes(list), told));
-    update(body, list.map((member) => row(COLUMNS, memberRow(member))));
-    setText(note, list.length > 1 && status.leader_id !== status.node_id
-      ? `Lag, match and messages in flight are what the leader knows of its followers: ${status.leader_id ? `the dashboard of node ${status.leader_id} shows them` : "there is no leader now"}.`
-      : "");
+    update(
+      picture,
+      !list.length
+        ? empty(
+            "This node belongs to no cluster yet",
+            "Found one with ",
+            h("code", null, "aspen cluster init"),
+            ", or let this node join another with a ticket.",
+          )
+        : list.length > MOST
+          ? empty(`${list.length} members`, "More than a picture can show: the table below has them.")
+          : clusterMap(mapNodes(list), told),
+    );
+    update(
+      body,
+      list.map((member) => row(COLUMNS, memberRow(member))),
+    );
+    setText(
+      note,
+      list.length > 1 && status.leader_id !== status.node_id
+        ? `Lag, match and messages in flight are what the leader knows of its followers: ${status.leader_id ? `the dashboard of node ${status.leader_id} shows them` : "there is no leader now"}.`
+        : "",
+    );
     update(own, facts(ownFacts(status, health, metrics)));
     for (const { plot, series } of drawn) plot.draw(series());
     update(split, h("div", null, transports(metrics)), h("div", null, steps(metrics)));
@@ -141,7 +242,11 @@ export function mount(root, { signal }) {
 function sentence(status, silent) {
   const voters = status.members.filter((member) => member.role !== "learner").length;
   const learners = status.members.length - voters;
-  const who = !status.leader_id ? "No leader is known" : status.leader_id === status.node_id ? `Node ${status.node_id} (this one) leads` : `Node ${status.leader_id} leads`;
+  const who = !status.leader_id
+    ? "No leader is known"
+    : status.leader_id === status.node_id
+      ? `Node ${status.node_id} (this one) leads`
+      : `Node ${status.leader_id} leads`;
   return `${who} in term ${count(status.term)}; ${voters} ${voters === 1 ? "voter" : "voters"}${learners ? `, ${learners} ${learners === 1 ? "learner" : "learners"}` : ""}${silent ? `; ${silent} without a connection` : ""}.`;
 }
 
@@ -150,22 +255,61 @@ function ownFacts(status, health, metrics) {
   const used = value(metrics, "aspen_store_used_bytes");
   const map = value(metrics, "aspen_store_map_bytes");
   return [
-    ["Health", [badge(kind, word), health?.ready === false ? aside("not ready") : null, health?.checks ? aside(`${health.checks.length} checks`) : null]],
+    [
+      "Health",
+      [
+        badge(kind, word),
+        health?.ready === false ? aside("not ready") : null,
+        health?.checks ? aside(`${health.checks.length} checks`) : null,
+      ],
+    ],
     ["Role", status.role.replace("_", "-")],
     ["Applied / committed", `${count(status.applied_index)} / ${count(status.commit_index)}`],
-    ["Leader last heard", status.leader_id === status.node_id ? "leads itself" : status.last_contact_ms < 0 ? "never" : `${duration(status.last_contact_ms)} ago`],
-    ["DNS", status.dns ? `port ${status.dns.port}; origins ${status.dns.origins.join(", ")}` : "switched off"],
+    [
+      "Leader last heard",
+      status.leader_id === status.node_id
+        ? "leads itself"
+        : status.last_contact_ms < 0
+          ? "never"
+          : `${duration(status.last_contact_ms)} ago`,
+    ],
+    [
+      "DNS",
+      status.dns ? `port ${status.dns.port}; origins ${status.dns.origins.join(", ")}` : "switched off",
+    ],
     ["Packets", h("a", { href: "#/packets" }, count(value(metrics, "aspen_packets")))],
     ["Zones", h("a", { href: "#/zones" }, count(value(metrics, "aspen_zones")))],
-    ["Keys", [h("a", { href: "#/keys/" }, count(value(metrics, "aspen_store_table_entries", ({ table }) => table === "kv"))), aside(`revision ${count(value(metrics, "aspen_kv_revision"))}`)]],
+    [
+      "Keys",
+      [
+        h(
+          "a",
+          { href: "#/keys/" },
+          count(value(metrics, "aspen_store_table_entries", ({ table }) => table === "kv")),
+        ),
+        aside(`revision ${count(value(metrics, "aspen_kv_revision"))}`),
+      ],
+    ],
     ["Store", used === undefined ? "–" : `${size(used)} of ${size(map)}`],
     ["Identity", id(status.endpoint_id)],
     ["Cluster", status.cluster_id ? id(status.cluster_id) : "none"],
   ];
 }
 
-const BY_TRANSPORT = [["Transport", "strong"], ["Answers/s", "number"], ["In all", "number"], ["Not NOERROR", "number"], ["Median", "number"], ["99th", "number"]];
-const BY_STEP = [["Step", "strong"], ["Per second", "number"], ["Median", "number"], ["99th", "number"]];
+const BY_TRANSPORT = [
+  ["Transport", "strong"],
+  ["Answers/s", "number"],
+  ["In all", "number"],
+  ["Not NOERROR", "number"],
+  ["Median", "number"],
+  ["99th", "number"],
+];
+const BY_STEP = [
+  ["Step", "strong"],
+  ["Per second", "number"],
+  ["Median", "number"],
+  ["99th", "number"],
+];
 
 function transports(metrics) {
   const name = "aspen_dns_queries_total";
@@ -174,26 +318,46 @@ function transports(metrics) {
     const of = ({ transport: label }) => label === transport;
     const all = value(metrics, name, of);
     const well = value(metrics, name, (labels) => of(labels) && labels.rcode === "NOERROR") ?? 0;
-    return [transport, short(latest(live.rate(name, of))), count(all), all ? `${(((all - well) / all) * 100).toFixed(1)} %` : "–", ...times(DNS_TIMES, of)];
+    return [
+      transport,
+      short(latest(live.rate(name, of))),
+      count(all),
+      all ? `${(((all - well) / all) * 100).toFixed(1)} %` : "–",
+      ...times(DNS_TIMES, of),
+    ];
   });
   return [
     h("h3", null, "DNS by transport"),
     used.length ? table("DNS by transport", BY_TRANSPORT, rows) : empty("This node answers no DNS"),
-    h("p", { class: "quiet note" }, "Times are estimated from histograms, over the last ten seconds; replies that were ready count as 25 µs."),
+    h(
+      "p",
+      { class: "quiet note" },
+      "Times are estimated from histograms, over the last ten seconds; replies that were ready count as 25 µs.",
+    ),
   ];
 }
 
 /** Where the time of writes goes: what this node waits for, what its disk takes, and the stages of a PUT. */
 function steps(metrics) {
   const all = [
-    ["Write, until applied here", WRITE_TIMES], ["Commit, on the leader", "aspen_raft_commit_seconds"],
-    ["Transaction", "aspen_raft_apply_seconds"], ["Its commit to disk", "aspen_raft_fsync_seconds"],
-  ].filter(([, name]) => metrics.has(`${name}_count`)).map(([step, name]) => [step, short(latest(live.rate(`${name}_count`))), ...times(name)]);
+    ["Write, until applied here", WRITE_TIMES],
+    ["Commit, on the leader", "aspen_raft_commit_seconds"],
+    ["Transaction", "aspen_raft_apply_seconds"],
+    ["Its commit to disk", "aspen_raft_fsync_seconds"],
+  ]
+    .filter(([, name]) => metrics.has(`${name}_count`))
+    .map(([step, name]) => [step, short(latest(live.rate(`${name}_count`))), ...times(name)]);
   for (const stage of live.labels(`${PUT_STAGES}_count`, "stage")) {
     const of = ({ stage: label }) => label === stage;
-    all.push([`pkarr PUT: ${stage}`, short(latest(live.rate(`${PUT_STAGES}_count`, of))), ...times(PUT_STAGES, of)]);
+    all.push([
+      `pkarr PUT: ${stage}`,
+      short(latest(live.rate(`${PUT_STAGES}_count`, of))),
+      ...times(PUT_STAGES, of),
+    ]);
   }
-  return all.length ? [h("h3", null, "Where a write’s time goes"), table("Where a write’s time goes", BY_STEP, all)] : null;
+  return all.length
+    ? [h("h3", null, "Where a write’s time goes"), table("Where a write’s time goes", BY_STEP, all)]
+    : null;
 }
 
 function times(name, of) {

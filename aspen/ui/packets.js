@@ -1,7 +1,24 @@
 // pkarr: look a public key up, see what its packet says and whether its signature holds, and what changes.
 
 import { ApiError, json, watch } from "./api.js";
-import { aside, badge, copier, download, empty, facts, failed, h, id, roving, row, say, setText, show, table, tabs } from "./dom.js";
+import {
+  aside,
+  badge,
+  copier,
+  download,
+  empty,
+  facts,
+  failed,
+  h,
+  id,
+  roving,
+  row,
+  say,
+  setText,
+  show,
+  table,
+  tabs,
+} from "./dom.js";
 import { ago, count, dump, moment, octets } from "./format.js";
 import { live } from "./live.js";
 
@@ -22,19 +39,46 @@ const STATES = {
 
 /** The public key in what somebody typed: bare, or as a label of a name. */
 export function keyIn(text) {
-  return text.trim().toLowerCase().split(/[./\s:]+/).find((label) => label.length === 52 && KEY.test(label)) ?? null;
+  return (
+    text
+      .trim()
+      .toLowerCase()
+      .split(/[./\s:]+/)
+      .find((label) => label.length === 52 && KEY.test(label)) ?? null
+  );
 }
 
 export function mount(root, { signal, rest, go }) {
   const key = rest ? decodeURIComponent(rest) : null;
-  const input = h("input", { id: "packet-key", class: "mono wide", autocomplete: "off", autocapitalize: "none", spellcheck: "false", value: key ?? "", placeholder: "52 characters of z-base-32, or a name that holds them" });
+  const input = h("input", {
+    id: "packet-key",
+    class: "mono wide",
+    autocomplete: "off",
+    autocapitalize: "none",
+    spellcheck: "false",
+    value: key ?? "",
+    placeholder: "52 characters of z-base-32, or a name that holds them",
+  });
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
-  const form = h("form", { class: "filter" }, h("label", { for: "packet-key" }, "Public key"), input, h("button", { type: "submit", class: "primary" }, "Look up"));
+  const form = h(
+    "form",
+    { class: "filter" },
+    h("label", { for: "packet-key" }, "Public key"),
+    input,
+    h("button", { type: "submit", class: "primary" }, "Look up"),
+  );
   const found = h("div");
   show(
     root,
-    h("div", { class: "head" }, h("h1", { tabindex: "-1" }, "Packets"), h("p", { class: "verdict" }, "Signed by their owners’ keys; what this node’s replica holds.")),
-    form, problem, found,
+    h(
+      "div",
+      { class: "head" },
+      h("h1", { tabindex: "-1" }, "Packets"),
+      h("p", { class: "verdict" }, "Signed by their owners’ keys; what this node’s replica holds."),
+    ),
+    form,
+    problem,
+    found,
   );
   const complain = (text) => {
     problem.hidden = !text;
@@ -57,7 +101,9 @@ function wrong(text) {
   if (!text) return "Type a public key, for instance what `aspen pkarr show FILE` prints.";
   if (text.length !== 52) return `A public key has 52 characters; this has ${text.length}.`;
   const strange = [...text.toLowerCase()].find((char) => !"ybndrfg8ejkmcpqxot1uwisza345h769".includes(char));
-  return strange ? `“${strange}” is not a character of z-base-32 (there is no 0, 2, l or v).` : "The last character of a public key is y or o: it holds one bit.";
+  return strange
+    ? `“${strange}” is not a character of z-base-32 (there is no 0, 2, l or v).`
+    : "The last character of a public key is y or o: it holds one bit.";
 }
 
 async function lookUp(found, key, signal) {
@@ -68,9 +114,16 @@ async function lookUp(found, key, signal) {
   } catch (error) {
     if (signal.aborted) return;
     const none = error instanceof ApiError && error.status === 404;
-    show(found, none
-      ? empty("Nothing is stored under this key", "Nobody published it here, or it has expired. Another relay or the DHT may know it: ", h("code", null, `aspen pkarr resolve ${key}`))
-      : failed("The key can’t be looked up", error, () => lookUp(found, key, signal)));
+    show(
+      found,
+      none
+        ? empty(
+            "Nothing is stored under this key",
+            "Nobody published it here, or it has expired. Another relay or the DHT may know it: ",
+            h("code", null, `aspen pkarr resolve ${key}`),
+          )
+        : failed("The key can’t be looked up", error, () => lookUp(found, key, signal)),
+    );
     say(none ? "Nothing is stored under this key" : "The look-up failed");
   }
 }
@@ -85,21 +138,60 @@ function drawPacket(found, packet) {
   const signed = packet.timestamp_us / 1_000;
   show(
     found,
-    facts([
-      ["State", [badge(kind, word), aside(meaning)]],
-      ["Signature", !signature ? "none: no payload is kept" : verified ? badge("well", "verified with this key") : badge("bad", signature.problem)],
-      ["Size", `${count(payload.length)} of ${count(1_072)} octets`],
-      ["Signed", [moment(signed), aside(ago(Date.now() - signed))]],
-      ["Last seen", [moment(packet.last_seen_ms), aside(ago(Date.now() - packet.last_seen_ms))]],
-      ["Timestamp", String(packet.timestamp_us)],
-    ], "facts across packet-facts"),
+    facts(
+      [
+        ["State", [badge(kind, word), aside(meaning)]],
+        [
+          "Signature",
+          !signature
+            ? "none: no payload is kept"
+            : verified
+              ? badge("well", "verified with this key")
+              : badge("bad", signature.problem),
+        ],
+        ["Size", `${count(payload.length)} of ${count(1_072)} octets`],
+        ["Signed", [moment(signed), aside(ago(Date.now() - signed))]],
+        ["Last seen", [moment(packet.last_seen_ms), aside(ago(Date.now() - packet.last_seen_ms))]],
+        ["Timestamp", String(packet.timestamp_us)],
+      ],
+      "facts across packet-facts",
+    ),
     packet.state === "live" ? inDns(packet.key) : null,
-    wrongs.length ? h("p", { class: "problem" }, `${wrongs.length} of ${fields.length} fields have something wrong; the fields tell what.`) : null,
-    payload.length ? tabs("Packet", [
-      ["Records", () => recordTable(fields, packet.key)],
-      ["Fields", () => fieldTable(fields)],
-      ["Octets", () => h("div", null, h("p", { class: "buttons" }, h("button", { type: "button", onclick: () => download(payload, `${packet.key}.pkarr`) }, "Download the payload")), h("pre", { class: "dump", tabindex: "0", "aria-label": "Payload, in hexadecimal" }, dump(payload)))],
-    ]) : null,
+    wrongs.length
+      ? h(
+          "p",
+          { class: "problem" },
+          `${wrongs.length} of ${fields.length} fields have something wrong; the fields tell what.`,
+        )
+      : null,
+    payload.length
+      ? tabs("Packet", [
+          ["Records", () => recordTable(fields, packet.key)],
+          ["Fields", () => fieldTable(fields)],
+          [
+            "Octets",
+            () =>
+              h(
+                "div",
+                null,
+                h(
+                  "p",
+                  { class: "buttons" },
+                  h(
+                    "button",
+                    { type: "button", onclick: () => download(payload, `${packet.key}.pkarr`) },
+                    "Download the payload",
+                  ),
+                ),
+                h(
+                  "pre",
+                  { class: "dump", tabindex: "0", "aria-label": "Payload, in hexadecimal" },
+                  dump(payload),
+                ),
+              ),
+          ],
+        ])
+      : null,
   );
   say(`${word}; signature ${verified ? "verified" : "not verified"}`);
 }
@@ -110,7 +202,15 @@ function inDns(key) {
   const tell = () => {
     const dns = live.status?.dns;
     const name = `${key}.${dns?.origins[0]}`.replace(/\.$/, "");
-    if (dns?.origins.length) show(place, "In DNS: ", h("span", { class: "mono" }, name), " ", copier(name, "the name"), dns.origins.length > 1 ? ` and under ${dns.origins.slice(1).join(", ")}` : null);
+    if (dns?.origins.length)
+      show(
+        place,
+        "In DNS: ",
+        h("span", { class: "mono" }, name),
+        " ",
+        copier(name, "the name"),
+        dns.origins.length > 1 ? ` and under ${dns.origins.slice(1).join(", ")}` : null,
+      );
   };
   if (live.status) tell();
   else live.next(tell);
@@ -120,10 +220,27 @@ function inDns(key) {
 function recordTable(fields, key) {
   const answers = fields.filter((field) => /^answer /.test(field.name));
   if (!answers.length) return empty("The packet has no records");
-  return table("Records of the packet", RECORDS, answers.map(({ value, problem }) => {
-    const [, name, ttl, rrclass, type, data] = /^(\S+) (\S+) (\S+) (\S+) ?(.*)$/s.exec(value) ?? [null, value, "", "", "", ""];
-    return [h("span", { title: name }, below(name, key)), ttl ? count(+ttl) : "", rrclass, type, [data, problem ? h("p", { class: "problem" }, problem) : null]];
-  }));
+  return table(
+    "Records of the packet",
+    RECORDS,
+    answers.map(({ value, problem }) => {
+      const [, name, ttl, rrclass, type, data] = /^(\S+) (\S+) (\S+) (\S+) ?(.*)$/s.exec(value) ?? [
+        null,
+        value,
+        "",
+        "",
+        "",
+        "",
+      ];
+      return [
+        h("span", { title: name }, below(name, key)),
+        ttl ? count(+ttl) : "",
+        rrclass,
+        type,
+        [data, problem ? h("p", { class: "problem" }, problem) : null],
+      ];
+    }),
+  );
 }
 
 /** A name as it is written below its key. */
@@ -133,17 +250,31 @@ function below(name, key) {
 }
 
 function fieldTable(fields) {
-  return table("Fields of the payload", FIELDS, fields.map((field) => [
-    `${field.offset}–${field.offset + Math.max(field.size, 1) - 1}`, count(field.size), field.name,
-    [field.value, field.problem ? h("p", { class: "problem" }, field.problem) : null],
-  ]));
+  return table(
+    "Fields of the payload",
+    FIELDS,
+    fields.map((field) => [
+      `${field.offset}–${field.offset + Math.max(field.size, 1) - 1}`,
+      count(field.size),
+      field.name,
+      [field.value, field.problem ? h("p", { class: "problem" }, field.problem) : null],
+    ]),
+  );
 }
 
 // --- changes ---
 
 function changes(root, signal) {
   const state = h("span", { class: "live" }, "connecting…");
-  const place = h("div", null, empty("No packet has changed lately", "Publish one: ", h("code", null, "aspen pkarr publish --key alice.key '_iroh TXT \"relay=https://relay.example./\"'")));
+  const place = h(
+    "div",
+    null,
+    empty(
+      "No packet has changed lately",
+      "Publish one: ",
+      h("code", null, "aspen pkarr publish --key alice.key '_iroh TXT \"relay=https://relay.example./\"'"),
+    ),
+  );
   const grid = table("Latest changes of packets", CHANGES, []);
   const body = grid.querySelector("tbody");
   const refresh = roving(grid, ".id-link");
@@ -152,10 +283,14 @@ function changes(root, signal) {
   const add = ({ name, data, id: index }) => {
     if (name === "progress" || !data.keys) return;
     for (const key of data.keys) {
-      body.prepend(row(CHANGES, [
-        badge(name === "stored" ? "well" : "off", name), id(key, `#/packets/${key}`),
-        data.timestamp_us === undefined ? "–" : h("time", null, moment(data.timestamp_us / 1_000)), count(index),
-      ]));
+      body.prepend(
+        row(CHANGES, [
+          badge(name === "stored" ? "well" : "off", name),
+          id(key, `#/packets/${key}`),
+          data.timestamp_us === undefined ? "–" : h("time", null, moment(data.timestamp_us / 1_000)),
+          count(index),
+        ]),
+      );
     }
     while (body.children.length > SHOWN) body.lastElementChild.remove();
     clearTimeout(timer);
@@ -169,9 +304,19 @@ function changes(root, signal) {
     const from = Math.max(0, (live.status?.applied_index ?? 0) - LOOK_BACK);
     const known = live.status ? `?from=${from}` : "";
     watch(`/v1/packets/watch/all${known}`, {
-      signal, on: add,
+      signal,
+      on: add,
       state: (now, error) => {
-        setText(state, now === "live" ? "live" : now === "connecting" ? "connecting…" : error?.code === "compacted" ? "older ones are forgotten" : `not live: ${error?.reason ?? "interrupted"}`);
+        setText(
+          state,
+          now === "live"
+            ? "live"
+            : now === "connecting"
+              ? "connecting…"
+              : error?.code === "compacted"
+                ? "older ones are forgotten"
+                : `not live: ${error?.reason ?? "interrupted"}`,
+        );
         state.className = now === "live" ? "live on" : "live";
       },
     });

@@ -25,14 +25,23 @@ export class Plot {
     this.now = h("span", { class: "plot-now" }, "–");
     this.svg = s("svg", { class: "plot", role: "img", tabindex: "0", height: HEIGHT, "aria-label": title });
     this.reading = h("output", { class: "plot-reading" });
-    this.wait = h("p", { class: "plot-wait" }, "Figures come after two answers of the node, in about four seconds.");
+    this.wait = h(
+      "p",
+      { class: "plot-wait" },
+      "Figures come after two answers of the node, in about four seconds.",
+    );
     const legend = lines.map(({ name, kind }) => h("span", { class: `key ${kind}` }, name));
     this.element = h(
       "figure",
       { class: "figure" },
       h("figcaption", null, h("span", { class: "plot-title" }, title), this.now),
       h("div", { class: "plot-box" }, this.svg, this.wait),
-      h("div", { class: "plot-foot" }, h("span", { class: "legend" }, lines.length > 1 ? legend : null), this.reading),
+      h(
+        "div",
+        { class: "plot-foot" },
+        h("span", { class: "legend" }, lines.length > 1 ? legend : null),
+        this.reading,
+      ),
     );
     this.at = null;
     this.svg.addEventListener("pointermove", (event) => this.#point(event.offsetX));
@@ -47,7 +56,9 @@ export class Plot {
     const last = series.map((line) => line.at(-1)?.[1]);
     setText(this.now, last.map((one) => this.format(one)).join(" / "));
     const peaks = series.map((line) => Math.max(...line.map(([, one]) => one ?? 0), 0));
-    const told = this.lines.map(({ name }, at) => `${name} now ${this.format(last[at])}, at most ${this.format(peaks[at])}`);
+    const told = this.lines.map(
+      ({ name }, at) => `${name} now ${this.format(last[at])}, at most ${this.format(peaks[at])}`,
+    );
     this.svg.setAttribute("aria-label", `${this.title}, last five minutes: ${told.join("; ")}`);
     this.#render();
   }
@@ -55,7 +66,10 @@ export class Plot {
   #render() {
     const width = this.svg.clientWidth;
     if (!width) return;
-    const values = this.series.flat().map(([, one]) => one).filter((one) => one !== undefined);
+    const values = this.series
+      .flat()
+      .map(([, one]) => one)
+      .filter((one) => one !== undefined);
     this.wait.hidden = this.series[0].length > 0;
     if (this.series[0].length > 0 && !values.length) {
       this.wait.hidden = false;
@@ -67,18 +81,32 @@ export class Plot {
     const [low, high] = [marks[0], marks.at(-1)];
     const names = marks.map((mark) => this.format(mark));
     const end = this.series[0].at(-1)?.[0] ?? performance.now();
-    const share = this.log ? (one) => Math.log(Math.max(one, low) / low) / Math.log(high / low) : (one) => one / high;
+    const share = this.log
+      ? (one) => Math.log(Math.max(one, low) / low) / Math.log(high / low)
+      : (one) => one / high;
     this.x = (when) => LEFT + (width - LEFT - RIGHT) * (1 - (end - when) / SPAN_MS);
     this.y = (one) => HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * Math.min(1, share(one));
     const grid = marks.map((mark, at) => [
-      s("line", { class: at ? "grid" : "axis", x1: LEFT, x2: width - RIGHT, y1: this.y(mark), y2: this.y(mark) }),
+      s("line", {
+        class: at ? "grid" : "axis",
+        x1: LEFT,
+        x2: width - RIGHT,
+        y1: this.y(mark),
+        y2: this.y(mark),
+      }),
       s("text", { class: "tick", x: LEFT - 6, y: this.y(mark) + 4, "text-anchor": "end" }, names[at]),
     ]);
     const minutes = (width < 420 ? [4, 2, 0] : [4, 3, 2, 1, 0]).map((ago) => {
       const x = this.x(end - ago * 60_000);
-      return s("text", { class: "tick", x, y: HEIGHT - 3, "text-anchor": ago ? "middle" : "end" }, ago ? `−${ago} min` : "now");
+      return s(
+        "text",
+        { class: "tick", x, y: HEIGHT - 3, "text-anchor": ago ? "middle" : "end" },
+        ago ? `−${ago} min` : "now",
+      );
     });
-    const paths = this.series.map((line, at) => this.#path(line, this.lines[at].kind, at === 0 && !this.log)).reverse();
+    const paths = this.series
+      .map((line, at) => this.#path(line, this.lines[at].kind, at === 0 && !this.log))
+      .reverse();
     this.cross = s("g", { class: "cross" });
     this.svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     this.svg.replaceChildren(...grid.flat(), ...minutes, ...paths.flat(), this.cross);
@@ -93,8 +121,16 @@ export class Plot {
       else if (run.length) {
         const ground = HEIGHT - BOTTOM;
         const [first, last] = [run[0].split(",")[0], run.at(-1).split(",")[0]];
-        if (area) drawn.push(s("path", { class: `area ${kind}`, d: `M${first},${ground}L${run.join("L")}L${last},${ground}Z` }));
-        drawn.push(s("path", { class: `line ${kind}`, d: run.length > 1 ? `M${run.join("L")}` : `M${run[0]}h.1` }));
+        if (area)
+          drawn.push(
+            s("path", {
+              class: `area ${kind}`,
+              d: `M${first},${ground}L${run.join("L")}L${last},${ground}Z`,
+            }),
+          );
+        drawn.push(
+          s("path", { class: `line ${kind}`, d: run.length > 1 ? `M${run.join("L")}` : `M${run[0]}h.1` }),
+        );
         run = [];
       }
     }
@@ -139,11 +175,19 @@ export class Plot {
     const x = this.x(this.at);
     const dots = this.series.map((line, which) => {
       const one = line[at]?.[1];
-      return one === undefined ? null : s("circle", { class: `dot ${this.lines[which].kind}`, cx: x, cy: this.y(one), r: 3.5 });
+      return one === undefined
+        ? null
+        : s("circle", { class: `dot ${this.lines[which].kind}`, cx: x, cy: this.y(one), r: 3.5 });
     });
-    this.cross.replaceChildren(s("line", { class: "hair", x1: x, x2: x, y1: TOP, y2: HEIGHT - BOTTOM }), ...dots.filter(Boolean));
+    this.cross.replaceChildren(
+      s("line", { class: "hair", x1: x, x2: x, y1: TOP, y2: HEIGHT - BOTTOM }),
+      ...dots.filter(Boolean),
+    );
     const seconds = Math.round((this.series[0].at(-1)[0] - this.at) / EVERY_MS) * (EVERY_MS / 1_000);
-    const told = this.lines.map(({ name }, which) => `${this.lines.length > 1 ? `${name} ` : ""}${this.format(this.series[which][at]?.[1])}`);
+    const told = this.lines.map(
+      ({ name }, which) =>
+        `${this.lines.length > 1 ? `${name} ` : ""}${this.format(this.series[which][at]?.[1])}`,
+    );
     setText(this.reading, `${seconds ? `${seconds} s ago` : "now"}: ${told.join(", ")}`);
   }
 }

@@ -1,15 +1,52 @@
 // Zones, and the records of one.
 
 import { get, json } from "./api.js";
-import { aside, badge, download, empty, facts, failed, h, roving, row, say, setText, show, table } from "./dom.js";
+import {
+  aside,
+  badge,
+  download,
+  empty,
+  facts,
+  failed,
+  h,
+  roving,
+  row,
+  say,
+  setText,
+  show,
+  table,
+} from "./dom.js";
 import { ago, count, moment } from "./format.js";
 
 export const title = "Zones";
 
 const PAGE = 200;
-const ZONES = [["Zone", "strong"], ["State"], ["Serial", "number"], ["Records", "number"], ["Reads"], ["Changed", "number"]];
+const ZONES = [
+  ["Zone", "strong"],
+  ["State"],
+  ["Serial", "number"],
+  ["Records", "number"],
+  ["Reads"],
+  ["Changed", "number"],
+];
 const RECORDS = [["Name", "mono"], ["TTL", "number"], ["Type"], ["Data", "mono wrap"]];
-const TYPES = ["A", "AAAA", "CAA", "CNAME", "DNAME", "HTTPS", "MX", "NS", "PTR", "SOA", "SRV", "SSHFP", "SVCB", "TLSA", "TXT"];
+const TYPES = [
+  "A",
+  "AAAA",
+  "CAA",
+  "CNAME",
+  "DNAME",
+  "HTTPS",
+  "MX",
+  "NS",
+  "PTR",
+  "SOA",
+  "SRV",
+  "SSHFP",
+  "SVCB",
+  "TLSA",
+  "TXT",
+];
 
 export function mount(root, context) {
   return context.rest ? zonePage(root, decodeURIComponent(context.rest), context) : zoneList(root, context);
@@ -20,31 +57,83 @@ const path = (zone) => `#/zones/${encodeURIComponent(zone)}`;
 // --- all zones ---
 
 function zoneList(root, { signal, query, go }) {
-  const input = h("input", { id: "zone-filter", type: "search", autocomplete: "off", spellcheck: "false", value: query.get("q") ?? "", "aria-describedby": "zone-hint" });
+  const input = h("input", {
+    id: "zone-filter",
+    type: "search",
+    autocomplete: "off",
+    spellcheck: "false",
+    value: query.get("q") ?? "",
+    "aria-describedby": "zone-hint",
+  });
   const list = h("div", { "aria-busy": "true" }, h("p", { class: "quiet" }, "Loading zones…"));
   const hint = h("span", { id: "zone-hint", class: "quiet" });
-  const form = h("form", { class: "filter" }, h("label", { for: "zone-filter" }, "Filter, or a name to find its zone"), input, h("button", { type: "submit" }, "Find the zone"), hint);
-  show(root, h("div", { class: "head" }, h("h1", { tabindex: "-1" }, "Zones"), h("p", { class: "verdict" }, "Written by operators, replicated, answered by every node.")), form, list);
+  const form = h(
+    "form",
+    { class: "filter" },
+    h("label", { for: "zone-filter" }, "Filter, or a name to find its zone"),
+    input,
+    h("button", { type: "submit" }, "Find the zone"),
+    hint,
+  );
+  show(
+    root,
+    h(
+      "div",
+      { class: "head" },
+      h("h1", { tabindex: "-1" }, "Zones"),
+      h("p", { class: "verdict" }, "Written by operators, replicated, answered by every node."),
+    ),
+    form,
+    list,
+  );
   let zones = [];
   let more = false;
   const draw = () => {
     const wanted = input.value.trim().toLowerCase();
     const shown = zones.filter((zone) => zone.name.includes(wanted));
     list.removeAttribute("aria-busy");
-    setText(hint, zones.length ? `${count(shown.length)} of ${count(zones.length)}${more ? " loaded" : ""}` : "");
+    setText(
+      hint,
+      zones.length ? `${count(shown.length)} of ${count(zones.length)}${more ? " loaded" : ""}` : "",
+    );
     if (!zones.length) {
-      show(list, empty("There are no zones", "Create one: ", h("code", null, "aspen zone create example.com --ns ns1 --record 'ns1 A 192.0.2.53'")));
+      show(
+        list,
+        empty(
+          "There are no zones",
+          "Create one: ",
+          h("code", null, "aspen zone create example.com --ns ns1 --record 'ns1 A 192.0.2.53'"),
+        ),
+      );
     } else if (!shown.length) {
-      show(list, empty("No zone matches", more ? "Not all zones are loaded: press Enter to ask the node for the zone that this name is in." : "Press Enter to ask for the zone that this name is in."));
+      show(
+        list,
+        empty(
+          "No zone matches",
+          more
+            ? "Not all zones are loaded: press Enter to ask the node for the zone that this name is in."
+            : "Press Enter to ask for the zone that this name is in.",
+        ),
+      );
     } else {
-      const grid = table("Zones", ZONES, shown.map((zone) => [
-        h("a", { href: path(zone.name), class: "row-link" }, zone.name),
-        zone.settings.enabled ? badge("well", "enabled") : badge("off", "disabled"),
-        h("span", { class: "plain-number" }, String(zone.serial)), count(zone.records), zone.settings.consistency,
-        h("time", { title: moment(zone.changed_at_ms) }, ago(Date.now() - zone.changed_at_ms)),
-      ]));
+      const grid = table(
+        "Zones",
+        ZONES,
+        shown.map((zone) => [
+          h("a", { href: path(zone.name), class: "row-link" }, zone.name),
+          zone.settings.enabled ? badge("well", "enabled") : badge("off", "disabled"),
+          h("span", { class: "plain-number" }, String(zone.serial)),
+          count(zone.records),
+          zone.settings.consistency,
+          h("time", { title: moment(zone.changed_at_ms) }, ago(Date.now() - zone.changed_at_ms)),
+        ]),
+      );
       roving(grid, ".row-link");
-      show(list, grid, more ? h("p", null, h("button", { type: "button", onclick: load }, "Load more zones")) : null);
+      show(
+        list,
+        grid,
+        more ? h("p", null, h("button", { type: "button", onclick: load }, "Load more zones")) : null,
+      );
     }
   };
   const load = async () => {
@@ -54,7 +143,8 @@ function zoneList(root, { signal, query, go }) {
       zones = zones.concat(answer.zones);
       more = answer.more;
       draw();
-      if (query.has("q") && !zones.some((zone) => zone.name.includes(query.get("q").toLowerCase()))) form.requestSubmit();
+      if (query.has("q") && !zones.some((zone) => zone.name.includes(query.get("q").toLowerCase())))
+        form.requestSubmit();
     } catch (error) {
       if (!signal.aborted) show(list, failed("The zones can’t be read", error, load));
     }
@@ -65,9 +155,11 @@ function zoneList(root, { signal, query, go }) {
     const name = input.value.trim();
     if (!name) return;
     try {
-      const { zones: found } = await json(`/v1/zones?consistency=stale&for=${encodeURIComponent(name)}`, { signal });
+      const { zones: found } = await json(`/v1/zones?consistency=stale&for=${encodeURIComponent(name)}`, {
+        signal,
+      });
       if (found.length) go(path(found[0].name));
-      else say("No zone holds this name"), setText(hint, `No zone here holds ${name}`);
+      else (say("No zone holds this name"), setText(hint, `No zone here holds ${name}`));
     } catch (error) {
       if (!signal.aborted) setText(hint, error.reason);
     }
@@ -79,20 +171,43 @@ function zoneList(root, { signal, query, go }) {
 
 function zonePage(root, zone, { signal }) {
   const about = h("div", { "aria-busy": "true" }, h("p", { class: "quiet" }, "Loading…"));
-  const name = h("input", { id: "record-name", autocomplete: "off", autocapitalize: "none", spellcheck: "false", placeholder: "www, @, or all" });
-  const type = h("select", { id: "record-type" }, h("option", { value: "" }, "All types"), TYPES.map((each) => h("option", { value: each }, each)));
+  const name = h("input", {
+    id: "record-name",
+    autocomplete: "off",
+    autocapitalize: "none",
+    spellcheck: "false",
+    placeholder: "www, @, or all",
+  });
+  const type = h(
+    "select",
+    { id: "record-type" },
+    h("option", { value: "" }, "All types"),
+    TYPES.map((each) => h("option", { value: each }, each)),
+  );
   const found = h("div", { "aria-busy": "true" });
   const serial = h("span", { class: "quiet" });
   const form = h(
-    "form", { class: "filter" },
-    h("label", { for: "record-name" }, "Name"), name, h("label", { for: "record-type" }, "Type"), type,
-    h("button", { type: "submit" }, "Show"), serial,
+    "form",
+    { class: "filter" },
+    h("label", { for: "record-name" }, "Name"),
+    name,
+    h("label", { for: "record-type" }, "Type"),
+    type,
+    h("button", { type: "submit" }, "Show"),
+    serial,
   );
   const save = h("button", { type: "button" }, "Download as a master file");
   save.addEventListener("click", async () => {
     try {
-      const answer = await get(`/v1/zones/${encodeURIComponent(zone)}/export?consistency=stale`, { signal, patience: 0 });
-      download(await answer.arrayBuffer(), `${zone.replace(/\.$/, "").replace(/[^\w.-]/g, "_") || "root"}.zone`, "text/dns");
+      const answer = await get(`/v1/zones/${encodeURIComponent(zone)}/export?consistency=stale`, {
+        signal,
+        patience: 0,
+      });
+      download(
+        await answer.arrayBuffer(),
+        `${zone.replace(/\.$/, "").replace(/[^\w.-]/g, "_") || "root"}.zone`,
+        "text/dns",
+      );
     } catch (error) {
       if (!signal.aborted) setText(serial, error.reason);
     }
@@ -101,7 +216,8 @@ function zonePage(root, zone, { signal }) {
     root,
     h("p", { class: "crumbs" }, h("a", { href: "#/zones" }, "Zones")),
     h("div", { class: "head" }, h("h1", { tabindex: "-1", class: "mono" }, zone), save),
-    about, h("section", null, h("h2", null, "Records"), form, found),
+    about,
+    h("section", null, h("h2", null, "Records"), form, found),
   );
   const starts = [null]; // the name each page begins after
   const records = async () => {
@@ -122,20 +238,51 @@ function zonePage(root, zone, { signal }) {
   const drawRecords = (answer) => {
     setText(serial, `as of serial ${answer.serial}`);
     if (!answer.records.length) {
-      show(found, empty("No such records", answer.more ? "None among these names: go on to the next page." : "Try another name or type; a name without a final dot is meant within the zone."));
+      show(
+        found,
+        empty(
+          "No such records",
+          answer.more
+            ? "None among these names: go on to the next page."
+            : "Try another name or type; a name without a final dot is meant within the zone.",
+        ),
+      );
     } else {
       const grid = table(`Records of ${zone}`, RECORDS, []);
-      show(grid.querySelector("tbody"), answer.records.flatMap((set) =>
-        set.data.map((data, at) => row(RECORDS, [at ? h("span", { class: "again", title: set.name }, within(set.name, zone)) : h("span", { title: set.name }, within(set.name, zone)), at ? "" : count(set.ttl), at ? "" : set.type, data], at ? null : { class: "first" })),
-      ));
+      show(
+        grid.querySelector("tbody"),
+        answer.records.flatMap((set) =>
+          set.data.map((data, at) =>
+            row(
+              RECORDS,
+              [
+                at
+                  ? h("span", { class: "again", title: set.name }, within(set.name, zone))
+                  : h("span", { title: set.name }, within(set.name, zone)),
+                at ? "" : count(set.ttl),
+                at ? "" : set.type,
+                data,
+              ],
+              at ? null : { class: "first" },
+            ),
+          ),
+        ),
+      );
       show(found, grid);
     }
     const last = answer.records.at(-1)?.name;
-    found.append(h(
-      "p", { class: "buttons" },
-      starts.length > 1 ? h("button", { type: "button", onclick: () => (starts.pop(), records()) }, "Page before") : null,
-      answer.more && last ? h("button", { type: "button", onclick: () => (starts.push(last), records()) }, "Next page") : null,
-    ));
+    found.append(
+      h(
+        "p",
+        { class: "buttons" },
+        starts.length > 1
+          ? h("button", { type: "button", onclick: () => (starts.pop(), records()) }, "Page before")
+          : null,
+        answer.more && last
+          ? h("button", { type: "button", onclick: () => (starts.push(last), records()) }, "Next page")
+          : null,
+      ),
+    );
   };
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -154,7 +301,16 @@ function zonePage(root, zone, { signal }) {
     } catch (error) {
       if (signal.aborted) return;
       about.removeAttribute("aria-busy");
-      show(about, error.status === 404 ? empty("There is no such zone", "It may have been deleted. ", h("a", { href: "#/zones" }, "All zones")) : failed("The zone can’t be read", error, head));
+      show(
+        about,
+        error.status === 404
+          ? empty(
+              "There is no such zone",
+              "It may have been deleted. ",
+              h("a", { href: "#/zones" }, "All zones"),
+            )
+          : failed("The zone can’t be read", error, head),
+      );
     }
   };
   head();
@@ -166,7 +322,10 @@ function zoneFacts(view, soa) {
   const [primary, mail, , refresh, retry, expire, minimum] = soa?.data[0]?.split(" ") ?? [];
   const list = (values, none) => (values.length ? values.join(", ") : none);
   return [
-    ["State", settings.enabled ? badge("well", "enabled") : badge("off", "disabled: as if it were not there")],
+    [
+      "State",
+      settings.enabled ? badge("well", "enabled") : badge("off", "disabled: as if it were not there"),
+    ],
     ["Serial", String(view.serial)],
     ["Records", count(view.records)],
     ["Changed", [moment(view.changed_at_ms), aside(ago(Date.now() - view.changed_at_ms))]],
@@ -175,7 +334,10 @@ function zoneFacts(view, soa) {
     soa && ["Negative TTL", `${count(+minimum)} s`],
     ["Reads", settings.consistency],
     ["Who may ask", list(settings.query_acl, "everybody")],
-    ["Transfers", list([...settings.transfer_acl, ...settings.transfer_keys.map((key) => `key ${key}`)], "nobody")],
+    [
+      "Transfers",
+      list([...settings.transfer_acl, ...settings.transfer_keys.map((key) => `key ${key}`)], "nobody"),
+    ],
     ["Updates", list([...settings.update_acl, ...settings.update_keys.map((key) => `key ${key}`)], "nobody")],
     ["Notified", list(settings.notify, "nobody")],
   ];

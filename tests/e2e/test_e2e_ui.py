@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -301,6 +302,14 @@ def test_a_dead_follower_shows_on_the_leaders_page(browser: Browser, three: Clus
         expect(page.locator(".map .edge.bad text")).to_have_text("silent")
         row = page.get_by_role("table", name="Members").locator("tr", has_text="no connection")
         expect(row.locator("td").first).to_have_text(str(killed.node_id))
+        expect(page.locator(".verdict")).to_contain_text("1 without a connection")
+        for number in range(7):
+            put(leader, f"lag/{number}", b"more for it to catch up with")
+        metrics = leader.request("GET", "/metrics").body.decode()
+        lag = re.search(rf'^aspen_raft_peer_lag_entries{{peer="{killed.node_id}"}} (\d+)', metrics, re.M)
+        assert lag is not None
+        assert int(lag[1]) >= 7
+        expect(row.locator("td").nth(2)).to_have_text(lag[1])
         killed.start()
         expect(page.locator(".map .edge.bad")).to_have_count(0)
 
@@ -407,6 +416,15 @@ def until(page: Page, key: str, wanted: str) -> None:
             return
         page.keyboard.press(key)
     raise AssertionError(f"{key} leads to no {wanted!r}")
+
+
+@pytest.mark.parametrize("view", ["nowhere", "zones/%E0%A4%A", "packets/%zz", "keys/%zz?key=%ff"])
+def test_an_address_that_leads_nowhere_says_so(browser: Browser, single: Cluster, view: str) -> None:
+    with browsers.opened(browser, ui(single.nodes[0], view)) as page:
+        page.locator("h1").wait_for()
+        assert page.locator("main").inner_text().strip()
+        page.keyboard.press("1")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
 
 
 def test_all_of_it_by_keyboard(browser: Browser, single: Cluster) -> None:
