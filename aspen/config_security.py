@@ -36,6 +36,7 @@ def security_report(config: ClusterBootstrapConfig, origin: Origin = lambda path
         "publishing": _publishing(config),
         "dns": _dns(config),
         "announced": _announced(config),
+        "relays": "for nodes that know the cookie, at /relay" if config.iroh.relay_server else "nothing",
         "encrypted": _encrypted(config),
     }
 
@@ -47,6 +48,8 @@ def _peers(config: ClusterBootstrapConfig) -> str:
 
 
 def _trust(config: ClusterBootstrapConfig, origin: Origin) -> str:
+    if not config.cookie:
+        return "no cookie yet: a signed ticket brings it"
     if config.cookie_file is not None:
         source = f"in the file {config.cookie_file}"
     elif "flag" in origin("cookie"):
