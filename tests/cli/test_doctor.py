@@ -304,6 +304,21 @@ def test_the_command_without_a_node(aspen: Aspen, tmp_path: Path) -> None:
     ]
 
 
+def test_what_a_node_learnt_by_joining_counts(aspen: Aspen, tmp_path: Path) -> None:
+    (tmp_path / "node").mkdir()
+    joined = tmp_path / "node" / "joined.toml"
+    joined.write_text('node_id = 4\ncookie = "told by the ticket"\n')
+    file = tmp_path / "aspen.toml"
+    file.write_text(f'data_dir = "{tmp_path}/node"\nhttp_addr = "127.0.0.1:1"\ndns_port = 0\nquic_port = 0\n')
+    told = json.loads(aspen("doctor", str(file), "--json").stdout)
+    assert not [f for f in told["findings"] if f["topic"] == "configuration" and f["level"] == "problem"]
+    shown = json.loads(aspen("config", "show", str(file), "--json").stdout)
+    assert shown["node_id"] == {"value": 4, "source": str(joined)}
+    assert shown["cookie"] == {"value": "(secret)", "source": str(joined)}
+    check = json.loads(aspen("config", "check", str(file), "--json").stdout)
+    assert check["still_needed"] == []
+
+
 def test_a_wrong_configuration_is_a_problem(aspen: Aspen, tmp_path: Path) -> None:
     file = tmp_path / "aspen.toml"
     file.write_text("nod_id = 1\n")
