@@ -20,6 +20,8 @@ from aspen.errors import ConfigError
 from aspen.identity import sync_directory
 
 JOINED_FILE: Final = "joined.toml"
+LEARNT: Final = ("node_id", "cookie", "peers", "learner", "init")
+"""The settings that may come from there."""
 _HEADER: Final = (
     "# Written by Aspen when this node joined its cluster. It holds the cluster's cookie: keep it secret.\n"
     "# Settings from elsewhere come before these. Without this file the node would have to join anew.\n"

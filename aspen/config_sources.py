@@ -1,4 +1,4 @@
-"""Where settings come from: defaults < environment < TOML < flags.
+"""Where settings come from: defaults < what was learnt when joining < environment < TOML < flags.
 
 Each source becomes a flat table, dotted setting name → (value, where it was written), checked on
 its own: an unknown name or a value of the wrong type is a `ConfigError` that names the source.
@@ -30,6 +30,7 @@ from aspen.config import (
     setting_types,
 )
 from aspen.config_checks import check
+from aspen.config_joined import JOINED_FILE, LEARNT, with_joined
 from aspen.config_pkarr import PkarrConfig
 from aspen.errors import ConfigError
 from aspen.limits import SECRET_FILE_BYTES
@@ -160,7 +161,12 @@ def load_config(
         merged |= layer
     values = {name: value for name, (value, _source) in merged.items()}
     sources = {name: source for name, (_value, source) in merged.items() if source != "default"}
-    return LoadedConfig(with_secret_files(_build(values)), sources)
+    config = with_secret_files(_build(values))
+    joined = with_joined(config)
+    for name in LEARNT:
+        if getattr(joined, name) != getattr(config, name):
+            sources[name] = str(joined.data_path / JOINED_FILE)
+    return LoadedConfig(joined, sources)
 
 
 def with_secret_files(config: ClusterBootstrapConfig) -> ClusterBootstrapConfig:

@@ -45,6 +45,7 @@ from aspen.net.endpoint import (
 )
 from aspen.net.handshake import INCARNATION_BYTES
 from aspen.net.reachable import reachable_addresses
+from aspen.net.refusals import Refusals
 from aspen.node_relay import given_pool
 from aspen.raft.cluster import Consensus
 from aspen.raft.roster import NO_CLUSTER
@@ -76,6 +77,8 @@ async def one_service(
             services=[service],
             address_book=book,
             relays=relays,
+            # A member may dial already what is to be here in a moment: that is nothing to tell of.
+            refusals=Refusals(time.monotonic, logged=False),
         )
         try:
             bound = await endpoint.start(config.quic_host, config.quic_port)

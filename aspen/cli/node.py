@@ -147,18 +147,14 @@ def run_node(config_file: Path | None, flags: dict[str, Any], *, show_joining: b
 
     With `show_joining`, standard output tells how far a node has come that joins, and the log less.
     """
-    from dataclasses import replace
-
     from aspen import logs
-    from aspen.config_joined import with_joined
     from aspen.config_security import apply_security_defaults, security_report
     from aspen.config_sources import NODE_DEFAULTS, load_config
 
     defaults = {**NODE_DEFAULTS, **({"log_level": "warning"} if show_joining else {})}
 
     def load() -> LoadedConfig:
-        loaded = load_config(config_file=config_file, environment=os.environ, flags=flags, defaults=defaults)
-        return replace(loaded, config=with_joined(loaded.config))
+        return load_config(config_file=config_file, environment=os.environ, flags=flags, defaults=defaults)
 
     loaded = load()
     warnings = [*loaded.validate(), *apply_security_defaults(loaded.config).values()]

@@ -20,7 +20,8 @@ log = structlog.get_logger("aspen.net")
 class Refusals:
     """The counter of refusals by code, and their log."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, logged: bool = True) -> None:
+        self._logged = logged
         self.counts: Counter[str] = Counter()
         self._clock = clock
         self._logged_at: dict[str, float] = {}
@@ -31,7 +32,7 @@ class Refusals:
         self.counts[code] += 1
         now = self._clock()
         last = self._logged_at.get(code)
-        if last is not None and now - last < NET_REFUSAL_LOG_MS / 1000:
+        if not self._logged or (last is not None and now - last < NET_REFUSAL_LOG_MS / 1000):
             return
         unlogged = self.counts[code] - self._logged_count.get(code, 0) - 1
         self._logged_at[code] = now

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from aspen.config import ClusterBootstrapConfig, DnsServerConfig, IrohConfig
-from aspen.config_joined import JOINED_FILE, read_joined
+from aspen.config_joined import JOINED_FILE, Joined, read_joined, write_joined
+from aspen.config_sources import load_config
 from aspen.discovery.join import Declined, JoinRequest, decode_answer, encode
 from aspen.discovery.service import TOPIC_CONTEXT
 from aspen.discovery.ticket import SignedTicket, Ticket, TicketNode, parse_ticket
@@ -164,6 +165,39 @@ async def test_who_has_joined_needs_no_valid_ticket_any_more(member: Node, tmp_p
         patched.setattr("aspen.node_join.time.time", lambda: later_s)
         async with running(tmp_path / "new", ticket=ticket) as again:
             await until(lambda: bool(again.consensus.leader_id), "it is back")
+
+
+def test_what_was_learnt_stands_behind_what_is_configured(tmp_path: Path) -> None:
+    file = tmp_path / JOINED_FILE
+    peer = f"1@{STRANGER.z32}@192.0.2.1:7300"
+    write_joined(tmp_path, Joined(node_id=4, cookie=COOKIE, peers=(peer,)))
+    environment = {"ASPEN_DATA_DIR": str(tmp_path)}
+    loaded = load_config(config_file=None, environment=environment, flags={})
+    loaded.validate()
+    assert (loaded.config.node_id, loaded.config.cookie, loaded.config.peers) == (4, COOKIE, [peer])
+    assert loaded.origin("cookie") == loaded.origin("node_id") == str(file)
+    changed_since = environment | {"ASPEN_COOKIE": "changed-since-then", "ASPEN_INIT": "true"}
+    loaded = load_config(config_file=None, environment=changed_since, flags={})
+    assert loaded.config.cookie == "changed-since-then"
+    assert not loaded.config.init  # whoever has joined founds nothing
+    with pytest.raises(ConfigError, match=f"node_id is 5, but this node joined as 4 .{file}"):
+        load_config(config_file=None, environment=environment | {"ASPEN_NODE_ID": "5"}, flags={})
+    file.write_text("node_id = ?")
+    with pytest.raises(ConfigError, match=f"{file}: not what Aspen wrote there"):
+        load_config(config_file=None, environment=environment, flags={})
+
+
+async def test_a_voter_whose_data_is_gone_is_not_let_in_under_its_old_key(
+    member: Node, tmp_path: Path
+) -> None:
+    """It may have voted in this term, and doesn't know."""
+    async with running(tmp_path / "new", ticket=signed(member)) as new:
+        await votes(new)
+        (tmp_path / "wiped").mkdir()
+        new_key = (tmp_path / "new" / "identity.key").read_text()
+        (tmp_path / "wiped" / "identity.key").write_text(new_key)
+        error = await refused(member, tmp_path / "wiped", ticket=signed(member))
+    assert "a voter already, as node 2, whose data is not here" in str(error)
 
 
 # --- turned away ----------------------------------------------------------------------------------
