@@ -82,26 +82,11 @@ def _load(file: Path | None) -> tuple[LoadedConfig, list[str]]:
     from aspen.config_security import apply_security_defaults
     from aspen.config_sources import NODE_DEFAULTS, load_config
 
-    loaded = as_joined(
-        load_config(config_file=file, environment=os.environ, flags={}, defaults=NODE_DEFAULTS)
-    )
+    loaded = load_config(config_file=file, environment=os.environ, flags={}, defaults=NODE_DEFAULTS)
     overruled = apply_security_defaults(loaded.config)
     for path in overruled:
         loaded.sources[path] += " (overruled)"
     return loaded, list(overruled.values())
-
-
-def as_joined(loaded: LoadedConfig) -> LoadedConfig:
-    """With what a node learnt when a cluster let it in, for what is given nowhere else."""
-    from aspen.config import settings
-    from aspen.config_joined import JOINED_FILE, with_joined
-
-    config = with_joined(loaded.config)
-    before = {path: value for path, value, _default in settings(loaded.config)}
-    file = str(config.data_path / JOINED_FILE)
-    learnt = {path: file for path, value, _ in settings(config) if value != before.get(path)}
-    learnt.pop("data_dir", None)
-    return type(loaded)(config, loaded.sources | learnt)
 
 
 def _checked(loaded: LoadedConfig) -> tuple[list[str], list[str], Mapping[str, str]]:

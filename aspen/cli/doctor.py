@@ -82,7 +82,6 @@ async def _examine(file: Path | None, addr: list[str] | None, token: str | None)
 
 def _configuration(file: Path | None) -> tuple[LoadedConfig | None, list[Finding]]:
     """The configuration, as far as it can be read, and what is to be said of it."""
-    from aspen.cli.config import as_joined
     from aspen.config_sources import NODE_DEFAULTS, load_config
     from aspen.errors import ConfigError
 
@@ -90,7 +89,6 @@ def _configuration(file: Path | None) -> tuple[LoadedConfig | None, list[Finding
     correct = "correct it; `aspen config show --origin` says where each value comes from"
     try:
         loaded = load_config(config_file=file, environment=os.environ, flags={}, defaults=NODE_DEFAULTS)
-        loaded = as_joined(loaded)
     except ConfigError as error:
         return None, [problem(topic, str(error), correct)]
     given_at_start: dict[str, Any] = {"node_id": 1} if not loaded.config.node_id else {}
