@@ -291,7 +291,7 @@ class Browser {
           count(change.mod_revision),
         ]),
       );
-      if (key === this.value.key) this.stale = true;
+      if (key === this.value.key && this.value.revision === undefined) this.stale = true;
     }
     this.pending = this.pending.slice(-SHOWN);
     this.timer ??= setTimeout(() => this.#settle(), this.busy ? 1_500 : 120);

@@ -41,7 +41,7 @@ function buckets(metrics, name, where = () => true) {
 }
 
 /** The quantile of what came between two states of a histogram; undefined if nothing came. */
-export function quantile(before, after, q) {
+function quantile(before, after, q) {
   const old = new Map(before);
   const grown = after.map(([bound, number]) => [bound, number - (old.get(bound) ?? 0)]);
   const all = grown.at(-1)?.[1] ?? 0;
@@ -57,6 +57,18 @@ export function quantile(before, after, q) {
   return floor;
 }
 
+/** A counter's growth per second; undefined over a restart, after which it counts from 0. */
+function growth(name, where) {
+  return (now, before, seconds) => {
+    const [after, old] = [value(now, name, where), value(before, name, where) ?? 0];
+    return after === undefined || after < old ? undefined : (after - old) / seconds;
+  };
+}
+
+function spread(name, q, where) {
+  return (now, before) => quantile(buckets(before, name, where), buckets(now, name, where), q);
+}
+
 /** The node's latest answers and the samples that plots are made of. */
 class Live {
   status = null;
@@ -66,7 +78,6 @@ class Live {
   answeredAt = 0;
   samples = [];
   #listeners = new Set();
-  #healthPath = "/health";
   #timer = 0;
   #asking = false;
 
@@ -108,7 +119,7 @@ class Live {
       const status = await json("/v1/cluster/status");
       const [text, health] = await Promise.all([
         get("/metrics").then((answer) => answer.text()),
-        this.#askHealth(),
+        json("/health", { also: [503] }),
       ]);
       Object.assign(this, {
         status,
@@ -124,16 +135,6 @@ class Live {
     for (const listener of this.#listeners) listener();
   }
 
-  async #askHealth() {
-    try {
-      return await json(this.#healthPath, { also: [503] });
-    } catch (error) {
-      if (error.status !== 404 || this.#healthPath === "/healthz") throw error;
-      this.#healthPath = "/healthz";
-      return this.#askHealth();
-    }
-  }
-
   #sample() {
     const at = performance.now();
     this.samples.push({ at, metrics: this.metrics });
@@ -141,31 +142,35 @@ class Live {
   }
 
   /** `[when, value]` for each sample but the first: `of(metrics now, metrics before, seconds between)`. */
-  series(of, window = 1) {
-    return this.samples.slice(1).map((sample, index) => {
-      const before = this.samples[Math.max(0, index + 1 - window)];
-      const seconds = (sample.at - before.at) / 1_000;
-      const restarted =
-        value(sample.metrics, "aspen_raft_applied_index") < value(before.metrics, "aspen_raft_applied_index");
-      const gap = seconds > (window * 3 * EVERY_MS) / 1_000;
-      return [sample.at, restarted || gap ? undefined : of(sample.metrics, before.metrics, seconds)];
-    });
+  #series(of, window = 1) {
+    return this.samples.slice(1).map((sample, at) => [sample.at, this.#between(at + 1, of, window)]);
+  }
+
+  /** What `of` says of one sample and the one `window` before it; undefined if nobody asked for a while. */
+  #between(at, of, window = 1) {
+    const [now, before] = [this.samples[at], this.samples[Math.max(0, at - window)]];
+    const seconds = (now.at - before.at) / 1_000;
+    return seconds > (window * 3 * EVERY_MS) / 1_000 ? undefined : of(now.metrics, before.metrics, seconds);
   }
 
   /** How fast a counter grows, per second. */
   rate(name, where) {
-    return this.series((now, before, seconds) => {
-      const [new_, old] = [value(now, name, where), value(before, name, where) ?? 0];
-      return new_ === undefined || new_ < old ? undefined : (new_ - old) / seconds;
-    });
+    return this.#series(growth(name, where));
   }
 
   /** A quantile of a histogram, in seconds, over the last ten. */
   quantile(name, q, where) {
-    return this.series(
-      (now, before) => quantile(buckets(before, name, where), buckets(now, name, where), q),
-      WINDOW,
-    );
+    return this.#series(spread(name, q, where), WINDOW);
+  }
+
+  rateNow(name, where) {
+    return this.samples.length > 1 ? this.#between(this.samples.length - 1, growth(name, where)) : undefined;
+  }
+
+  quantileNow(name, q, where) {
+    return this.samples.length > 1
+      ? this.#between(this.samples.length - 1, spread(name, q, where), WINDOW)
+      : undefined;
   }
 
   /** The values a label has. */

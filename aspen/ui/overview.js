@@ -320,7 +320,7 @@ function transports(metrics) {
     const well = value(metrics, name, (labels) => of(labels) && labels.rcode === "NOERROR") ?? 0;
     return [
       transport,
-      short(latest(live.rate(name, of))),
+      short(live.rateNow(name, of)),
       count(all),
       all ? `${(((all - well) / all) * 100).toFixed(1)} %` : "–",
       ...times(DNS_TIMES, of),
@@ -346,12 +346,12 @@ function steps(metrics) {
     ["Its commit to disk", "aspen_raft_fsync_seconds"],
   ]
     .filter(([, name]) => metrics.has(`${name}_count`))
-    .map(([step, name]) => [step, short(latest(live.rate(`${name}_count`))), ...times(name)]);
+    .map(([step, name]) => [step, short(live.rateNow(`${name}_count`)), ...times(name)]);
   for (const stage of live.labels(`${PUT_STAGES}_count`, "stage")) {
     const of = ({ stage: label }) => label === stage;
     all.push([
       `pkarr PUT: ${stage}`,
-      short(latest(live.rate(`${PUT_STAGES}_count`, of))),
+      short(live.rateNow(`${PUT_STAGES}_count`, of)),
       ...times(PUT_STAGES, of),
     ]);
   }
@@ -361,9 +361,5 @@ function steps(metrics) {
 }
 
 function times(name, of) {
-  return [0.5, 0.99].map((q) => latency(latest(live.quantile(name, q, of))));
-}
-
-function latest(series) {
-  return series.at(-1)?.[1];
+  return [0.5, 0.99].map((q) => latency(live.quantileNow(name, q, of)));
 }

@@ -16,7 +16,7 @@ export function askToken(wrong) {
   const form = h(
     "form",
     { method: "dialog" },
-    h("h2", null, "This node asks for its token"),
+    h("h2", { id: "token-title" }, "This node asks for its token"),
     wrong
       ? h(
           "p",
@@ -45,7 +45,7 @@ export function askToken(wrong) {
       h("button", { type: "button", onclick: () => dialog.close() }, "Not now"),
     ),
   );
-  const dialog = h("dialog", { class: "dialog", "aria-label": "Token" }, form);
+  const dialog = h("dialog", { class: "dialog", "aria-labelledby": "token-title" }, form);
   document.body.append(dialog);
   dialog.showModal();
   input.focus();

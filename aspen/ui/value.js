@@ -1,8 +1,8 @@
 // One key of the key-value store: its value as whatever it is, its revisions and its lease.
 
-import { get, json } from "./api.js";
+import { json } from "./api.js";
 import { copier, download, empty, facts, failed, h, say, setText, show, tabs } from "./dom.js";
-import { asText, count, dump, duration, keyPath, keyText, octets, size } from "./format.js";
+import { asText, count, dump, duration, keyQuery, keyText, octets, size } from "./format.js";
 
 const TEXT = 65_536; // octets of a value that are shown as text
 const PREVIEW_MAX = 8 * 2 ** 20;
@@ -22,15 +22,16 @@ export class Value {
   /** Read the key and show it, as it is now or was at a revision; `quiet`: without telling screen readers. */
   async choose(key, { revision, quiet = false } = {}) {
     this.key = key;
+    this.revision = revision;
     const at = revision === undefined ? "" : `&revision=${revision}`;
     try {
-      const answer = await get(`/v1/kv/${keyPath(key).replaceAll("/", "%2F")}?consistency=stale${at}`, {
-        signal: this.signal,
-        also: [404],
-      });
-      const entry = await answer.json();
+      // Of all keys that begin with it, it is the first. (A key as part of a path: a browser would make another of `..`.)
+      const path = `/v1/kv?prefix=${keyQuery(key)}&limit=1&consistency=stale${at}`;
+      const entry = (await json(path, { signal: this.signal })).entries.find(
+        (each) => atob(each.key) === key,
+      );
       if (this.key !== key) return;
-      if (answer.status === 404) {
+      if (!entry) {
         show(
           this.element,
           h("h2", { class: "mono" }, keyText(key)),
@@ -39,8 +40,7 @@ export class Value {
           ),
         );
       } else this.#put(this.#entry(key, entry, revision));
-      if (!quiet)
-        say(answer.status === 404 ? "No such key" : `${keyText(key)}, ${size(octets(entry.value).length)}`);
+      if (!quiet) say(!entry ? "No such key" : `${keyText(key)}, ${size(octets(entry.value).length)}`);
     } catch (error) {
       if (this.signal.aborted) return;
       show(

@@ -15,7 +15,7 @@ import browser as browsers
 import npm
 import pytest
 from clients import sign
-from cluster import Cluster, NodeProcess, running
+from cluster import Cluster, NodeProcess, https_settings, running
 from playwright.sync_api import Browser, Page, expect
 
 AXE = "axe-core@4.10.3"
@@ -49,6 +49,7 @@ def guarded(folder: Path) -> Iterator[NodeProcess]:
     node = NodeProcess(1, folder)
     node.init = True
     node.settings = {"ASPEN_ADMIN_TOKEN": TOKEN}
+    https_settings(node)
     node.start()
     try:
         node.wait_ready()
@@ -247,6 +248,11 @@ def test_keys_are_browsed_and_change_as_they_are_written(browser: Browser, singl
         expect(detail.locator("pre")).to_have_text("12")
         page.reload()
         expect(page.get_by_role("region", name="Value", exact=True).locator("pre")).to_have_text("13")
+        put(node, "..", b"a key that is no way up")
+        page.goto(ui(node, "keys/?key=.."))
+        expect(page.get_by_role("region", name="Value", exact=True).locator("pre")).to_have_text(
+            "a key that is no way up"
+        )
 
 
 def test_a_folder_of_many_keys_costs_a_few_requests(browser: Browser, single: Cluster) -> None:
@@ -350,6 +356,12 @@ def test_a_node_with_a_token_asks_for_it_and_it_is_in_no_url(browser: Browser, t
             assert not [url for url in urls if "token" in url.replace("token.js", "") or quote(TOKEN) in url]
             assert page.evaluate("[localStorage.length, sessionStorage.length]") == [0, 0]
             page.get_by_role("button", name="Enter the token").wait_for()
+        secure = f"https://{node.host}:{node.settings['ASPEN_DNS_SERVER_HTTPS_CONFIG_PORT']}/ui/#/keys/"
+        with browsers.opened(browser, secure, ignore_https_errors=True) as page:
+            page.get_by_role("textbox", name="Token").fill(TOKEN)
+            page.keyboard.press("Enter")
+            expect(page.locator(".live.on")).to_be_visible()
+            assert page.evaluate("performance.getEntriesByType('navigation')[0].nextHopProtocol") == "h2"
         assert TOKEN not in node.log()
 
 
