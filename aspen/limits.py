@@ -311,6 +311,7 @@ RELAY_RECONNECT_MAX_MS: Final = 3_000  # sooner than connections over it are giv
 RELAY_GONE_MS: Final = 10_000  # a relay that didn't know a peer is tried after others for so long
 RELAY_GONE_PEERS: Final = 1_024
 RELAY_LOOK_MS: Final = 2_000  # between two looks at which relays others announce
+RELAY_PROBE_MS: Final = 20_000  # between two questions where a relay sees this node; keeps a NAT's mapping
 RELAY_URLS: Final = 4  # relays that a node is connected to at one time
 
 # --- joining a cluster -------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from aspen.discovery.ticket import NONCE_BYTES, SignedTicket, Ticket, TicketNode
 from aspen.errors import JoinError, TicketError
 from aspen.http.peers import PeerAddress, PeerConnection, PeersStatus, PeerStatus
 from aspen.identity import Cookie, Cookies, EndpointId, Identity, verify
-from aspen.limits import TICKET_NODES
+from aspen.limits import ADDRESSES_PER_PEER, TICKET_NODES
 from aspen.net.address_book import Address, AddressBook
 from aspen.net.endpoint import ALPN_GOSSIP, ConnectionStatus, Endpoint, Hello, Peer, Service
 from aspen.net.reachable import reachable_addresses
@@ -152,7 +152,7 @@ class Discovery:
                 self._address_book.add(peer.endpoint_id, peer.address, "manual")
         if config.ticket:
             self._use_ticket(config.ticket)
-        self.relays.start(endpoint, self.gossip.core.known)
+        self.relays.start(endpoint, self.gossip.core.known, moved=self.gossip.announce_soon)
         if config.iroh.enable_gossip:
             self.gossip.start(endpoint.channel(ALPN_GOSSIP))
         if config.iroh.enable_mdns:
@@ -170,9 +170,10 @@ class Discovery:
         """What this node says of itself now."""
         roster = self._consensus.roster
         member = roster.by_endpoint(self._identity.endpoint_id)
+        addresses = dict.fromkeys((*reachable_addresses(self._own_address()), *self.relays.observed))
         return SelfDescription(
             node_id=member.node_id if member is not None else 0,
-            addresses=reachable_addresses(self._own_address()),
+            addresses=tuple(addresses)[:ADDRESSES_PER_PEER],
             relay_url=self.relays.announce(),
         )
 

@@ -8,6 +8,7 @@ all. `custom` is the given ones only, `disabled` none.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -19,7 +20,8 @@ from aspen.discovery.announcement import Announcement
 from aspen.errors import ConfigError
 from aspen.http.server import HttpServer
 from aspen.identity import Cookies, EndpointId, Identity
-from aspen.limits import RELAY_LOOK_MS
+from aspen.limits import RELAY_LOOK_MS, RELAY_PROBE_MS
+from aspen.net.address_book import Address
 from aspen.net.endpoint import Endpoint
 from aspen.net.reachable import reachable_addresses
 from aspen.relay.access import COOKIE_CONTEXT, Access, RelayUrl, parse_relay_url
@@ -66,13 +68,19 @@ class NodeRelays:
                     refuses=lambda endpoint_id: roster().has_removed(endpoint_id),
                 )
             )
+        self.observed: tuple[Address, ...] = ()
+        """Where relays see this node's QUIC port, beyond a NAT if there is one."""
+        self._probe_at = 0.0
+        self._observing = False
         self._http: HttpServer | None = None
         self._known: Known = {}
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, endpoint: Endpoint, known: Known) -> None:
-        """Connect from now on; `known` may change."""
+    def start(self, endpoint: Endpoint, known: Known, moved: Callable[[], None]) -> None:
+        """Connect from now on; `known` may change. `moved` hears of another address under `observed`."""
         self._known = known
+        self._endpoint = endpoint
+        self._moved = moved
         self.pool.feed(endpoint)
         self._look()
         self._task = asyncio.create_task(self._keep_looking(), name="relays")
@@ -85,6 +93,8 @@ class NodeRelays:
 
     async def stop(self) -> None:
         """After the endpoint has said goodbye."""
+        if self.server is not None and self.server.observer is not None:
+            self.server.observer.close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -100,6 +110,7 @@ class NodeRelays:
             await asyncio.sleep(RELAY_LOOK_MS / 1000)
             try:
                 self._look()
+                await self._observe()
             except Exception:
                 log.exception("looking for relays failed")
 
@@ -109,6 +120,24 @@ class NodeRelays:
         if own is not None and self.server is not None and self._uses_relays:
             self.pool.attach(own, self.server.hub)
         self.pool.use(self._wanted())
+
+    async def _observe(self) -> None:
+        """Ask the relays where this node is seen, now and then; and let clients of the own one ask."""
+        if self.server is not None and self._http is not None and self._http.is_open and not self._observing:
+            self._observing = True
+            try:
+                await self.server.observe(*self._http.address)
+            except ConfigError as error:
+                log.warning("nodes behind NATs learn no public address here", reason=str(error))
+        seen = tuple(each for each in self.pool.observed if not is_loopback(each[0]))
+        if seen != self.observed:
+            self.observed = seen
+            self._moved()
+        now = time.monotonic()
+        if self.pool.probes and (now >= self._probe_at or not self.observed):
+            self._probe_at = now + RELAY_PROBE_MS / 1000
+            for address, datagram in self.pool.probes:
+                self._endpoint.send_bare(datagram, address)
 
     def _wanted(self) -> list[RelayUrl]:
         """The given ones first; then the announced, in an order that is the same on every node."""

@@ -23,7 +23,7 @@ from aspen.net.refusals import Refusals
 from aspen.net.relayed import NoRelays, Relays, relay_of
 from aspen.net.streams import FrameStream
 from aspen.net.transceiver import Transceiver
-from aspen.net.udp import SocketAddress, plain
+from aspen.net.udp import SocketAddress, numeric, plain
 
 __all__ = [
     "ALPN_FOUND",
@@ -128,6 +128,12 @@ class Endpoint:
     def relayed(self, relay: str, endpoint_id: EndpointId, datagram_untrusted: bytes) -> None:
         """A relay has brought a datagram, as it says from that peer."""
         self._transceiver.relayed(relay, endpoint_id, datagram_untrusted)
+
+    def send_bare(self, datagram: bytes, address: Address) -> None:
+        """Send something that isn't QUIC from the endpoint's port, to a numeric address."""
+        resolved = numeric(self._transceiver.family, address)
+        if resolved is not None:
+            self._transceiver.send_bare(datagram, resolved)
 
     def relays_changed(self) -> None:
         """A relay is connected that was not."""

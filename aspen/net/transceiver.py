@@ -177,6 +177,10 @@ class Transceiver:
             connection.close()
             self._remove(connection)
 
+    def send_bare(self, datagram: bytes, address: SocketAddress) -> None:
+        """Send something that isn't QUIC, from this port."""
+        self._put_on_wire(datagram, address)
+
     def stop(self) -> None:
         """Close every connection and the socket."""
         for connection in list(self.connections):

@@ -26,6 +26,7 @@ from aspen.relay.frames import (
     Datagram,
     Frame,
     Gone,
+    Observed,
     Refused,
     Welcome,
     decode_frame,
@@ -33,6 +34,7 @@ from aspen.relay.frames import (
     encode_frame,
 )
 from aspen.relay.hub import DroppingQueue
+from aspen.relay.observer import probe
 
 log = structlog.get_logger("aspen.relay")
 
@@ -64,6 +66,10 @@ class RelayClient:
         self.connected = False
         self.problem = ""
         """Why it isn't connected, if it was tried."""
+        self.probe: tuple[tuple[str, int], bytes] | None = None
+        """Where to send what by UDP, for the relay to tell where it came from."""
+        self.observed: tuple[str, int] | None = None
+        """Where it came from, the last time."""
         self._identity = identity
         self._authenticators = authenticators
         self._receive = receive
@@ -106,6 +112,7 @@ class RelayClient:
                 except (aiohttp.ClientError, OSError, TimeoutError) as error:
                     problem = str(error) or type(error).__name__
                 was_connected, self.connected = self.connected, False
+                self.probe = None
                 if was_connected:
                     failures = 0
                 if was_connected or problem != self.problem:
@@ -135,8 +142,12 @@ class RelayClient:
                     raise RelayError("malformed", "what answers there is not a relay")
                 proof = prove(self._identity, challenge, self.url.name, self._authenticators)
                 await socket.send_bytes(encode_frame(proof))
-                if not isinstance(await _next(socket), Welcome):
+                welcome = await _next(socket)
+                if not isinstance(welcome, Welcome):
                     raise RelayError("malformed", "the relay does not say that it let this node in")
+            peername = socket.get_extra_info("peername")
+            if welcome.udp_port and peername is not None:
+                self.probe = (str(peername[0]), welcome.udp_port), probe(welcome.token)
             self._queue.clear()
             self.connected, self.problem = True, ""
             log.info("relay connected", relay=self.url.websocket)
@@ -155,6 +166,8 @@ class RelayClient:
             self._receive(frame.peer, frame.payload)
         elif isinstance(frame, Gone):
             self._gone(frame.peer)
+        elif isinstance(frame, Observed):
+            self.observed = frame.host, frame.port
         else:
             raise RelayError("malformed", "a relay sends datagrams here, and nothing else")
 

@@ -4,9 +4,10 @@
 
     relay → client   CHALLENGE  version u8 ‖ nonce (32) ‖ wants the cluster's key u8
     client → relay   PROOF      version u8 ‖ endpoint id (32) ‖ signature (64) ‖ MAC (32) ‖ relay's name
-    relay → client   WELCOME    version u8
+    relay → client   WELCOME    version u8 ‖ UDP port u16 (or 0) ‖ token (16)
     both             DATAGRAM   endpoint id (32) ‖ datagram      (whom it is for; whom it is from)
     relay → client   GONE       endpoint id (32)                 (nobody of that id is connected)
+    relay → client   OBSERVED   port u16 ‖ host                  (where the token's datagram came from)
     relay → client   REFUSED    length of code u8 ‖ code ‖ reason; the connection ends
 
 The first byte of each is its kind. Liveness is WebSocket's own ping and pong (RFC 6455 §5.5.2).
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 
 from aspen.errors import RelayError, invariant
@@ -28,10 +30,13 @@ SIGNATURE_BYTES: Final = 64
 MAC_BYTES: Final = 32
 NO_MAC: Final = bytes(MAC_BYTES)
 
-_CHALLENGE, _PROOF, _WELCOME, _DATAGRAM, _GONE, _REFUSED = range(1, 7)
+TOKEN_BYTES: Final = 16
+
+_CHALLENGE, _PROOF, _WELCOME, _DATAGRAM, _GONE, _REFUSED, _OBSERVED = range(1, 8)
 _CHALLENGE_BODY: Final = struct.Struct(f">BB{NONCE_BYTES}s?")
 _PROOF_BODY: Final = struct.Struct(f">BB{KEY_BYTES}s{SIGNATURE_BYTES}s{MAC_BYTES}s")
-_WELCOME_BODY: Final = struct.Struct(">BB")
+_WELCOME_BODY: Final = struct.Struct(f">BBH{TOKEN_BYTES}s")
+_OBSERVED_BODY: Final = struct.Struct(">BH")
 _GONE_BODY: Final = struct.Struct(f">B{KEY_BYTES}s")
 _DATAGRAM_KIND: Final = bytes((_DATAGRAM,))
 _DATAGRAM_AT: Final = 1 + KEY_BYTES
@@ -62,6 +67,11 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
+    """You are in. What comes to the UDP port with the token, the relay tells from where."""
+
+    udp_port: int
+    """0 if it doesn't listen there."""
+    token: bytes
     version: int = VERSION
 
 
@@ -78,12 +88,18 @@ class Gone:
 
 
 @dataclass(frozen=True, slots=True)
+class Observed:
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     code: str
     reason: str
 
 
-Frame = Challenge | Proof | Welcome | Datagram | Gone | Refused
+Frame = Challenge | Proof | Welcome | Datagram | Gone | Observed | Refused
 
 
 def encode_datagram(peer: bytes, payload: bytes) -> bytes:
@@ -99,8 +115,10 @@ def encode_frame(frame: Frame) -> bytes:
             octets = name.encode()
             invariant(len(octets) <= RELAY_NAME_BYTES, "a relay's name is short")
             return _PROOF_BODY.pack(_PROOF, version, endpoint_id, signature, mac) + octets
-        case Welcome(version):
-            return _WELCOME_BODY.pack(_WELCOME, version)
+        case Welcome(udp_port, token, version):
+            return _WELCOME_BODY.pack(_WELCOME, version, udp_port, token)
+        case Observed(host, port):
+            return _OBSERVED_BODY.pack(_OBSERVED, port) + host.encode()
         case Datagram(peer, payload):
             return encode_datagram(peer, payload)
         case Gone(peer):
@@ -128,7 +146,11 @@ def decode_frame(data_untrusted: bytes) -> Frame:
         if kind == _PROOF:
             return _proof(data_untrusted)
         if kind == _WELCOME:
-            return Welcome(_WELCOME_BODY.unpack(data_untrusted)[1])
+            _, version, udp_port, token = _WELCOME_BODY.unpack(data_untrusted)
+            return Welcome(udp_port, token, version)
+        if kind == _OBSERVED:
+            _, port = _OBSERVED_BODY.unpack(data_untrusted[: _OBSERVED_BODY.size])
+            return Observed(str(ip_address(data_untrusted[_OBSERVED_BODY.size :].decode())), port)
         if kind == _GONE:
             return Gone(_GONE_BODY.unpack(data_untrusted)[1])
         if kind == _REFUSED:
@@ -136,7 +158,7 @@ def decode_frame(data_untrusted: bytes) -> Frame:
             if len(data_untrusted) < end:
                 raise RelayError("malformed", "a refusal that is cut off")
             return Refused(data_untrusted[2:end].decode(), data_untrusted[end:].decode("utf-8", "replace"))
-    except (struct.error, IndexError, UnicodeDecodeError):
+    except (struct.error, IndexError, ValueError):  # UnicodeDecodeError is one
         raise RelayError("malformed", f"not a frame of kind {kind}") from None
     raise RelayError("malformed", f"no frame is of kind {kind}")
 

@@ -145,13 +145,14 @@ class Hub:
         target = self._sessions.get(datagram.peer)
         if target is None or target.ended is not None:
             self.dropped["gone"] += 1
-            self._give(session, encode_frame(Gone(datagram.peer)))
+            self.give(session, encode_frame(Gone(datagram.peer)))
             return
-        self._give(target, encode_datagram(sender, datagram.payload))
+        self.give(target, encode_datagram(sender, datagram.payload))
         self.forwarded += 1
         self.forwarded_bytes += size
 
-    def _give(self, session: Session, frame: bytes) -> None:
+    def give(self, session: Session, frame: bytes) -> None:
+        """Queue an encoded frame for a client."""
         session.queue.push(frame)
         self.dropped["queue"] += session.queue.dropped
         session.queue.dropped = 0

@@ -111,6 +111,17 @@ class RelayPool:
         return [line.url for line in self._lines.values() if line.connected]
 
     @property
+    def probes(self) -> list[tuple[tuple[str, int], bytes]]:
+        """What to send from the QUIC port, and where to, for relays to see where it comes from."""
+        return [line.probe for line in self._lines.values() if line.probe is not None]
+
+    @property
+    def observed(self) -> list[tuple[str, int]]:
+        """Where relays see this node's QUIC port."""
+        seen = [line.observed for line in self._lines.values() if line.connected and line.observed]
+        return list(dict.fromkeys(seen))
+
+    @property
     def home(self) -> str | None:
         """Where to tell others that this node is found."""
         return next((relay for relay, line in self._all() if line.connected), None)

@@ -26,9 +26,11 @@ from aspen.net.refusals import Refusals
 from aspen.relay.access import PATH, Access
 from aspen.relay.frames import (
     NONCE_BYTES,
+    TOKEN_BYTES,
     Challenge,
     Datagram,
     Frame,
+    Observed,
     Proof,
     Refused,
     Welcome,
@@ -36,6 +38,7 @@ from aspen.relay.frames import (
     encode_frame,
 )
 from aspen.relay.hub import Hub, RelayLimits, Session
+from aspen.relay.observer import Observer
 from aspen.z32 import encode_key
 
 log = structlog.get_logger("aspen.relay")
@@ -55,15 +58,30 @@ class RelayServer:
     def __init__(self, access: Access, limits: RelayLimits | None = None) -> None:
         self.hub = Hub(limits or RelayLimits())
         self.refusals = Refusals(time.monotonic)
+        self.observer: Observer | None = None
         self._access = access
+        self._tokens: dict[bytes, Session] = {}
         self._unproven = 0
         self._handlers: set[asyncio.Task[None] | asyncio.Task[object]] = set()
 
     def add_routes(self, public: Router) -> None:
         public.add(PATH, {"GET": self.connect}, public=True, operations={"GET": _OPERATION})
 
+    async def observe(self, host: str, port: int) -> None:
+        """Tell clients from where their datagrams come, too. Raises `ConfigError`."""
+        observer = Observer(self._seen)
+        await observer.start(host, port)
+        self.observer = observer
+
+    def _seen(self, token_untrusted: bytes, address: tuple[str, int]) -> None:
+        session = self._tokens.get(token_untrusted)
+        if session is not None:
+            self.hub.give(session, encode_frame(Observed(*address)))
+
     async def close(self) -> None:
         """End every client's connection; they will look for the relay again."""
+        if self.observer is not None:
+            self.observer.close()
         for session in self.hub.sessions:
             session.end(RelayError("stopping", "the relay is stopping"))
         if self._handlers:
@@ -112,17 +130,21 @@ class RelayServer:
             return
         woken = asyncio.Event()
         session = self.hub.enter(endpoint_id, woken.set)
+        token = os.urandom(TOKEN_BYTES)
+        self._tokens[token] = session
         z32 = encode_key(endpoint_id)
         log.info("relay client connected", endpoint_id=z32, clients=len(self.hub))
         writer = asyncio.create_task(_write(socket, session, woken), name="relay writer")
         try:
-            await socket.send_bytes(encode_frame(Welcome()))
+            udp_port = 0 if self.observer is None else self.observer.port
+            await socket.send_bytes(encode_frame(Welcome(udp_port, token)))
             while (frame := await _next(socket)) is not None:
                 if not isinstance(frame, Datagram):
                     raise RelayError("malformed", "a client sends datagrams, and nothing else")
                 self.hub.forward(session, frame, time.monotonic())
         finally:
             self.hub.leave(session)
+            del self._tokens[token]
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
             log.info("relay client disconnected", endpoint_id=z32, clients=len(self.hub))

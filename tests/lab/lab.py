@@ -191,6 +191,10 @@ class Host:
                 ct state established,related accept
                 iifname != "{outside.name}" accept
               }}
+              chain in {{
+                type filter hook input priority filter; policy accept
+                iifname "{outside.name}" ct state new drop
+              }}
             }}"""
         try:
             self.run("nft", "-f", "-", given=rules)

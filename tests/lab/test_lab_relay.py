@@ -223,3 +223,26 @@ def test_a_newcomer_behind_a_nat_joins_by_a_ticket_through_the_relay(lab: Lab, t
     newcomer.wait_ready(90.0)
     holds(newcomer, "there-before", "it was")
     assert path(newcomer, founder) == "relay"
+
+
+def test_two_behind_nats_that_keep_their_ports_meet_at_the_relay_and_go_on_directly(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """The relay tells each where it sees its datagrams come from, gossip tells the other; both knock."""
+    internet = lab.network("internet")
+    relay_host = lab.host("relay").plug(internet, "203.0.113.10/24")
+    settings = {
+        "ASPEN_IROH_RELAY_URL": f"http://203.0.113.10:{RELAY_PORT}",
+        "ASPEN_IROH_ENABLE_MDNS": "false",
+    }
+    one, two = (behind_nat(lab, i, internet, random_ports=False).node(i, **settings) for i in (1, 2))
+    one.peers, two.peers, one.init = [f"2@{two.identity.z32}"], [f"1@{one.identity.z32}"], True
+    start_relay(relay_host, one.cookie, tmp_path)
+    for node in (one, two):
+        node.start()
+    for node in (one, two):
+        node.wait_ready(60.0)
+    put(one, "by-the-relay-or-not", "1")
+    wait_until(lambda: path(one, two) == path(two, one) == "direct", "they meet directly", 90.0)
+    put(two, "through-both-nats", "2")
+    holds(one, "through-both-nats", "2")

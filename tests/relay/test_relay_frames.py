@@ -16,6 +16,7 @@ from aspen.relay.frames import (
     Datagram,
     Frame,
     Gone,
+    Observed,
     Proof,
     Refused,
     Welcome,
@@ -29,7 +30,8 @@ _NAME = st.text("abcdefghijklmnopqrstuvwxyz0123456789.-:[]", max_size=261)
 FRAMES = st.one_of(
     st.builds(Challenge, _KEY, st.booleans()),
     st.builds(Proof, _KEY, st.binary(min_size=64, max_size=64), _KEY, _NAME),
-    st.builds(Welcome),
+    st.builds(Welcome, st.integers(0, 65_535), st.binary(min_size=16, max_size=16)),
+    st.builds(Observed, st.ip_addresses().map(str), st.integers(0, 65_535)),
     st.builds(Datagram, _KEY, st.binary(min_size=1, max_size=RELAY_DATAGRAM_BYTES)),
     st.builds(Gone, _KEY),
     st.builds(Refused, st.text("abcdefghij_", max_size=32), st.text(max_size=200)),

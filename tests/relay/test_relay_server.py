@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import replace
 
 import aiohttp
@@ -233,3 +234,20 @@ async def test_what_is_not_a_relay_is_told_apart(relay: Relays) -> None:
             assert (await answer.json())["error"] == "upgrade_required"
         async with session.get(f"{base}/healthz") as answer:
             assert (await answer.json())["status"] == "healthy"
+
+
+async def test_a_relay_tells_where_a_clients_datagrams_come_from(relay: Relays, line: Lines) -> None:
+    one = await line(await relay())
+    assert one.client.probe is not None
+    address, datagram = one.client.probe
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", 0))
+        udp.setblocking(False)
+        udp.sendto(datagram[:-1] + b"?", address)  # another's token, or nobody's
+        udp.sendto(datagram, address)
+        async with asyncio.timeout(30):
+            while one.client.observed is None:  # noqa: ASYNC110  an attribute can't be awaited
+                await asyncio.sleep(0.005)
+        assert one.client.observed == udp.getsockname()
+        with pytest.raises(BlockingIOError):
+            udp.recv(1)  # nothing comes back by UDP, to whoever is named as the sender
