@@ -11,13 +11,15 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from typing import Any, Self
 
 import structlog
 
 from aspen import __version__
 from aspen.errors import HttpError, StorageError
+from aspen.http.backup import BackupRoutes
 from aspen.http.errors import RETRY_AFTER_SECONDS
+from aspen.http.routing import Router
 from aspen.limits import BACKUP_MS, BACKUP_PAUSE_MS, BACKUPS
 from aspen.raft.cluster import Consensus
 from aspen.raft.ports import Clock
@@ -38,7 +40,16 @@ class Backups:
         self._consensus = consensus
         self._clock = clock
         self._open: set[_Moment] = set()
+        self.completed = 0
+        self.broken_off = 0
+        self.last_s = 0.0
+        """When the last one was complete, in seconds since 1970; 0 if none was since the start."""
         store.before_leaving.append(self._give_up)
+
+    def serve(self, admin: Router) -> Self:
+        """Have them asked for by HTTP."""
+        BackupRoutes(self.stream).add_routes(admin)
+        return self
 
     def _give_up(self) -> None:
         """The store leaves its environment: backups under way end as broken off."""
@@ -74,6 +85,10 @@ class Backups:
                 await asyncio.sleep(max(took_s, BACKUP_PAUSE_MS / 1000))
             yield encoder.end()
             log.info("backup ends", index=header.index)
+            self.completed, self.last_s = self.completed + 1, self._clock.wall_ms() / 1000
+        except (GeneratorExit, StorageError):
+            self.broken_off += 1
+            raise
         finally:
             self._open.discard(moment)
             moment.close()

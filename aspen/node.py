@@ -30,7 +30,6 @@ from aspen.dns.tsig_keys import TsigKeys
 from aspen.errors import ConfigError
 from aspen.housekeeping import Housekeeper
 from aspen.http.acme_challenge import AcmeChallengeRoutes
-from aspen.http.backup import BackupRoutes
 from aspen.http.cluster import ClusterRoutes, DnsStatus
 from aspen.http.control import CheckReport, ControlRoutes
 from aspen.http.doh import DohRoutes
@@ -370,7 +369,7 @@ class Node:
         PeersRoutes(self.discovery).add_routes(self.http.admin)
         metrics = NodeMetrics(self, store, self._endpoint, self._pkarr)
         MetricsRoutes(metrics.render).add_routes(self.http.admin)
-        BackupRoutes(Backups(store, self.consensus, self._clock).stream).add_routes(self.http.admin)
+        self.backups = Backups(store, self.consensus, self._clock).serve(self.http.admin)
         ProfileRoutes(self.dns.workers if self.dns is not None else dict).add_routes(self.http.admin)
         ControlRoutes(self.control, self, self.view).add_routes(self.http.admin)
         self.rotation = IdentityRotation(self.config, self.consensus, self.identity, self.shutdown)

@@ -19,6 +19,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from aspen import __version__
+from aspen.backup import Backups
 from aspen.errors import StorageError
 from aspen.http.server import HttpServer
 from aspen.metric_shapes import counter, counters, gauge, histograms
@@ -52,6 +53,7 @@ class Running(Protocol):
     discovery: Discovery
     certificates: Certificates | None
     dns: NodeDns | None
+    backups: Backups
 
 
 class NodeMetrics(Collector):
@@ -85,6 +87,7 @@ class NodeMetrics(Collector):
         yield from self._process.collect()
         yield from raft_metrics(node.consensus)
         yield from self._state()
+        yield from _backups(node.backups)
         yield from self._network()
         if node.dns is not None:
             yield from dns_metrics(node.dns)
@@ -179,6 +182,16 @@ class NodeMetrics(Collector):
         yield gauge("aspen_gossip_neighbours", "Nodes gossiped with directly.", len(core.overlay.neighbours))
         yield gauge("aspen_http_connections", "HTTP connections open.", self._node.http.connections)
         yield from _relays(self._node.discovery.relays)
+
+
+def _backups(backups: Backups) -> Iterator[Metric]:
+    yield counter("aspen_backups", "Backups that this node has sent whole.", backups.completed)
+    yield counter("aspen_backup_failures", "Backups that were broken off.", backups.broken_off)
+    yield gauge(
+        "aspen_backup_last_timestamp_seconds",
+        "When this node last sent one whole, in seconds since 1970; 0 if it hasn't since its start.",
+        backups.last_s,
+    )
 
 
 def _relays(relays: NodeRelays) -> Iterator[Metric]:

@@ -80,6 +80,7 @@ def test_a_backup_becomes_a_new_cluster(tmp_path: Path) -> None:
         # To standard output it is the same moment, as nothing was written since.
         piped = aspen("cluster", "backup", "-", "--addr", follower.addr).stdout_bytes
         assert abs(len(piped) - file.stat().st_size) < 64
+        assert b"\naspen_backups_total 2.0\n" in follower.request("GET", "/metrics").body
     assert told("verify", str(file))["tables"] == made["tables"]
     assert f"cluster {old_cluster}" in aspen("cluster", "verify", str(file)).stdout
 
