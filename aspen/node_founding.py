@@ -1,9 +1,10 @@
 """Nodes with nothing but the cookie found a cluster (`auto_cluster`): the shell of
 `aspen.discovery.founding`.
 
-Before anything of the node runs, it looks for others by multicast DNS, by the addresses of its `peers`, and
-by what those it meets tell of others, over a protocol of its own on the port where the node will listen.
-What it has promised lies in `<data_dir>/founding.json` meanwhile, so it may be restarted at any time.
+Before anything of the node runs, it looks for others by multicast DNS, by the addresses of its `peers`, at
+its `bootstrap_nodes`, and by what those it meets tell of others, over a protocol of its own on the port where
+the node will listen. What it has promised lies in `<data_dir>/founding.json` meanwhile, so it may be restarted
+at any time.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ import structlog
 
 from aspen.config import ClusterBootstrapConfig
 from aspen.config_joined import Joined, write_whole
+from aspen.discovery.bootstrap import Bootstrap
 from aspen.discovery.founding import Contact, Decided, Founding, Record, TooLate, decode, encode
 from aspen.discovery.mdns import Mdns
 from aspen.discovery.service import TOPIC_CONTEXT
 from aspen.discovery.ticket import Ticket, TicketNode
-from aspen.errors import ConfigError, InputError
-from aspen.identity import Cookies, Identity
-from aspen.limits import FOUNDING_PATIENCE_MS, FOUNDING_TICK_MS, TICKET_NODES
+from aspen.errors import ConfigError, InputError, NetworkError
+from aspen.identity import Cookies, EndpointId, Identity
+from aspen.limits import FOUNDING_BOOTSTRAP_MS, FOUNDING_PATIENCE_MS, FOUNDING_TICK_MS, TICKET_NODES
+from aspen.net.address_book import Address
 from aspen.net.endpoint import ALPN_FOUND, AddressBook, Channel, Hello, Peer, Service
 from aspen.net.handshake import INCARNATION_BYTES
+from aspen.net.knock import key_at
 from aspen.net.reachable import reachable_addresses
 from aspen.node_join import Newcomer, Report, as_peer, one_service
 from aspen.raft.roster import NO_CLUSTER
@@ -80,9 +84,12 @@ class AutoCluster:
         async with one_service(self._config, self._identity, service, self._book) as (channel, bound):
             self._channel = channel
             mdns = self._mdns(bound)
+            asking = asyncio.create_task(self._ask_bootstrap_nodes(), name="bootstrap nodes")
             try:
                 await self._wait()
             finally:
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
                 if mdns is not None:
                     await mdns.stop()
         outcome = self._core.outcome
@@ -106,6 +113,30 @@ class AutoCluster:
         )
         mdns.start()
         return mdns
+
+    async def _ask_bootstrap_nodes(self) -> None:
+        """Whose keys are at the hosts that somebody wrote down? Again and again: their names may stand for
+        others the next time."""
+        if not self._config.iroh.bootstrap_nodes:
+            return
+
+        def learn(endpoint_id: EndpointId, address: Address, source: str) -> bool:
+            self._book.add(endpoint_id, address, source)
+            return True
+
+        bootstrap = Bootstrap(
+            self._config.bootstrap_places,
+            lambda address: key_at(address, ALPN_FOUND),
+            lambda: {address for peer in self._book.peers() for address in self._book.addresses(peer)},
+            self._identity.endpoint_id,
+            learn,
+        )
+        while True:
+            try:
+                await bootstrap.look()
+            except NetworkError as error:
+                log.info("bootstrap nodes", reason=str(error))
+            await asyncio.sleep(FOUNDING_BOOTSTRAP_MS / 1000)
 
     async def _wait(self) -> None:
         """Return when it is settled."""
