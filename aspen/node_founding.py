@@ -3,8 +3,8 @@
 
 Before anything of the node runs, it looks for others by multicast DNS, by the addresses of its `peers`, at
 its `bootstrap_nodes`, and by what those it meets tell of others, over a protocol of its own on the port where
-the node will listen. What it has promised lies in `<data_dir>/founding.json` meanwhile, so it may be restarted
-at any time.
+the node will listen. What it has promised lies in `<data_dir>/founding.json` meanwhile, so it may be
+restarted at any time.
 """
 
 from __future__ import annotations
