@@ -28,7 +28,7 @@ _REFUSALS: Final[Mapping[str, tuple[bool, str, str]]] = {
         "give all nodes the same cookie (`aspen config show --origin` says where it comes from)",
     ),
     "wrong_key": (
-        True,
+        False,  # also for a moment when a node has changed its key
         "another key answers at a peer's address, or claims it",
         "correct `peers`, or the address; if a key was changed: docs/security.md",
     ),
