@@ -326,7 +326,6 @@ JOIN_REPORT_MS: Final = 1_000  # between two lines of progress
 
 # --- nodes that found a cluster by themselves --------------------------------------------------
 FOUNDING_TICK_MS: Final = 500
-FOUNDING_BOOTSTRAP_MS: Final = 2_000  # between two looks at the hosts that were written down
 FOUNDING_ALIVE_MS: Final = 4_000  # a node not heard for so long isn't there
 FOUNDING_SETTLE_MS: Final = 1_500  # after a newcomer was heard, for others to be heard too
 FOUNDING_PATIENCE_MS: Final = 10_000  # for all to promise; then another proposal

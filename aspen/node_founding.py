@@ -1,10 +1,10 @@
 """Nodes with nothing but the cookie found a cluster (`auto_cluster`): the shell of
 `aspen.discovery.founding`.
 
-Before anything of the node runs, it looks for others by multicast DNS, by the addresses of its `peers`, at
-its `bootstrap_nodes`, and by what those it meets tell of others, over a protocol of its own on the port where
-the node will listen. What it has promised lies in `<data_dir>/founding.json` meanwhile, so it may be
-restarted at any time.
+Before anything of the node runs, it looks for others by multicast DNS, by `bootstrap_nodes` and the addresses
+of its `peers`, and by what those it meets tell of others, over a protocol of its own on the port where the
+node will listen. What it has promised lies in `<data_dir>/founding.json` meanwhile, so it may be restarted at
+any time.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from aspen.config import ClusterBootstrapConfig
 from aspen.config_joined import Joined, write_whole
 from aspen.discovery.bootstrap import Bootstrap
 from aspen.discovery.founding import Contact, Decided, Founding, Record, TooLate, decode, encode
+from aspen.discovery.lookups import Lookups
 from aspen.discovery.mdns import Mdns
 from aspen.discovery.service import TOPIC_CONTEXT
 from aspen.discovery.ticket import Ticket, TicketNode
-from aspen.errors import ConfigError, InputError, NetworkError
-from aspen.identity import Cookies, EndpointId, Identity
-from aspen.limits import FOUNDING_BOOTSTRAP_MS, FOUNDING_PATIENCE_MS, FOUNDING_TICK_MS, TICKET_NODES
-from aspen.net.address_book import Address
+from aspen.errors import ConfigError, InputError
+from aspen.identity import Cookies, Identity
+from aspen.limits import FOUNDING_PATIENCE_MS, FOUNDING_TICK_MS, TICKET_NODES
 from aspen.net.endpoint import ALPN_FOUND, AddressBook, Channel, Hello, Peer, Service
 from aspen.net.handshake import INCARNATION_BYTES
 from aspen.net.knock import key_at
@@ -83,13 +83,12 @@ class AutoCluster:
         )
         async with one_service(self._config, self._identity, service, self._book) as (channel, bound):
             self._channel = channel
-            mdns = self._mdns(bound)
-            asking = asyncio.create_task(self._ask_bootstrap_nodes(), name="bootstrap nodes")
+            mdns, lookups = self._mdns(bound), self._lookups()
+            lookups.start()
             try:
                 await self._wait()
             finally:
-                asking.cancel()
-                await asyncio.gather(asking, return_exceptions=True)
+                await lookups.stop()
                 if mdns is not None:
                     await mdns.stop()
         outcome = self._core.outcome
@@ -114,29 +113,18 @@ class AutoCluster:
         mdns.start()
         return mdns
 
-    async def _ask_bootstrap_nodes(self) -> None:
-        """Whose keys are at the hosts that somebody wrote down? Again and again: their names may stand for
-        others the next time."""
-        if not self._config.iroh.bootstrap_nodes:
-            return
+    def _lookups(self) -> Lookups:
+        """The hosts of `bootstrap_nodes`, asked for their keys until enough nodes are here."""
 
-        def learn(endpoint_id: EndpointId, address: Address, source: str) -> bool:
+        def learn(endpoint_id: bytes, address: tuple[str, int], source: str) -> bool:
             self._book.add(endpoint_id, address, source)
             return True
 
-        bootstrap = Bootstrap(
-            self._config.bootstrap_places,
-            lambda address: key_at(address, ALPN_FOUND),
-            lambda: {address for peer in self._book.peers() for address in self._book.addresses(peer)},
-            self._identity.endpoint_id,
-            learn,
-        )
-        while True:
-            try:
-                await bootstrap.look()
-            except NetworkError as error:
-                log.info("bootstrap nodes", reason=str(error))
-            await asyncio.sleep(FOUNDING_BOOTSTRAP_MS / 1000)
+        places = self._config.bootstrap_places
+        own_id = self._identity.endpoint_id
+        bootstrap = Bootstrap(places, lambda address: key_at(address, ALPN_FOUND), set, own_id, learn)
+        size = self._config.auto_cluster
+        return Lookups([bootstrap] if places else [], lambda: self._core.here < size, lambda: None)
 
     async def _wait(self) -> None:
         """Return when it is settled."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import time
@@ -12,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aspen.config import ClusterBootstrapConfig, DnsServerConfig, IrohConfig
 from aspen.config_joined import JOINED_FILE, Joined, read_joined, write_joined
 from aspen.config_sources import load_config
-from aspen.discovery.join import Declined, JoinRequest, decode_answer, encode
+from aspen.discovery.join import Declined, JoinRequest, decode_answer, decode_request, encode
 from aspen.discovery.service import TOPIC_CONTEXT
 from aspen.discovery.ticket import SignedTicket, Ticket, TicketNode, parse_ticket
-from aspen.errors import ConfigError, JoinError
+from aspen.errors import ConfigError, InputError, JoinError
 from aspen.identity import Cookie, Identity
 from aspen.limits import JOIN_STRANGERS, TICKET_SKEW_S
 from aspen.net.address_book import AddressBook
@@ -345,6 +348,29 @@ async def test_nobody_there(member: Node, tmp_path: Path, monkeypatch: pytest.Mo
     error = await refused(member, tmp_path / "new", ticket=ticket)
     assert (error.code, "none of the 1 nodes" in str(error)) == ("unreachable", True)
     assert ticket not in str(error)
+
+
+@given(st.binary(max_size=400))
+def test_garbage_is_no_request_and_no_answer(frame: bytes) -> None:
+    for read in (decode_request, decode_answer):
+        with contextlib.suppress(InputError):
+            read(frame)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        JoinRequest("", -1, ()),
+        JoinRequest("", 2**63, ()),
+        JoinRequest("x" * 9_000, 0, ()),
+        JoinRequest("", 0, (("", 1),)),
+        JoinRequest("", 0, (("h", 0),)),
+        JoinRequest("", 0, (("h", 1),) * 17),
+    ],
+)
+def test_requests_are_bounded(request_: JoinRequest) -> None:
+    with pytest.raises(InputError, match="out of bounds"):
+        decode_request(encode(request_))
 
 
 # --- strangers ------------------------------------------------------------------------------------
