@@ -10,6 +10,8 @@
 #   make faults    SECONDS=60: harm a cluster of real nodes and judge what its clients saw
 #   make soak      SECONDS=3600: load a cluster that is upset all the while; what is lost, what grows
 #   make scripts   DIR=…: run Raft scripts in etcd-raft's data-driven form
+#   make docs      the documentation as a site, in build/docs; warnings are errors
+#   make pages     write the pages that are made from the code
 #   make fmt       format and fix what can be fixed
 #   make install   PREFIX=/usr/local DESTDIR=: for systemd, on this machine or into a package; make uninstall
 #   make clean     remove the environment and caches (the data of run and cluster stays)
@@ -28,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 ARGS ?=
 
-.PHONY: run cluster test lint sim mutants faults soak bench scripts fmt clean venv install uninstall
+.PHONY: run cluster test lint docs pages sim mutants faults soak bench scripts fmt clean venv install uninstall
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.installed
@@ -52,8 +54,17 @@ fmt: $(VENV)/.installed-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# `.installed-docs` has mkdocs beside the rest; what it makes fetches nothing from other hosts.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+pages: $(VENV)/.installed-test
+	$(BIN)/python scripts/pages.py
+	$(BIN)/python -m aspen.cli.reference
+	$(BIN)/python deploy/grafana/dashboard.py
+
 bench: $(VENV)/.installed-test
-	$(BIN)/python -m bench $(ARGS)
+	$(BIN)/python -m bench --json bench.json $(ARGS)
 
 SEEDS ?= 200
 START ?= 1
@@ -98,6 +109,10 @@ $(VENV)/bin/pip:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --editable .
 	@touch $@
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --editable '.[test]'

@@ -1,0 +1,117 @@
+"""Every block of code in docs/ is run or read by a test.
+
+`sh` blocks of a page are run in their order beside a cluster of three nodes, as they stand. Where that can't
+be, a line above the block says so, invisible to who reads the page:
+
+    <!-- not run: why -->
+    <!-- run by: tests/… -->          another test runs it, which names the page
+
+Blocks in other languages must parse. What is none of that is `text`, or has no language.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterator
+from configparser import ConfigParser
+from pathlib import Path
+from textwrap import dedent
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from documented import ROOT, own_ports, run, running_cluster
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+BLOCK = re.compile(
+    r"^(?: *<!-- (?P<how>not run|run by): (?P<what>[^>]+) -->\n)?"
+    r"^ *```(?P<language>\w*)\n(?P<code>.*?)^ *```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+class Block(NamedTuple):
+    page: Path
+    language: str
+    code: str
+    how: str
+    """`not run`, `run by`, or nothing: it is run here."""
+    what: str
+
+
+def blocks(page: Path) -> list[Block]:
+    return [
+        Block(
+            page, found["language"], dedent(found["code"]), found["how"] or "", (found["what"] or "").strip()
+        )
+        for found in BLOCK.finditer(page.read_text("utf-8"))
+    ]
+
+
+ALL = [block for page in PAGES for block in blocks(page)]
+KILLS_A_NODE = "start.md"
+TO_RUN = sorted(
+    {block.page for block in ALL if block.language == "sh" and not block.how},
+    key=lambda page: (page.name == KILLS_A_NODE, page.name),
+)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, int]]]:
+    """One for all pages: three nodes take a while to start."""
+    directory, ports = tmp_path_factory.mktemp("documented"), own_ports()
+    with running_cluster(directory, ports):
+        yield directory, ports
+
+
+@pytest.mark.skipif(not (shutil.which("dig") and shutil.which("curl")), reason="needs dig and curl")
+@pytest.mark.parametrize("page", TO_RUN, ids=lambda page: page.name)
+def test_commands_of_a_page_work_one_after_the_other(
+    page: Path, cluster: tuple[Path, dict[str, int]]
+) -> None:
+    for block in blocks(page):
+        if block.language == "sh" and not block.how:
+            run(block.code, *cluster)
+
+
+def test_no_page_is_left_out() -> None:
+    assert len(ALL) > 30
+    lines = [line for page in PAGES for line in page.read_text("utf-8").splitlines()]
+    fences = sum(line.strip().startswith("```") for line in lines)
+    assert 2 * len(ALL) == fences  # every fence belongs to a block that was seen
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in ALL if block.how == "run by"], ids=lambda b: b.page.name
+)
+def test_a_block_that_another_test_runs_is_known_there(block: Block) -> None:
+    assert block.page.name in (ROOT / block.what).read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in ALL if block.language != "sh"], ids=lambda b: b.page.name
+)
+def test_other_blocks_parse(block: Block) -> None:
+    def python(code: str) -> Any:
+        return compile(code, block.page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
+
+    readers = {
+        "json": json.loads,
+        "toml": tomllib.loads,
+        "ini": ConfigParser(strict=False, interpolation=None).read_string,
+        "yaml": yaml.safe_load,
+        "python": python,
+        "promql": lambda code: pytest.importorskip("promql_parser").parse(code),
+        "text": str,
+        "": str,
+    }
+    assert block.language in readers, f"{block.page.name}: a block in {block.language}"
+    readers[block.language](block.code)
