@@ -128,7 +128,7 @@ class Soak:
         return figures(
             seconds=seconds,
             measures=self.measures,
-            verdicts=verdicts,
+            verdicts=verdicts | {"all upheaval was got over": "; ".join(self._upheaval.failures) or None},
             acts=self._upheaval.log,
             snapshots=self._snapshots(),
             watched={"changes of packets": self._watch.events, "changes of keys": self._history.watched},
@@ -176,7 +176,11 @@ async def _pause(until: asyncio.Event, seconds: float) -> None:
 
 
 def run(options: argparse.Namespace, base: Path) -> bool:
-    cluster = Cluster(base, 3, settings={"ASPEN_LOG_KEEP_ENTRIES": str(options.log_keep)})
+    settings = {
+        "ASPEN_LOG_KEEP_ENTRIES": str(options.log_keep),
+        "ASPEN_IROH_ENABLE_MDNS": "false",  # others on this machine are not to be heard of
+    }
+    cluster = Cluster(base, 3, settings=settings)
     for node in cluster:
         https_settings(node, host="127.0.0.1")
     with started(cluster):
