@@ -297,6 +297,7 @@ class Node:
             on_unreachable=lambda node_id: consensus.driver.unreachable(node_id),
             on_restarted=lambda node_id: consensus.driver.catch_up.offers.restarted(node_id),
         )
+        self._endpoint, self._transport = endpoint, transport
         consensus.start(
             transport,
             Listeners(self._dns_changed, self._progressed, self._failed, self._replaced, slow),
@@ -316,7 +317,6 @@ class Node:
         door.start(endpoint)
         self._stack.push_async_callback(discovery.stop)
         discovery.start(endpoint)
-        self._endpoint, self._transport = endpoint, transport
         self.control = consensus.control
         self.view = NodeView(config.node_id, self.identity, consensus, endpoint)
         if config.init and not consensus.initialised:

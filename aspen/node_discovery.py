@@ -119,7 +119,11 @@ class Discovery:
             raise JoinError(error.code, f"ticket: {error}") from None
         if isinstance(read, SignedTicket):
             read = read.ticket
-        own_cluster = self._consensus.roster.cluster_id
+        roster = self._consensus.roster
+        own_cluster = roster.cluster_id
+        if read.cluster_id in roster.former_clusters:
+            log.warning("the ticket is of the cluster that this one was recovered from: it is of no use now")
+            return
         if own_cluster not in (NO_CLUSTER, read.cluster_id):
             raise JoinError(
                 "foreign",

@@ -145,6 +145,7 @@ def test_one_survivor_of_three_becomes_a_cluster_again(tmp_path: Path) -> None:
         data_dir = ["--data-dir", str(left.data_dir)]
         refused = aspen("cluster", "recover", *data_dir, code=Exit.FAILED)
         assert f"in use by process {left.pid}" in refused.stderr
+        ticket = told("ticket", "--addr", left.addr)["ticket"]
         for node in lost:
             node.kill()
         left.stop()
@@ -155,6 +156,7 @@ def test_one_survivor_of_three_becomes_a_cluster_again(tmp_path: Path) -> None:
         recovered = told("recover", *data_dir, "--accept-loss")
         assert recovered["recovered"]
         assert recovered["new_cluster_id"] != recovered["cluster_id"]
+        left.settings["ASPEN_TICKET"] = ticket  # as one that had joined by it: of no use now, and no harm
         left.start()
         left.wait_ready()
         check_all_there(left, packets)
