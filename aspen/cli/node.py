@@ -45,6 +45,9 @@ def run(
     cookie: Annotated[
         str | None, _flag("The cluster's secret; ASPEN_COOKIE keeps it out of the process list.")
     ] = None,
+    cookie_file: Annotated[
+        Path | None, _flag("The cookie in a file; further lines are cookies accepted too.", "FILE")
+    ] = None,
     dns_port: Annotated[int | None, _flag("DNS port, UDP and TCP. [5300]")] = None,
     http_addr: Annotated[str | None, _flag("HTTP listener. [127.0.0.1:8080]", "HOST:PORT")] = None,
     admin_addr: Annotated[
@@ -52,6 +55,9 @@ def run(
     ] = None,
     admin_token: Annotated[
         str | None, _flag("Bearer token of the admin routes; better as ASPEN_ADMIN_TOKEN.")
+    ] = None,
+    admin_token_file: Annotated[
+        Path | None, _flag("The admin token in a file; further lines are tokens accepted too.", "FILE")
     ] = None,
     quic_port: Annotated[int | None, _flag("UDP port for the other nodes. [7300]")] = None,
     peers: Annotated[
@@ -113,10 +119,12 @@ def run(
         "data_dir": str(data_dir) if data_dir is not None else None,
         "host": host,
         "cookie": cookie,
+        "cookie_file": str(cookie_file) if cookie_file is not None else None,
         "dns_port": dns_port,
         "http_addr": http_addr,
         "admin_addr": admin_addr,
         "admin_token": admin_token,
+        "admin_token_file": str(admin_token_file) if admin_token_file is not None else None,
         "quic_port": quic_port,
         "peers": ",".join(peers) if peers else None,
         "ticket": ticket,

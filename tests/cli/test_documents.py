@@ -178,3 +178,37 @@ def test_every_command_line_works_or_has_a_word_instead(
         wanted = (inner[1] if inner else line).replace("$example", "NAME")
         patterns = [re.escape(known).replace("NAME", r"\w+") for known in INSTEAD]
         assert any(re.fullmatch(pattern, wanted) for pattern in patterns), line
+
+
+# --- our own pages ----------------------------------------------------------------------------
+
+PAGES = ("configuration.md", "security.md", "operating.md", "joining.md", "backup.md")
+
+
+def own_command_lines() -> list[str]:
+    lines = []
+    for page in PAGES:
+        text = (ROOT / "docs" / page).read_text("utf-8")
+        for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S):
+            lines += [line.partition("#")[0].strip() for line in block.replace("\\\n", " ").splitlines()]
+    return sorted({line for line in lines if line.startswith("aspen ")})
+
+
+def test_the_commands_of_our_pages_are_commands() -> None:
+    """Each is one that there is, with the options that it has."""
+    from typer.main import get_command
+
+    from aspen.cli.main import app
+
+    lines = own_command_lines()
+    assert len(lines) > 10
+    for line in lines:
+        command: Any = get_command(app)
+        words = shlex.split(re.sub(r"<[^>]*>|…", "x", line).replace("|", " "))[1:]
+        while words and hasattr(command, "commands") and words[0] in command.commands:
+            command = command.commands[words.pop(0)]
+        assert not hasattr(command, "commands"), f"no such command: {line}"
+        known = {option for parameter in command.params for option in parameter.opts}
+        takes_more = command.context_settings.get("ignore_unknown_options")
+        unknown = {word.partition("=")[0] for word in words if word.startswith("--")} - known - {"--help"}
+        assert takes_more or not unknown, f"{unknown} in: {line}"
