@@ -77,7 +77,7 @@ async def start(cluster: FakeCluster, clock: Clock) -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
         async def begin(
-            gate: GateRules | None = None,
+            gate: GateRules | Gate | None = None,
             rules: RelayRules | None = None,
             network: FakeNetwork | None = None,
         ) -> Client:
@@ -88,7 +88,7 @@ async def start(cluster: FakeCluster, clock: Clock) -> AsyncIterator[Start]:
                 cluster,
                 cluster.packet_reader,
                 rules=rules,
-                gate=Gate(gate, settings, now_s=clock),
+                gate=gate if isinstance(gate, Gate) else Gate(gate, settings, now_s=clock),
                 network=network,
                 wall_us=lambda: NOW_US,
             ).add_routes(server.public)
@@ -124,6 +124,16 @@ async def test_an_address_that_publishes_too_often_waits(
     clock.now_s += 2
     assert (await client.put(PATH, PACKET.payload, X_Forwarded_For="192.0.2.1")).status == 204
     assert (await client.get(PATH, X_Forwarded_For="192.0.2.1")).status == 200  # reading is another matter
+
+
+async def test_what_was_over_a_limit_is_counted_by_the_limit(start: Start, clock: Clock) -> None:
+    gate = Gate(GateRules(put_per_address=FEW, get_per_address=FEW, limit_loopback=True), now_s=clock)
+    client = await start(gate)
+    for _ in range(4):
+        await client.put(PATH, PACKET.payload)
+    for _ in range(3):
+        await client.get(PATH)
+    assert gate.limited == {"put_per_address": 2, "get_per_address": 1}
 
 
 async def test_a_v6_network_is_one_address(start: Start) -> None:
