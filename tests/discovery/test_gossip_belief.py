@@ -45,10 +45,11 @@ class Node:
     """One node with one neighbour, which tells it things."""
 
     def __init__(self) -> None:
+        self.topics = [TOPIC]
         self.core = GossipCore(
             GossipPorts(
                 own_id=OWN,
-                topics=lambda: [TOPIC],
+                topics=lambda: self.topics,
                 describe=lambda: SelfDescription(1, (("10.0.0.1", 7_300),), None),
                 topology=lambda: Topology(5, b"h" * 32),
                 sign=lambda message: sign_as(OWN, message),
@@ -97,6 +98,18 @@ def test_what_is_not_believed_goes_no_further(changes: dict[str, Any], reason: s
     assert node.core.refused == {reason: 1}
     assert not node.core.known
     assert not node.core.events()
+
+
+def test_while_the_cookie_is_changed_announcements_of_both_are_believed() -> None:
+    node, to_come = Node(), b"y" * 32
+    node.topics = [TOPIC, to_come]
+    node.hears_of(announcement(topic=to_come))
+    node.hears_of(announcement(timestamp_us=NOW_US + 1))
+    assert not node.core.refused
+    assert node.core.known[AUTHOR][0].topic == TOPIC
+    node.topics = [to_come]
+    node.hears_of(announcement(timestamp_us=NOW_US + 2))
+    assert node.core.refused == {"topic": 1}
 
 
 def test_only_its_key_speaks_for_a_node() -> None:

@@ -35,11 +35,14 @@ class Book:
 
 
 class Node:
-    def __init__(self, topic: bytes, port: int) -> None:
+    def __init__(self, topic: bytes, port: int, *accepted: bytes) -> None:
+        self.topics = [topic, *accepted]
         self.endpoint_id = os.urandom(31) + b"\0"
         self.address = ("127.0.0.1", port)
         self.book = Book()
-        self.mdns = Mdns(self.endpoint_id, lambda: [topic], self.book, lambda: [self.address], "127.0.0.1")
+        self.mdns = Mdns(
+            self.endpoint_id, lambda: self.topics, self.book, lambda: [self.address], "127.0.0.1"
+        )
 
 
 async def test_nodes_of_a_cluster_find_each_other_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +60,20 @@ async def test_nodes_of_a_cluster_find_each_other_and_no_others(monkeypatch: pyt
         assert not stranger.book.known
     finally:
         await asyncio.gather(*(node.mdns.stop() for node in (a, b, stranger)))
+
+
+async def test_while_the_cookie_is_changed_nodes_hear_of_those_who_use_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aspen.discovery.mdns.MDNS_REFRESH_MS", 200)
+    ahead, behind = Node(OTHER_TOPIC, 17_011, TOPIC), Node(TOPIC, 17_012, OTHER_TOPIC)
+    for node in (ahead, behind):
+        node.mdns.start()
+    try:
+        await ahead.book.has(behind.endpoint_id, behind.address)
+        await behind.book.has(ahead.endpoint_id, ahead.address)
+    finally:
+        await asyncio.gather(*(node.mdns.stop() for node in (ahead, behind)))
 
 
 async def test_no_network_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -18,15 +20,15 @@ from aspen.config import HttpsConfig
 from aspen.errors import CertificateError
 from aspen.http.acme_challenge import AcmeChallengeRoutes
 from aspen.http.server import HttpServer
-from aspen.identity import Cookie, Cookies
+from aspen.identity import Cookie, Cookies, fingerprint
 from aspen.limits import ACME_RETRY_MAX_MS, ACME_RETRY_MIN_MS
 from aspen.state.ports import Consistency, Freshness
 from aspen.state.settings import SettingDelete, SettingPut, SettingResult
 from aspen.tls.acme import ACCOUNT, CHALLENGE, AcmeDuty
-from aspen.tls.certificates import Certificates
+from aspen.tls.certificates import Bundle, Certificates
 from aspen.tls.sealed import Box
-from aspen.tls.shared import CERTIFICATE, Shared
-from aspen.tls.sources import SelfSigned
+from aspen.tls.shared import CERTIFICATE, Shared, SharedCertificate, opened
+from aspen.tls.sources import SelfSigned, make_self_signed
 
 BOX = Box(Cookies(Cookie("correct horse battery")))
 
@@ -229,3 +231,32 @@ def test_a_certificate_sealed_by_strangers_changes_nothing(tmp_path: Path) -> No
     cluster.values[CERTIFICATE] = BOX.seal(CERTIFICATE, b"not a certificate")
     assert not certificates.refresh()
     assert certificates.bundle.names == ("localhost",)
+
+
+async def test_while_the_cookie_is_changed_what_the_old_one_sealed_is_sealed_anew() -> None:
+    """The certificate is good for long: no authority is asked."""
+    private_key = ec.generate_private_key(ec.SECP256R1())
+    chain = make_self_signed(private_key, ["localhost"], time.time())
+    bundle = Bundle((chain,), private_key)
+    old, new = Cookie("correct horse battery"), Cookie("the cookie to come")
+    https = HttpsConfig(
+        cert_mode="lets_encrypt", domains=["localhost"], acme_directory="https://127.0.0.1:1/"
+    )  # type: ignore[arg-type]
+    account = ACCOUNT + fingerprint(https.directory_url.encode())
+    shared = SharedCertificate(https.directory_url, bundle.chain_pem, bundle.key_pem)
+    cluster, cookies = Cluster(), Cookies(old)
+    box = Box(cookies)
+    cluster.values[CERTIFICATE] = box.seal(CERTIFICATE, msgspec.msgpack.encode(shared))
+    cluster.values[account] = box.seal(account, b"the account's key")
+    before = dict(cluster.values)
+    acme = AcmeDuty(https, cluster, cluster, box)  # type: ignore[arg-type]  # enough
+    cookies.change(old, new)  # step 1: nothing to do
+    await acme.run(int(time.time() * 1_000), 0)
+    assert cluster.values == before
+    cookies.change(new, old)  # step 2
+    await acme.run(int(time.time() * 1_000), 0)
+    cookies.change(new)  # step 3: the old one is gone, and nothing with it
+    assert opened(box, cluster.values[CERTIFICATE]) == shared
+    assert box.open(account, cluster.values[account]) == b"the account's key"
+    with pytest.raises(CertificateError):
+        box.open(CERTIFICATE, before[CERTIFICATE])
