@@ -319,6 +319,7 @@ JOIN_FRAME_BYTES: Final = 65_536  # of a question or an answer
 JOIN_STRANGERS: Final = 16  # connected by a ticket, or a try at one, at one time
 JOIN_ASK_MS: Final = 5_000  # from a stranger's connection to its question
 JOIN_REFUSED_A_MINUTE: Final = 60  # strangers with a ticket that doesn't hold; then none is heard for a while
+JOIN_LOGGED_A_MINUTE: Final = 12  # refusals; all are counted
 JOIN_SERVE_MS: Final = 20_000  # for a member to let one in
 JOIN_TRY_MS: Final = 30_000  # for a newcomer to find a member that does
 JOIN_PAUSE_MS: Final = 500  # before a newcomer asks them all again

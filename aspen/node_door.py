@@ -31,7 +31,13 @@ from aspen.discovery.join import (
 )
 from aspen.errors import ControlPlaneError, InputError, Overloaded, ProposalError, TicketError
 from aspen.identity import verify
-from aspen.limits import JOIN_ASK_MS, JOIN_REFUSED_A_MINUTE, JOIN_SERVE_MS, JOIN_STRANGERS
+from aspen.limits import (
+    JOIN_ASK_MS,
+    JOIN_LOGGED_A_MINUTE,
+    JOIN_REFUSED_A_MINUTE,
+    JOIN_SERVE_MS,
+    JOIN_STRANGERS,
+)
 from aspen.net.endpoint import (
     ALPN_FOUND,
     ALPN_JOIN,
@@ -67,6 +73,7 @@ class Door:
         self._serving: set[bytes] = set()
         self._one_by_one = asyncio.Lock()
         self._wrong_tickets = RateLimiter(Rate(JOIN_REFUSED_A_MINUTE / 60, JOIN_REFUSED_A_MINUTE))
+        self._noted = RateLimiter(Rate(JOIN_LOGGED_A_MINUTE / 60, JOIN_LOGGED_A_MINUTE))
         self._deaf_until_s = 0.0
 
     def services(self, hello: Callable[[], Hello]) -> list[Service]:
@@ -140,7 +147,7 @@ class Door:
             if frame is None:
                 raise ConnectionError("it asks nothing")
             request = decode_request(frame)
-            async with asyncio.timeout(JOIN_SERVE_MS / 1000), self._one_by_one:
+            async with asyncio.timeout(JOIN_SERVE_MS / 1000):
                 answer = await self._answer(peer, request, stranger)
         except InputError as error:
             answer = Declined("malformed", str(error))
@@ -158,7 +165,7 @@ class Door:
         says = {"by": "ticket" if stranger else "cookie", "endpoint_id": encode_key(peer.endpoint_id)}
         if isinstance(answer, Admitted):
             log.info("a node was let in", node_id=answer.node_id, **says)
-        else:
+        elif not self._noted.take("", time.monotonic()):
             log.warning("a node was not let in", code=code, reason=answer.reason, **says)
 
     async def _answer(self, peer: Peer, request: JoinRequest, stranger: bool) -> Admitted | Declined:
@@ -167,7 +174,8 @@ class Door:
                 await self._check_ticket(request)
             else:
                 await self._consensus.read_barrier()
-            return await self._let_in(peer.endpoint_id, request, stranger)
+            async with self._one_by_one:
+                return await self._let_in(peer.endpoint_id, request, stranger)
         except TicketError as error:
             return Declined(error.code, str(error))
         except ProposalError as error:
@@ -189,6 +197,7 @@ class Door:
 
     async def _let_in(self, endpoint_id: bytes, request: JoinRequest, stranger: bool) -> Admitted | Declined:
         """Have it be a member."""
+        refusal = ""
         for _ in range(_TRIES):
             roster = self._consensus.roster
             node_id = _node_id(roster, endpoint_id, request.node_id)
@@ -198,13 +207,14 @@ class Door:
                 await self._consensus.control.add_learner(
                     node_id, endpoint_id, request.addresses, JOIN_SERVE_MS
                 )
-            except ControlPlaneError.InvalidRequest:
-                await self._consensus.read_barrier()  # another newcomer was quicker: look again
+            except ControlPlaneError.InvalidRequest as error:
+                refusal = str(error)
+                await self._consensus.read_barrier()  # another newcomer may have been quicker: look again
                 continue
             except ControlPlaneError as error:
                 return Declined("unavailable", str(error))
             return self._admitted(node_id, stranger)
-        return Declined("unavailable", "too many nodes join at once")
+        return Declined("unavailable", refusal)
 
     def _admitted(self, node_id: int, stranger: bool) -> Admitted:
         roster, book = self._consensus.roster, self._address_book

@@ -83,6 +83,8 @@ class Channel:
         self._address_book = address_book
         self._refusals = refusals
         self._own_id = own_id
+        # What strangers do at will must not fill the log.
+        self._say = log.debug if service.open_to_strangers else log.info
         self._on_frame = service.on_frame
         self._on_stream = service.on_stream
         self._links: dict[EndpointId, Link] = {}
@@ -209,11 +211,9 @@ class Channel:
     def opened(self, connection: Connection) -> None:
         peer = connection.peer
         assert peer is not None
-        if not connection.is_relayed and (connection.dialled or not self._service.open_to_strangers):
-            # (Of strangers no address is kept: anyone could fill the book.)
-            source = "connected" if connection.dialled else "inbound"
-            self._address_book.add(peer.endpoint_id, plain(connection.address), source)
-        log.info(
+        if not connection.is_relayed:
+            self._learn_address(connection, peer, "connected" if connection.dialled else "inbound")
+        self._say(
             "peer connected",
             node_id=peer.node_id,
             endpoint_id=encode_key(peer.endpoint_id),
@@ -230,12 +230,16 @@ class Channel:
             self._welcomed(connection, peer)
             self._service.on_connected(peer)
 
+    def _learn_address(self, connection: Connection, peer: Peer, source: str) -> None:
+        if connection.dialled or not self._service.open_to_strangers:  # else anyone could fill the book
+            self._address_book.add(peer.endpoint_id, plain(connection.address), source)
+
     def moved(self, connection: Connection) -> None:
         """A peer that dialled us is elsewhere now. What we dialled leads to where it was."""
         peer = connection.peer
         assert peer is not None
-        self._address_book.add(peer.endpoint_id, plain(connection.address), "inbound")
-        log.info("peer moved", node_id=peer.node_id, endpoint_id=encode_key(peer.endpoint_id))
+        self._learn_address(connection, peer, "inbound")
+        self._say("peer moved", node_id=peer.node_id, endpoint_id=encode_key(peer.endpoint_id))
         link = self._links.get(peer.endpoint_id)
         if link is not None and link.connection is not None and not link.connection.is_relayed:
             self._dialler.abandon(link)
@@ -296,7 +300,7 @@ class Channel:
         try:
             await on_stream(peer, stream)
         except ConnectionError as error:
-            log.info("stream cut", node_id=peer.node_id, reason=str(error))
+            self._say("stream cut", node_id=peer.node_id, reason=str(error))
             stream.abort()
         except BaseException as error:
             stream.abort()
@@ -311,7 +315,7 @@ class Channel:
             self._service.on_refused(connection.refused_by, connection.refusal[0])
         peer = connection.peer
         if peer is not None:
-            log.info(
+            self._say(
                 "peer disconnected",
                 node_id=peer.node_id,
                 dialled=connection.dialled,
