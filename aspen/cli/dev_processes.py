@@ -182,6 +182,7 @@ def _what_to_try(nodes: Sequence[DevNode], data_dir: Path) -> list[str]:
     ]
     if len(nodes) > 1:
         lines.append(f"  kill -9 $(cat {first.pid_file})    # and look at the status of the others")
+    lines += ["", f"The dashboard: {first.http_url}/ui/"]
     return [*lines, "", "Ctrl-C ends everything; the data stays.", ""]
 
 

@@ -142,9 +142,10 @@ async function* events(path, { signal, from }) {
   }
 }
 
-/** Watch as long as `signal` lets: `on(event)` for each, going on where it was after a break; `state` hears how it stands. */
-export async function watch(path, { signal, on, state }) {
-  let from;
+/** Watch as long as `signal` lets: `on(event)` for each from `since` on (else from now), going on where it was after
+    a break; `state` hears how it stands. What may have been forgotten meanwhile is passed over, and `state` told. */
+export async function watch(path, { signal, since, on, state }) {
+  let from = since === undefined ? undefined : Math.max(0, since - 1);
   let wait = 1_000;
   while (!signal.aborted) {
     try {

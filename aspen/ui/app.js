@@ -36,13 +36,13 @@ function go(hash) {
 function place() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [name, ...rest] = path.split("/");
-  return { name, rest: rest.join("/"), query: new URLSearchParams(query) };
+  return { name, rest: rest.join("/"), query: new URLSearchParams(query), escaped: query };
 }
 
 function open(first = false) {
   leaving.abort();
   leaving = new AbortController();
-  const { name, rest, query } = place();
+  const { name, ...where } = place();
   const view = VIEWS[name];
   for (const link of document.querySelectorAll("#nav a")) {
     if (link.dataset.view === name) link.setAttribute("aria-current", "page");
@@ -58,7 +58,7 @@ function open(first = false) {
   }
   main.className = `view-${name || "overview"}`;
   try {
-    view.mount(main, { signal: leaving.signal, rest, query, go });
+    view.mount(main, { signal: leaving.signal, go, ...where });
   } catch (error) {
     show(main, h("h1", { tabindex: "-1" }, view.title), failed("This address can’t be read", error));
   }

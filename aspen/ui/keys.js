@@ -2,7 +2,8 @@
 // Only reads: to write, there are `aspen kv` and the API.
 
 import { json, watch } from "./api.js";
-import { badge, empty, failed, h, roving, row, setText, show, table } from "./dom.js";
+import { badge, empty, failed, h, roving, row, show, table } from "./dom.js";
+import { Feed } from "./feed.js";
 import { asText, count, keyOf, keyPath, keyQuery, keyText, keyTyped } from "./format.js";
 import { Value } from "./value.js";
 
@@ -11,6 +12,7 @@ export const title = "Keys";
 const ROWS = 200; // of a listing, at once
 const REQUESTS = 25; // for one listing, at most
 const SHOWN = 40; // changes
+const [SOON_MS, CALM_MS] = [120, 1_500]; // until the list is read again: after one change, and amid many
 const LISTING = [
   ["Key", "mono"],
   ["Changed at", "number"],
@@ -51,12 +53,14 @@ async function list(prefix, separator, start, signal) {
 }
 
 export function mount(root, context) {
-  const { query, signal } = context;
+  const { query } = context;
   const prefix = keyOf(context.rest ?? "");
   const separator = query.get("by") ?? "/";
   const view = new Browser(prefix, separator, context);
   show(root, view.element);
-  view.begin(query.has("key") ? keyOf(query.get("key")) : null, signal);
+  // As it stands there: its octets need not be UTF-8, which URLSearchParams would make of them.
+  const chosen = /(?:^|&)key=([^&]*)/.exec(context.escaped)?.[1];
+  view.begin(chosen === undefined ? null : keyOf(chosen));
 }
 
 function link(prefix, separator, key) {
@@ -77,7 +81,6 @@ class Browser {
       items: [],
       next: null,
       fresh: new Set(),
-      pending: [],
       extended: false,
     });
     this.listing = h(
@@ -86,13 +89,12 @@ class Browser {
       h("p", { class: "quiet" }, "Loading keys…"),
     );
     this.value = new Value(signal);
-    this.state = h("span", { class: "live" }, "connecting…");
-    this.feed = h(
-      "div",
-      null,
-      h("p", { class: "quiet note" }, "Changes of keys under this prefix appear here as they happen."),
+    const nothing = h(
+      "p",
+      { class: "quiet note" },
+      "Changes of keys under this prefix appear here as they happen.",
     );
-    this.changes = table("Changes", CHANGES, []);
+    this.feed = new Feed("Changes", CHANGES, SHOWN, (change) => this.#change(change), nothing);
     this.grid = table("Keys", LISTING, []);
     this.refresh = roving(this.grid, ".row-link");
     const input = h("input", {
@@ -135,7 +137,7 @@ class Browser {
       form,
       this.#crumbs(),
       h("div", { class: "halves keys" }, h("div", null, this.listing), this.value.element),
-      h("section", null, h("h2", null, "Changes ", this.state), this.feed),
+      h("section", null, h("h2", null, "Changes ", this.feed.state), this.feed.element),
     );
   }
 
@@ -178,25 +180,24 @@ class Browser {
     const revision = await this.load();
     if (chosen !== null) this.choose(chosen);
     if (this.signal.aborted) return;
-    const from = revision ? `&from=${revision + 1}` : "";
-    watch(`/v1/watch?prefix=${keyQuery(this.prefix)}&keys_only=true${from}`, {
+    watch(`/v1/watch?prefix=${keyQuery(this.prefix)}&keys_only=true`, {
       signal: this.signal,
+      since: revision ? revision + 1 : undefined,
       on: ({ name, data }) => name === "changes" && this.changed(data.changes),
       state: (now, error) => {
-        setText(
-          this.state,
-          now === "live"
-            ? "live"
-            : now === "connecting"
-              ? "connecting…"
-              : error?.code === "compacted"
-                ? "some were missed"
-                : `not live: ${error?.reason ?? "interrupted"}`,
-        );
-        this.state.className = now === "live" ? "live on" : "live";
+        this.feed.stands(now, error);
         if (error?.code === "compacted") this.load();
       },
     });
+  }
+
+  #change(change) {
+    const key = atob(change.key);
+    return [
+      badge(change.type === "put" ? "well" : "off", change.type),
+      h("a", { href: link(this.prefix, this.separator, key) }, keyText(key)),
+      count(change.mod_revision),
+    ];
   }
 
   // --- the listing ---
@@ -284,33 +285,20 @@ class Browser {
     for (const change of changes) {
       const key = atob(change.key);
       this.fresh.add(key);
-      this.pending.push(
-        row(CHANGES, [
-          badge(change.type === "put" ? "well" : "off", change.type),
-          h("a", { href: link(this.prefix, this.separator, key) }, keyText(key)),
-          count(change.mod_revision),
-        ]),
-      );
       if (key === this.value.key && this.value.revision === undefined) this.stale = true;
     }
-    this.pending = this.pending.slice(-SHOWN);
-    this.timer ??= setTimeout(() => this.#settle(), this.busy ? 1_500 : 120);
+    this.feed.add(changes);
+    this.timer ??= setTimeout(() => this.#settle(), this.busy ? CALM_MS : SOON_MS);
   }
 
-  /** After a burst: one listing for all of it. */
+  /** After a burst: one listing for all of it, and not the next one at once. */
   async #settle() {
-    const body = this.changes.querySelector("tbody");
-    body.prepend(...this.pending.reverse());
-    while (body.children.length > SHOWN) body.lastElementChild.remove();
-    this.pending = [];
-    if (!this.changes.isConnected) show(this.feed, this.changes);
     if (this.stale) this.choose(this.value.key, { quiet: true });
     this.stale = false;
     if (!this.extended) await this.load();
     this.timer = undefined;
     this.busy = true;
-    setTimeout(() => (this.busy = false), 1_500);
-    if (this.pending.length) this.timer = setTimeout(() => this.#settle(), 1_500);
+    setTimeout(() => (this.busy = false), CALM_MS);
   }
 
   choose(key, options) {

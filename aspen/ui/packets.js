@@ -11,14 +11,13 @@ import {
   failed,
   h,
   id,
-  roving,
-  row,
   say,
   setText,
   show,
   table,
   tabs,
 } from "./dom.js";
+import { Feed } from "./feed.js";
 import { ago, count, dump, moment, octets } from "./format.js";
 import { live } from "./live.js";
 
@@ -265,62 +264,24 @@ function fieldTable(fields) {
 // --- changes ---
 
 function changes(root, signal) {
-  const state = h("span", { class: "live" }, "connecting…");
-  const place = h(
-    "div",
-    null,
-    empty(
-      "No packet has changed lately",
-      "Publish one: ",
-      h("code", null, "aspen pkarr publish --key alice.key '_iroh TXT \"relay=https://relay.example./\"'"),
-    ),
-  );
-  const grid = table("Latest changes of packets", CHANGES, []);
-  const body = grid.querySelector("tbody");
-  const refresh = roving(grid, ".id-link");
-  root.append(h("section", null, h("h2", null, "Latest changes ", state), place));
-  let timer = 0;
-  const add = ({ name, data, id: index }) => {
-    if (name === "progress" || !data.keys) return;
-    for (const key of data.keys) {
-      body.prepend(
-        row(CHANGES, [
-          badge(name === "stored" ? "well" : "off", name),
-          id(key, `#/packets/${key}`),
-          data.timestamp_us === undefined ? "–" : h("time", null, moment(data.timestamp_us / 1_000)),
-          count(index),
-        ]),
-      );
-    }
-    while (body.children.length > SHOWN) body.lastElementChild.remove();
-    clearTimeout(timer);
-    timer = setTimeout(() => {
-      if (!grid.isConnected) show(place, grid);
-      refresh();
-    }, 100);
-  };
+  const publish = "aspen pkarr publish --key alice.key '_iroh TXT \"relay=https://relay.example./\"'";
+  const cells = ({ name, key, timestamp_us: signed, index }) => [
+    badge(name === "stored" ? "well" : "off", name),
+    id(key, `#/packets/${key}`),
+    signed === undefined ? "–" : h("time", null, moment(signed / 1_000)),
+    count(index),
+  ];
+  const nothing = empty("No packet has changed lately", "Publish one: ", h("code", null, publish));
+  const feed = new Feed("Latest changes of packets", CHANGES, SHOWN, cells, nothing);
+  root.append(h("section", null, h("h2", null, "Latest changes ", feed.state), feed.element));
   const start = () => {
-    if (signal.aborted) return;
-    const from = Math.max(0, (live.status?.applied_index ?? 0) - LOOK_BACK);
-    const known = live.status ? `?from=${from}` : "";
-    watch(`/v1/packets/watch/all${known}`, {
+    watch("/v1/packets/watch/all", {
       signal,
-      on: add,
-      state: (now, error) => {
-        setText(
-          state,
-          now === "live"
-            ? "live"
-            : now === "connecting"
-              ? "connecting…"
-              : error?.code === "compacted"
-                ? "older ones are forgotten"
-                : `not live: ${error?.reason ?? "interrupted"}`,
-        );
-        state.className = now === "live" ? "live on" : "live";
-      },
+      since: Math.max(0, live.status.applied_index - LOOK_BACK),
+      on: ({ name, data }) => data.keys && feed.add(data.keys.map((key) => ({ ...data, name, key }))),
+      state: (now, error) => feed.stands(now, error),
     });
   };
   if (live.status) start();
-  else live.next(start);
+  else live.next(() => signal.aborted || start());
 }

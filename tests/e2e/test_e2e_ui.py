@@ -229,6 +229,8 @@ def test_keys_are_browsed_and_change_as_they_are_written(browser: Browser, singl
         assert page.locator("pre img").count() == 0
         listing.get_by_role("link", name="\\x00\\xff").click()
         expect(detail.locator("pre")).to_contain_text("00f0  f0 f1")
+        page.reload()
+        expect(detail.locator("pre")).to_contain_text("00f0  f0 f1")
         listing.get_by_role("link", name="apples").click()
         expect(detail.locator("pre")).to_have_text("12")
         entry = node.request("GET", "/v1/kv/shop%2Fapples").json
@@ -248,6 +250,10 @@ def test_keys_are_browsed_and_change_as_they_are_written(browser: Browser, singl
         expect(detail.locator("pre")).to_have_text("12")
         page.reload()
         expect(page.get_by_role("region", name="Value", exact=True).locator("pre")).to_have_text("13")
+        put(node, "größe/grün", b"no ASCII")
+        page.get_by_role("searchbox", name="Look up").fill("größe/grün")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("region", name="Value", exact=True).locator("pre")).to_have_text("no ASCII")
         put(node, "..", b"a key that is no way up")
         page.goto(ui(node, "keys/?key=.."))
         expect(page.get_by_role("region", name="Value", exact=True).locator("pre")).to_have_text(
