@@ -80,6 +80,7 @@ class Raft:
             data_dir=self._folder / f"node-{node_id}",
             cookie=self._cookie,
             http_addr=f"{HOST}:0",
+            host=HOST,
             quic_port=0,
             profile=Profile.LAN,
             dns_server=DnsServerConfig(enable=False),
