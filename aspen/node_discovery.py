@@ -230,7 +230,12 @@ class Discovery:
             member=member is not None,
             path=_path(connections),
             addresses=tuple(
-                PeerAddress(format_address(known.address), known.source, int((now - known.seen_at) * 1000))
+                PeerAddress(
+                    format_address(known.address),
+                    known.source,
+                    known.sources,
+                    int((now - known.seen_at) * 1000),
+                )
                 for known in self._address_book.known(endpoint_id)
             ),
             connections=tuple(

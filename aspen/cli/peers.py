@@ -29,7 +29,7 @@ def peers(as_json: Json = False, addr: Addrs = None, token: Token = None) -> Non
 def _row(peer: dict[str, Any]) -> tuple[str, ...]:
     rtts = [connection["rtt_ms"] for connection in peer["connections"]]
     announced = peer["announced_ms_ago"]
-    addresses = " ".join(f"{known['address']} ({known['source']})" for known in peer["addresses"])
+    addresses = " ".join(f"{known['address']} ({', '.join(known['sources'])})" for known in peer["addresses"])
     return (
         (str(peer["node_id"]) if peer["node_id"] else "?") + ("" if peer["member"] else " (no member)"),
         peer["endpoint_id"][:_SHORT_CHARS] + "…",

@@ -22,6 +22,8 @@ class PeerAddress(msgspec.Struct, frozen=True):
     address: str
     """`host:port`."""
     source: str
+    """The most trusted of `sources`."""
+    sources: tuple[str, ...]
     """Who said so: `connected`, `inbound`, `manual`, `membership`, `gossip`, …"""
     age_ms: int
     """Since it was last said."""

@@ -43,13 +43,22 @@ class KnownAddress:
     """One address of one peer, and why we think so."""
 
     address: Address
-    source: str
+    sources: tuple[str, ...]
+    """Who says so, the most trusted first."""
     seen_at: float
     """By the book's clock, in seconds."""
 
+    @property
+    def source(self) -> str:
+        return self.sources[0]
+
+
+def _rank(source: str) -> int:
+    return _RANK.get(source, len(SOURCES))
+
 
 def _order(known: KnownAddress) -> tuple[int, float]:
-    return _RANK.get(known.source, len(SOURCES)), -known.seen_at
+    return _rank(known.source), -known.seen_at
 
 
 class AddressBook:
@@ -64,33 +73,31 @@ class AddressBook:
         known = self._peers.get(endpoint_id)
         if known is None:
             if len(self._peers) >= ADDRESS_BOOK_PEERS:
-                self._forget_one(_RANK.get(source, len(SOURCES)))
+                self._forget_one(_rank(source))
             if len(self._peers) >= ADDRESS_BOOK_PEERS:
                 return
             known = self._peers[endpoint_id] = []
         address = (address[0], address[1])
-        rest = []
-        for old in known:
-            if old.address != address:
-                rest.append(old)
-            elif _RANK.get(old.source, len(SOURCES)) < _RANK.get(source, len(SOURCES)):
-                source = old.source
-        rest.append(KnownAddress(address, source, self._clock()))
+        rest = [old for old in known if old.address != address]
+        sources = {source, *(each for old in known if old.address == address for each in old.sources)}
+        rest.append(KnownAddress(address, tuple(sorted(sources, key=_rank)), self._clock()))
         known[:] = sorted(rest, key=_order)[:ADDRESSES_PER_PEER]
 
     def replace(self, endpoint_id: EndpointId, addresses: Sequence[Address], source: str) -> None:
         """What a source says of a peer now is all that it says: addresses it told earlier are forgotten."""
-        known = self._peers.get(endpoint_id)
-        if known is not None:
-            known[:] = [each for each in known if each.source != source or each.address in addresses]
+        self.remove(endpoint_id, source)
         for address in addresses:
             self.add(endpoint_id, address, source)
 
     def remove(self, endpoint_id: EndpointId, source: str | None = None) -> None:
-        """Forget a peer's addresses: all, or those of one source."""
-        kept = [k for k in self._peers.get(endpoint_id, ()) if source is not None and k.source != source]
+        """Forget a peer's addresses: all, or those that only one source tells of."""
+        kept = []
+        for known in self._peers.get(endpoint_id, ()) if source is not None else ():
+            others = tuple(each for each in known.sources if each != source)
+            if others:
+                kept.append(KnownAddress(known.address, others, known.seen_at))
         if kept:
-            self._peers[endpoint_id] = kept
+            self._peers[endpoint_id] = sorted(kept, key=_order)
         else:
             self._peers.pop(endpoint_id, None)
 

@@ -376,7 +376,7 @@ class HostNode(NodeProcess):
     def sources(self, other: NodeProcess) -> set[str]:
         """Who told it of another's addresses."""
         known = self.known_peers().get(other.identity.z32, {"addresses": []})
-        return {address["source"] for address in known["addresses"]}
+        return {source for address in known["addresses"] for source in address["sources"]}
 
     def connected_at(self, other: NodeProcess) -> set[str]:
         """Where another node is connected with this one, as the other sees it."""

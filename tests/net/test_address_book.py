@@ -31,6 +31,30 @@ def test_an_address_heard_again_is_young_again_and_keeps_its_better_source():
     assert [(k.address, k.source) for k in book.known(PEER)] == [(("a", 1), "manual"), (("b", 1), "manual")]
 
 
+def test_an_address_names_all_who_told_of_it_and_stays_while_one_of_them_does():
+    book = ticking()
+    for source in ("dns", "connected", "gossip", "dns"):
+        book.add(PEER, ("a", 1), source)
+    assert book.known(PEER)[0].sources == ("connected", "gossip", "dns")
+    book.remove(PEER, "connected")
+    assert book.known(PEER)[0].sources == ("gossip", "dns")
+
+
+def test_what_a_source_says_now_is_all_that_it_says():
+    book = ticking()
+    book.add(PEER, ("old", 1), "gossip")
+    book.add(PEER, ("both", 1), "manual")
+    book.add(PEER, ("both", 1), "gossip")
+    book.replace(PEER, [("new", 1)], "gossip")
+    assert [(k.address, k.sources) for k in book.known(PEER)] == [
+        (("both", 1), ("manual",)),
+        (("new", 1), ("gossip",)),
+    ]
+    book.remove(PEER, "manual")
+    book.replace(PEER, [], "gossip")  # a node that nobody can call
+    assert book.peers() == []
+
+
 def test_an_unknown_peer_has_no_addresses():
     assert ticking().addresses(PEER) == []
 
