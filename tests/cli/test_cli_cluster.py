@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from aspen.cli.common import exit_code
+from aspen.errors import JoinError
 from aspen.identity import Identity
 from aspen.limits import CHECKPOINT_MS, CONTROL_MS
 
@@ -122,3 +124,22 @@ def test_check_tells_who_differs(states: list[str], exit_code: int, aspen: Aspen
     assert as_json.exit_code == exit_code
     assert json.loads(as_json.stdout) == node.check
     assert [body["timeout_ms"] for _, body in node.changes] == [CHECKPOINT_MS, 2_000]
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_"),
+    [
+        ("malformed", 2),
+        ("forged", 1),
+        ("expired", 1),
+        ("not_yet", 1),
+        ("foreign", 1),
+        ("node_id_taken", 1),
+        ("removed", 1),
+        ("wrong_cookie", 1),
+        ("full", 1),
+        ("unreachable", 4),
+    ],
+)
+def test_a_node_that_is_not_let_in_ends_with_a_code(code: str, exit_: int) -> None:
+    assert exit_code(JoinError(code, "")) == exit_

@@ -224,3 +224,37 @@ def test_a_changed_bit_anywhere_proves_nobody(message, data):
             break
     assert h.peer is None
     assert d.peer is None
+
+
+# --- without a cookie -----------------------------------------------------------------------------
+
+
+def stranger(identity, node_id=0):
+    hello = Hello(1, bytes(16), node_id, b"\x07" * 8)
+    return Credentials(identity, None, lambda: hello, lambda peer: None)
+
+
+def test_strangers_prove_their_keys_where_they_may_come_in():
+    d, h = dialler(stranger(ALICE)), listener(stranger(BOB, 2))
+    meet(d, h)
+    assert (d.peer.endpoint_id, h.peer.endpoint_id) == (BOB.endpoint_id, ALICE.endpoint_id)
+    forged = dataclasses.replace(MALLORY, endpoint_id=ALICE.endpoint_id)
+    assert code_of(dialler(stranger(forged)), listener(stranger(BOB, 2))) == "wrong_key"
+
+
+def test_a_strangers_captured_handshake_proves_nothing_to_a_new_connection():
+    d, h = dialler(stranger(ALICE)), listener(stranger(BOB, 2))
+    hello = d.start()
+    proof = d.receive(h.receive(hello))
+    again = listener(stranger(BOB, 2))
+    again.receive(hello)
+    with pytest.raises(HandshakeError) as caught:
+        again.receive(proof)
+    assert caught.value.code == "wrong_cookie"  # the MAC is over both nonces, secret or not
+    assert again.peer is None
+
+
+def test_no_cookie_is_not_a_cookie():
+    """What opens a protocol for strangers opens no other."""
+    assert code_of(dialler(stranger(ALICE)), listener()) == "wrong_cookie"
+    assert code_of(dialler(), listener(stranger(BOB, 2))) == "wrong_cookie"
