@@ -111,6 +111,9 @@ class RelayClient:
                     code, problem = error.code, str(error)
                 except (aiohttp.ClientError, OSError, TimeoutError) as error:
                     problem = str(error) or type(error).__name__
+                except Exception as error:
+                    log.exception("a relay's client failed", relay=self.url.websocket)
+                    problem = type(error).__name__
                 was_connected, self.connected = self.connected, False
                 self.probe = None
                 if was_connected:
