@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _PKARR_RELAY: Final = "https://dns.iroh.link/pkarr"
 # A key that nobody has, to ask for: the answer 404 is as good as any.
 _NOBODY: Final = "y" * 52
+_NO_PUT: Final = frozenset({401, 403, 404, 405, 501})
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=DOCTOR_ASK_MS / 1000)
 _FIREWALL: Final = "check the URL, this machine's DNS and its firewall; or switch it off"
 
 
@@ -38,9 +40,7 @@ async def outside_findings(config: ClusterBootstrapConfig) -> list[Finding]:
         found.append(skipped("DNS discovery", "iroh.enable_dns_discovery is off"))
     if iroh.enable_pkarr and iroh.enable_pkarr_relay:
         urls = [url for url in (iroh.pkarr_relay_url, *iroh.pkarr_relay_urls) if url] or [_PKARR_RELAY]
-        asked += [
-            web("pkarr relay", f"{url.rstrip('/')}/{_NOBODY}", "iroh.enable_pkarr_relay") for url in urls
-        ]
+        asked += [pkarr_relay(f"{url.rstrip('/')}/{_NOBODY}") for url in urls]
     else:
         found.append(skipped("pkarr relay", "iroh.enable_pkarr or enable_pkarr_relay is off"))
     relays = [url for url in (iroh.relay_url, *iroh.relay_urls) if url]
@@ -76,12 +76,32 @@ async def dns_discovery(config: ClusterBootstrapConfig) -> Finding:
     return ok(topic, f"{where} answers")
 
 
-async def web(topic: str, url: str, setting: str) -> Finding:
-    """A web service: any answer but an error of its own is one."""
-    timeout = aiohttp.ClientTimeout(total=DOCTOR_ASK_MS / 1000)
+async def pkarr_relay(url: str) -> Finding:
+    """Whether it can be asked, and would take a packet. What is put there is none, and to be refused as such."""
+    topic, setting = "pkarr relay", "iroh.enable_pkarr_relay"
+    found = await web(topic, url, setting)
+    if found.level != "ok":
+        return found
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
+            aiohttp.ClientSession(timeout=_TIMEOUT) as session,
+            session.put(url, data=b"no packet", allow_redirects=False) as response,
+        ):
+            status = response.status
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        return problem(topic, f"{url} takes no PUT: {error or 'it is silent'}", f"{_FIREWALL} ({setting})")
+    if status in _NO_PUT or status < 400:
+        return problem(
+            topic, f"{url} answers a PUT with status {status}", "see that the URL is that of a pkarr relay"
+        )
+    return ok(topic, f"{url} answers, and takes packets")
+
+
+async def web(topic: str, url: str, setting: str) -> Finding:
+    """A web service: any answer but an error of its own is one."""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=_TIMEOUT) as session,
             session.get(url, allow_redirects=False) as response,
         ):
             status, date = response.status, response.headers.get("Date", "")

@@ -143,8 +143,12 @@ def test_a_machine_without_multicast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def web_service(status: int = 404, ahead_s: float = 0.0) -> Iterator[str]:
+def web_service(status: int = 404, ahead_s: float = 0.0, put: int = 400) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.send_response_only(put)
+            self.end_headers()
+
         def do_GET(self) -> None:
             self.send_response_only(status)
             self.send_header("Date", formatdate(time.time() + ahead_s, usegmt=True))
@@ -206,6 +210,13 @@ def test_services_that_do_not(
     (found,) = outside(tmp_path, **iroh)
     assert (found.topic, found.level) == (topic, level)
     assert found.do
+
+
+def test_a_pkarr_relay_that_takes_no_packets(tmp_path: Path) -> None:
+    with web_service(put=405) as url:
+        (found,) = outside(tmp_path, enable_pkarr=True, pkarr_relay_url=url)
+    assert (found.topic, found.level) == ("pkarr relay", "problem")
+    assert "status 405" in found.says
 
 
 def test_a_service_in_trouble(tmp_path: Path) -> None:
