@@ -77,7 +77,7 @@ async def dns_discovery(config: ClusterBootstrapConfig) -> Finding:
 
 
 async def pkarr_relay(url: str) -> Finding:
-    """Whether it can be asked, and would take a packet. What is put there is none, and to be refused as such."""
+    """Whether it can be asked, and would take a packet. What is put there is none: it is to be refused."""
     topic, setting = "pkarr relay", "iroh.enable_pkarr_relay"
     found = await web(topic, url, setting)
     if found.level != "ok":
