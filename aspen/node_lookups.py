@@ -115,7 +115,8 @@ class NodeLookups:
         """Of members, where they have been reached."""
         members = [member.endpoint_id for member in self._consensus.roster.members]
         reached = [(each, self._proven(each)) for each in members if each != self._own_id]
-        await asyncio.to_thread(self._remembered.write, reached)
+        if reached:
+            await asyncio.to_thread(self._remembered.write, reached)
 
     def _proven(self, endpoint_id: EndpointId) -> tuple[Address, ...]:
         known = self._book.known(endpoint_id)
@@ -135,10 +136,9 @@ class NodeLookups:
     # --- whom to look for -----------------------------------------------------------------------
 
     def _missing(self) -> list[EndpointId]:
-        """The nodes that should be there, by their keys, and aren't connected."""
-        roster = self._consensus.roster
-        expected = dict.fromkeys(member.endpoint_id for member in roster.members)
-        expected.update(dict.fromkeys(peer.endpoint_id for peer in self._config.manual_peers))
+        """The members, or before there are any the peers named, by their keys, that aren't connected."""
+        expected = [member.endpoint_id for member in self._consensus.roster.members]
+        expected = expected or [peer.endpoint_id for peer in self._config.manual_peers]
         connected = {connection.endpoint_id for connection in self._endpoint.connections()}
         return [each for each in expected if each != self._own_id and each not in connected]
 

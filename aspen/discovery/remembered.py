@@ -17,7 +17,7 @@ import structlog
 
 from aspen.discovery.messages import Addresses
 from aspen.errors import IdentityError
-from aspen.limits import ADDRESS_BOOK_PEERS, REMEMBERED_BYTES
+from aspen.limits import REMEMBERED_BYTES
 from aspen.z32 import decode_key, encode_key
 
 log = structlog.get_logger("aspen.discovery")
@@ -52,10 +52,11 @@ class Remembered:
         return dict(self._written)
 
     def write(self, known: Iterable[tuple[bytes, tuple[Address, ...]]]) -> None:
-        """Replace the file, if anything has changed. What isn't known now stays as it was."""
-        now = self._written | {key: addresses for key, addresses in known if addresses}
-        now = dict(list(now.items())[-ADDRESS_BOOK_PEERS:])
-        if now == self._written:
+        """Replace the file, if anything has changed: these nodes and no others. Of one that wasn't reached this
+        time, what was known before stays."""
+        then = self._written
+        now = {key: found for key, addresses in known if (found := addresses or then.get(key, ()))}
+        if now == then:
             return
         text = msgspec.json.encode({encode_key(key): addresses for key, addresses in now.items()})
         aside = self._file.with_suffix(".new")

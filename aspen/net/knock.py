@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
 from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted
 
@@ -16,9 +17,6 @@ from aspen.identity import EndpointId, Identity
 from aspen.limits import NET_DATAGRAM_BYTES, NET_DIAL_MS
 from aspen.net.address_book import Address
 from aspen.net.quic_internals import QuicPipe, ResetTokens, dialler_configuration
-
-_PEER_ERRORS: Final = Exception
-"""aioquic may meet bytes that it was not written for; that is the sender's doing."""
 
 
 async def key_at(address: Address, alpn: str) -> EndpointId | None:
@@ -72,12 +70,12 @@ class _Knocking(asyncio.DatagramProtocol):
     def _timer_fired(self) -> None:
         self._handle(lambda: self._quic.handle_timer(self._loop.time()))
 
-    def _handle(self, step: Any) -> None:
+    def _handle(self, step: Callable[[], None]) -> None:
         try:
             step()
             self._go_on()
-        except _PEER_ERRORS:
-            self._end(None)
+        except Exception:
+            self._end(None)  # aioquic met bytes that it was not written for; that is the sender's doing
 
     def _go_on(self) -> None:
         while (event := self._quic.next_event()) is not None:
