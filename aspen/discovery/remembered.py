@@ -52,7 +52,7 @@ class Remembered:
         return dict(self._written)
 
     def write(self, known: Iterable[tuple[bytes, tuple[Address, ...]]]) -> None:
-        """Replace the file, if anything has changed: these nodes and no others. Of one that wasn't reached this
+        """Replace the file, if anything has changed: these nodes, no others. Of one that was not reached this
         time, what was known before stays."""
         then = self._written
         now = {key: found for key, addresses in known if (found := addresses or then.get(key, ()))}
