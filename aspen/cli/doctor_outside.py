@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 
 from aspen.cli.findings import Finding, ok, problem, skipped, warning
-from aspen.errors import NetworkError
+from aspen.errors import NetworkError, RelayError
 from aspen.limits import DOCTOR_ASK_MS, GOSSIP_FUTURE_MS
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ _PKARR_RELAY: Final = "https://dns.iroh.link/pkarr"
 _NOBODY: Final = "y" * 52
 _NO_PUT: Final = frozenset({401, 403, 404, 405, 501})
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=DOCTOR_ASK_MS / 1000)
+_RELAY_CODES: Final = (
+    "docs/relay.md, “When it doesn't work”; a relay that has a list of nodes may still let this one in"
+)
 _FIREWALL: Final = "check the URL, this machine's DNS and its firewall; or switch it off"
 
 
@@ -44,7 +47,7 @@ async def outside_findings(config: ClusterBootstrapConfig) -> list[Finding]:
     else:
         found.append(skipped("pkarr relay", "iroh.enable_pkarr or enable_pkarr_relay is off"))
     relays = [url for url in (iroh.relay_url, *iroh.relay_urls) if url]
-    asked += [web("relay", url, 'iroh.relay_mode, by "disabled"') for url in relays]
+    asked += [relay(url, config) for url in relays]
     if not relays:
         found.append(skipped("relay", "no iroh.relay_url is given"))
     for setting, hosts in (
@@ -74,6 +77,27 @@ async def dns_discovery(config: ClusterBootstrapConfig) -> Finding:
     finally:
         await client.close()
     return ok(topic, f"{where} answers")
+
+
+async def relay(url: str, config: ClusterBootstrapConfig) -> Finding:
+    """Whether it is there, and lets in who knows the cookie."""
+    from aspen.identity import Cookies
+    from aspen.relay.access import COOKIE_CONTEXT, parse_relay_url
+    from aspen.relay.client import knock
+
+    parsed = parse_relay_url("iroh.relay_url", url)
+    address = "http" + parsed.websocket.removeprefix("ws")
+    there = await web("relay", address, 'iroh.relay_mode, by "disabled"')
+    if there.level != "ok":
+        return there
+    cookies = Cookies.of(config.all_cookies).authenticators(COOKIE_CONTEXT) if config.cookie else ()
+    try:
+        await knock(parsed, cookies)
+    except RelayError as error:
+        return problem("relay", f"{url} does not let in who knows this node's cookie: {error}", _RELAY_CODES)
+    except (aiohttp.ClientError, OSError) as error:
+        return problem("relay", f"{url} is no relay: {error or 'it is silent'}", _RELAY_CODES)
+    return ok("relay", f"{url} answers, and lets in who knows the cookie")
 
 
 async def pkarr_relay(url: str) -> Finding:

@@ -133,21 +133,9 @@ class RelayClient:
 
     async def _connect(self, session: aiohttp.ClientSession) -> None:
         """Returns when a connection that was made is lost. Raises what it failed with."""
-        async with asyncio.timeout(RELAY_HANDSHAKE_MS / 1000):
-            socket = await session.ws_connect(
-                self.url.websocket, heartbeat=RELAY_HEARTBEAT_MS / 1000, max_msg_size=RELAY_FRAME_BYTES
-            )
+        socket, welcome = await _enter(session, self.url, self._identity, self._authenticators)
         writer: asyncio.Task[None] | None = None
         try:
-            async with asyncio.timeout(RELAY_HANDSHAKE_MS / 1000):
-                challenge = await _next(socket)
-                if not isinstance(challenge, Challenge):
-                    raise RelayError("malformed", "what answers there is not a relay")
-                proof = prove(self._identity, challenge, self.url.name, self._authenticators)
-                await socket.send_bytes(encode_frame(proof))
-                welcome = await _next(socket)
-                if not isinstance(welcome, Welcome):
-                    raise RelayError("malformed", "the relay does not say that it let this node in")
             peername = socket.get_extra_info("peername")
             if welcome.udp_port and peername is not None:
                 self.probe = (str(peername[0]), welcome.udp_port), probe(welcome.token)
@@ -182,6 +170,41 @@ class RelayClient:
             else:
                 self._woken.clear()
                 await self._woken.wait()
+
+
+async def knock(url: RelayUrl, authenticators: Sequence[Authenticator]) -> None:
+    """Find out whether a relay lets in who knows the cookie, under a key made for this.
+
+    Raises `RelayError`, `aiohttp.ClientError`, `OSError` (`TimeoutError` too).
+    """
+    async with aiohttp.ClientSession() as session:
+        socket, _ = await _enter(session, url, Identity.generate(), authenticators)
+        await socket.close()
+
+
+async def _enter(
+    session: aiohttp.ClientSession,
+    url: RelayUrl,
+    identity: Identity,
+    authenticators: Sequence[Authenticator],
+) -> tuple[aiohttp.ClientWebSocketResponse, Welcome]:
+    """Connect, and prove who we are. Raises as `knock`."""
+    async with asyncio.timeout(RELAY_HANDSHAKE_MS / 1000):
+        socket = await session.ws_connect(
+            url.websocket, heartbeat=RELAY_HEARTBEAT_MS / 1000, max_msg_size=RELAY_FRAME_BYTES
+        )
+        try:
+            challenge = await _next(socket)
+            if not isinstance(challenge, Challenge):
+                raise RelayError("malformed", "what answers there is not a relay")
+            await socket.send_bytes(encode_frame(prove(identity, challenge, url.name, authenticators)))
+            welcome = await _next(socket)
+            if not isinstance(welcome, Welcome):
+                raise RelayError("malformed", "the relay does not say that it let this node in")
+        except BaseException:
+            await socket.close()
+            raise
+    return socket, welcome
 
 
 async def _next(socket: aiohttp.ClientWebSocketResponse) -> Frame:

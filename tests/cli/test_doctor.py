@@ -27,7 +27,10 @@ from aspen.cli.doctor_node import node_findings
 from aspen.cli.doctor_outside import clock_difference_ms, outside_findings
 from aspen.cli.findings import Finding
 from aspen.config import ClusterBootstrapConfig, DnsServerConfig, IrohConfig
-from aspen.identity import Identity
+from aspen.identity import Cookies, Identity
+from aspen.relay.access import COOKIE_CONTEXT, Access
+from aspen.relay.hub import RelayLimits
+from aspen.relay.standalone import StandaloneRelay
 
 Aspen = Callable[..., Result]
 UDP, TCP = socket.SOCK_DGRAM, socket.SOCK_STREAM
@@ -179,10 +182,39 @@ def test_services_that_answer(tmp_path: Path) -> None:
             tmp_path,
             enable_pkarr=True,
             pkarr_relay_url=f"{url}/pkarr",
-            relay_url=url,
             bootstrap_nodes=["localhost"],
         )
-    assert [(f.topic, f.level) for f in found] == [("pkarr relay", "ok"), ("relay", "ok"), ("names", "ok")]
+    assert [(f.topic, f.level) for f in found] == [("pkarr relay", "ok"), ("names", "ok")]
+
+
+@pytest.mark.parametrize(
+    ("cookie", "level", "says"),
+    [
+        ("correct horse battery", "ok", "lets in who knows the cookie"),
+        ("another-cluster's cookie", "problem", "this relay is for others"),
+    ],
+)
+async def test_a_relay_is_asked_whether_it_knows_the_cookie(
+    cookie: str, level: str, says: str, tmp_path: Path
+) -> None:
+    access = Access(authenticators=Cookies.of([cookie]).authenticators(COOKIE_CONTEXT))
+    relay = StandaloneRelay(access, RelayLimits(), None)
+    await relay.start(("127.0.0.1", 0))
+    try:
+        url = f"http://127.0.0.1:{relay.address[1]}"
+        found = await outside_findings(config(tmp_path, iroh=IrohConfig(relay_url=url)))
+    finally:
+        await relay.close()
+    (finding,) = (finding for finding in found if finding.topic == "relay")
+    assert finding.level == level
+    assert says in finding.says
+
+
+def test_a_web_server_is_no_relay(tmp_path: Path) -> None:
+    with web_service() as url:
+        (found,) = outside(tmp_path, relay_url=url)
+    assert (found.topic, found.level) == ("relay", "problem")
+    assert "is no relay" in found.says
 
 
 @pytest.mark.parametrize(
