@@ -77,6 +77,8 @@ def _value_errors(config: ClusterBootstrapConfig) -> Iterator[str]:
     yield from _secret_errors(config)
     if config.auto_cluster and config.init:
         yield "init and auto_cluster: a cluster is founded by one node's word, or by several that agree"
+    if config.auto_cluster and config.learner:
+        yield "learner and auto_cluster: a learner founds nothing; give it a ticket"
     if config.ticket and config.init:
         yield "init and ticket: a node founds a cluster, or joins one"
     for name in ("heartbeat_interval_ms", "election_timeout_min_ms", "election_timeout_max_ms"):

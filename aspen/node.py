@@ -278,7 +278,7 @@ class Node:
             on_connected=lambda peer: self._connected(peer),
             on_stream=lambda peer, stream: consensus.driver.catch_up.offers.serve(peer.node_id, stream),
         )
-        self._door = door = Door(consensus, lambda: self.config.cookie, self.address_book)
+        self.door = door = Door(consensus, lambda: self.config.cookie, self.address_book)
         self.discovery = discovery = Discovery(
             config, self.identity, self.cookies, self.address_book, consensus, lambda: self.quic_address
         )

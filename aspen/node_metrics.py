@@ -27,6 +27,7 @@ from aspen.net.endpoint import Endpoint
 from aspen.node_dht import NodeDht
 from aspen.node_discovery import Discovery
 from aspen.node_dns import NodeDns
+from aspen.node_door import Door
 from aspen.node_metrics_dns import dns_metrics
 from aspen.node_metrics_raft import raft_metrics
 from aspen.node_pkarr import PkarrParts
@@ -51,6 +52,7 @@ class Running(Protocol):
     dht: NodeDht
     http: HttpServer
     discovery: Discovery
+    door: Door
     certificates: Certificates | None
     dns: NodeDns | None
     backups: Backups
@@ -178,6 +180,12 @@ class NodeMetrics(Collector):
         yield gauge("aspen_quic_relayed_connections", "Connections to other nodes through a relay.", relayed)
         yield counters("aspen_quic_refusals", "Peers refused.", "reason", endpoint.refusals)
         yield counters("aspen_gossip_refused", "Announcements refused.", "reason", core.refused)
+        yield counters(
+            "aspen_join_requests",
+            "Nodes that asked this one to be let into the cluster, by what became of it.",
+            "result",
+            self._node.door.answered,
+        )
         yield gauge("aspen_gossip_known_nodes", "Nodes whose announcement is known.", len(core.known))
         yield gauge("aspen_gossip_neighbours", "Nodes gossiped with directly.", len(core.overlay.neighbours))
         yield gauge("aspen_http_connections", "HTTP connections open.", self._node.http.connections)

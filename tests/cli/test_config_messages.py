@@ -29,6 +29,20 @@ ERRORS = (
         {},
         "node_id must not be 0: give every node of a cluster an id of its own, from 1, or a ticket or auto_cluster, with which a node is given one",
     ),
+    (
+        "init = true\nauto_cluster = 3",
+        {},
+        {},
+        "init and auto_cluster: a cluster is founded by one node's word, or by several that agree",
+    ),
+    ('init = true\nticket = "aspenx"', {}, {}, "init and ticket: a node founds a cluster, or joins one"),
+    (
+        "learner = true\nauto_cluster = 3",
+        {},
+        {},
+        "learner and auto_cluster: a learner founds nothing; give it a ticket",
+    ),
+    ("auto_cluster = 17", {}, {}, "DIR/aspen.toml: auto_cluster: 17 is not a whole number from 0 to 16"),
     ("node_id = -1", {}, {}, "DIR/aspen.toml: node_id: -1 is not a whole number from 0 to 2^63 - 1"),
     ('node_id = "1"', {}, {}, "DIR/aspen.toml: node_id: '1' is not a whole number from 0 to 2^63 - 1"),
     (

@@ -413,7 +413,7 @@ async def test_too_many_bad_tickets_and_none_is_looked_at(
     member: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aspen.node_join.JOIN_TRY_MS", 0)
-    door = member._door
+    door = member.door
     door._wrong_tickets = RateLimiter(Rate(1 / 600, 3))
     async with strangers_endpoint(member, STRANGER) as endpoint:
         for _ in range(6):
