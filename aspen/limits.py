@@ -413,7 +413,6 @@ SNAPSHOT_PROGRESS_MS: Final = 2_000  # between two lines of progress
 
 # --- traces, slow operations, profiles ---------------------------------------------------------
 REQUEST_ID_CHARS: Final = 64  # of a request id that a client gives; a longer one is not taken
-TRACE_MARKS: Final = 32  # stages that one request remembers
 TRACES_PER_S: Final = 20  # requests whose ids go through the log, for each node
 TRACES: Final = 100  # … at once, after a quiet while
 TRACES_WAITING: Final = 1_024  # ids that came ahead of what they are of

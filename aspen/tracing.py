@@ -9,44 +9,61 @@ gave them an id are carried, and not many a second.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from contextvars import ContextVar
 from itertools import count
-from typing import Final
+from typing import Final, Protocol
 
-from aspen.limits import REQUEST_ID_CHARS, TRACE_MARKS
+from aspen.limits import REQUEST_ID_CHARS
 
 HEADER: Final = "X-Request-Id"
 _ID: Final = re.compile(rf"[A-Za-z0-9._:/+=@-]{{1,{REQUEST_ID_CHARS}}}")
 
 
+class Written(Protocol):
+    """When the transaction that applied an entry got how far."""
+
+    handed_s: float
+    """To the thread that writes: a majority had the entry, and this node knew."""
+    begun_s: float
+    applied_s: float
+    durable_s: float
+
+
 class Trace:
-    """One request's. A mark ends a stage, which lasted since the mark before it."""
+    """One request's: times by `time.monotonic`, 0 for what has not happened.
 
-    __slots__ = ("_clock", "_marks", "began_s", "carried", "request_id")
+    Every request has one and few are ever looked at, so noting must cost next to nothing.
+    """
 
-    def __init__(self, request_id: str, carried: bool, clock: Callable[[], float]) -> None:
+    __slots__ = ("began_s", "carried", "queued_s", "received_s", "request_id", "verified_s", "written")
+
+    def __init__(self, request_id: str, carried: bool, began_s: float) -> None:
         self.request_id = request_id
         self.carried = carried
-        self.began_s = clock()
-        self._clock = clock
-        self._marks: list[tuple[str, float]] = []
+        self.began_s = began_s
+        self.received_s = self.verified_s = 0.0
+        """When the body of a packet was here, and found good."""
+        self.queued_s = 0.0
+        """When the last write that the request proposed was handed to a leader."""
+        self.written: Written | None = None
+        """What became of it."""
 
-    def mark(self, stage: str, at_s: float | None = None) -> None:
-        """A stage has ended: now, or when it did by the same clock."""
-        if len(self._marks) < TRACE_MARKS:
-            self._marks.append((stage, self._clock() if at_s is None else at_s))
-
-    def elapsed_s(self) -> float:
-        return self._clock() - self.began_s
-
-    def stages_ms(self) -> dict[str, float]:
-        """How long each stage took. What was done more than once is added up."""
+    def stages_ms(self, ended_s: float) -> dict[str, float]:
+        """How long each stage took, of those there were."""
+        ends = {"receive": self.received_s, "verify": self.verified_s, "queue": self.queued_s}
+        if (written := self.written) is not None:
+            ends |= {
+                "commit": written.handed_s,
+                "writer": written.begun_s,
+                "apply": written.applied_s,
+                "sync": written.durable_s,
+            }
         stages: dict[str, float] = {}
         before_s = self.began_s
-        for stage, at_s in self._marks:
-            stages[stage] = round(stages.get(stage, 0.0) + (at_s - before_s) * 1000, 3)
-            before_s = at_s
+        for stage, at_s in (ends | {"answer": ended_s}).items():
+            if at_s:
+                stages[stage] = round((at_s - before_s) * 1000, 3)
+                before_s = at_s
         return stages
 
 
@@ -54,23 +71,16 @@ CURRENT: Final[ContextVar[Trace | None]] = ContextVar("aspen_trace", default=Non
 """The request that is being answered."""
 
 
-def mark(stage: str) -> None:
-    """A stage of the request that is being answered has ended, if there is one."""
-    trace = CURRENT.get()
-    if trace is not None:
-        trace.mark(stage)
-
-
 class RequestIds:
     """The ids of one listener's requests: the client's, or our own."""
 
     def __init__(self, prefix: str) -> None:
         """`prefix` tells this process's ids from others'."""
-        self._prefix = prefix
+        self._prefix = prefix + "-"
         self._count = count(1)
 
     def of(self, given_untrusted: str | None) -> tuple[str, bool]:
         """A request's id, and whether it is the client's: what could be anything but an id is not taken."""
         if given_untrusted is not None and _ID.fullmatch(given_untrusted):
             return given_untrusted, True
-        return f"{self._prefix}-{next(self._count):x}", False
+        return f"{self._prefix}{next(self._count):x}", False

@@ -35,23 +35,23 @@ class Tracing:
         """The trace of a request that has arrived with this id, or with none."""
         request_id, given = self._ids.of(given_untrusted)
         carried = given and self._carried.take(None, time.monotonic()) == 0
-        trace = Trace(request_id, carried, time.monotonic)
+        trace = Trace(request_id, carried, time.monotonic())
         CURRENT.set(trace)
         return trace
 
     def answered(self, trace: Trace, method: str, path: str, status: int) -> None:
         """A whole answer is ready. Streams have no such moment."""
-        elapsed_s = trace.elapsed_s()
+        now_s = time.monotonic()
+        elapsed_s = now_s - trace.began_s
         slow = elapsed_s >= self._slow.threshold_s
         if not (slow or trace.carried):
             return
-        trace.mark("answer")
         told = {
             "request_id": trace.request_id,
             "method": method,
             "path": path[:_PATH_CHARS],
             "status": status,
-            "stages_ms": trace.stages_ms(),
+            "stages_ms": trace.stages_ms(now_s),
         }
         if trace.carried:
             log.info("request answered", ms=round(elapsed_s * 1000, 1), **told)

@@ -40,7 +40,7 @@ from aspen.state.commands import Rejected
 from aspen.state.packet_commands import PacketOutcome, PacketPut, PacketResult
 from aspen.state.packets import PacketLife, PacketRecord, PacketUsage, answer_ttls
 from aspen.state.ports import Proposer
-from aspen.tracing import mark
+from aspen.tracing import CURRENT
 from aspen.z32 import KEY_CHARS
 
 _KEY_LIKE_CHARS: Final = 40
@@ -141,15 +141,15 @@ class Relay:
     async def _put(self, request: Request, key_untrusted: str) -> web.StreamResponse:
         self._gate.before_put(request)
         public_key = parse_key(key_untrusted)
-        began = time.perf_counter()
+        began = time.monotonic()
         payload_untrusted = await read_body(request, PKARR_PAYLOAD_BYTES, code="size")
-        received = time.perf_counter()
+        received = time.monotonic()
         self.puts.receive_seconds.note(received - began)
-        mark("receive")
         packet = SignedPacket.parse(public_key, payload_untrusted)
-        verified = time.perf_counter()
+        verified = time.monotonic()
         self.puts.verify_seconds.note(verified - received)
-        mark("verify")
+        if (trace := CURRENT.get()) is not None:
+            trace.received_s, trace.verified_s = received, verified
         now_us = self._wall_us()
         self._check_future(packet, now_us)
         self._gate.admit(public_key)
@@ -166,7 +166,7 @@ class Relay:
         self._gate.verified(request, public_key)
         command = PacketPut(public_key, packet.payload, _unless_after_us(request))
         result = await self._proposer.propose(command)
-        self.puts.replicate_seconds.note(time.perf_counter() - verified)
+        self.puts.replicate_seconds.note(time.monotonic() - verified)
         if isinstance(result, Rejected):
             raise HttpError(400, "rejected", result.reason)
         if not isinstance(result, PacketResult):

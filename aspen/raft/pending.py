@@ -7,6 +7,7 @@ have happened, or at a deadline.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from aspen.limits import (
 from aspen.raft.messages import ConfChangeV2
 from aspen.raft.roster import decode_context, encode_context
 from aspen.raft.traces import announce
-from aspen.tracing import CURRENT, Trace
+from aspen.tracing import CURRENT, Trace, Written
 
 _COUNTER_BYTES: Final = 8
 
@@ -43,15 +44,6 @@ class _Proposal:
     """The id of the entry before its own that carries the request's id, if there is one."""
     term: int = 0
     """Term it was handed to the core in; 0 while it waits for a leader."""
-
-
-class Written(Protocol):
-    """When the job that applied an entry got how far, by `time.monotonic`."""
-
-    handed_s: float
-    begun_s: float
-    applied_s: float
-    durable_s: float
 
 
 class Timer(Protocol):
@@ -129,11 +121,12 @@ class PendingProposals:
         return batch
 
     def proposed(self, batch: Sequence[tuple[bytes, bytes]], term: int) -> None:
+        now_s = time.monotonic()
         for request_id, _ in batch:
             if (proposal := self._pending.get(request_id)) is not None:
                 proposal.term = term
                 if proposal.trace is not None:
-                    proposal.trace.mark("queue")
+                    proposal.trace.queued_s = now_s
             if self.changes:
                 self.changes.pop(request_id, None)
 
@@ -145,7 +138,7 @@ class PendingProposals:
         proposal = self._pending.pop(request_id, None)
         if proposal is not None:
             if proposal.trace is not None and written is not None:
-                _mark(proposal.trace, written)
+                proposal.trace.written = written
             proposal.deadline.cancel()
             self.seconds.note(self._loop.time() - proposal.since_s)
             if not proposal.future.done():
@@ -186,13 +179,6 @@ class PendingProposals:
         self.failures[error.code] += 1
         if not proposal.future.done():
             proposal.future.set_exception(error)
-
-
-def _mark(trace: Trace, written: Written) -> None:
-    trace.mark("commit", written.handed_s)  # a majority has it, and this node knows
-    trace.mark("writer", written.begun_s)
-    trace.mark("apply", written.applied_s)
-    trace.mark("sync", written.durable_s)
 
 
 def _tagged(change: ConfChangeV2, request_id: bytes) -> ConfChangeV2:
