@@ -10,30 +10,43 @@ export const MOST = 11; // members; beyond, the table tells more than a picture 
 export function clusterMap(nodes, summary) {
   const leader = nodes.find((node) => node.leader);
   const others = nodes.filter((node) => node !== leader);
-  const radius = others.length > 7 ? 17 : RADIUS;
+  const crowded = others.length > 5;
+  const radius = crowded ? 15 : RADIUS;
   const places = new Map();
-  if (leader) places.set(leader, [WIDTH / 2, radius + 12]);
-  others.forEach((node, at) => {
-    const share = others.length === 1 ? 0.5 : at / (others.length - 1);
-    const spread = Math.min(1, (others.length - 1) / 4 + 0.42);
-    const angle = Math.PI * (0.5 + (0.5 - share) * spread * 0.86);
-    const drop = (0.42 + 0.58 * Math.sin(angle)) * (HEIGHT - 2 * radius - 44);
-    places.set(node, [WIDTH / 2 + Math.cos(angle) * (WIDTH / 2 - radius - 26), radius + 12 + drop]);
-  });
-  const edges = leader ? others.map((node) => edge(places.get(leader), places.get(node), node, radius)) : [];
+  if (leader) places.set(leader, [WIDTH / 2, others.length ? radius + 12 : HEIGHT / 2]);
+  others.forEach((node, at) => places.set(node, place(at, others.length, radius, crowded)));
+  // Where there are many, only what is out of the ordinary is said; the table has the rest.
+  const said = (node) => (crowded && node.state === "well" ? { ...node, edge: null } : node);
+  const edges = leader
+    ? others.map((node, at) => {
+        const where = crowded ? 0.72 : others.length > 3 && at % 2 ? 0.66 : 0.46;
+        return [node, edge(places.get(leader), places.get(node), said(node), radius, where)];
+      })
+    : [];
+  edges.sort(([one], [other]) => (one.state !== "well") - (other.state !== "well")); // what matters lies on top
   return s(
     "svg",
     { class: "map", role: "img", "aria-label": summary, viewBox: `0 0 ${WIDTH} ${HEIGHT}` },
-    edges,
-    nodes.map((node) => mark(node, places.get(node), radius)),
+    edges.map(([, drawn]) => drawn),
+    nodes.map((node) => mark(node, places.get(node), radius, crowded && node !== leader)),
   );
 }
 
-function edge([x1, y1], [x2, y2], node, radius) {
+/** Where the follower at a place in the line stands: in an arc, or in a row if there are many. */
+function place(at, all, radius, crowded) {
+  const share = all === 1 ? 0.5 : at / (all - 1);
+  const spread = all === 2 ? 0.62 : all === 3 ? 0.84 : 1;
+  const x = WIDTH / 2 + (share - 0.5) * spread * (WIDTH - 2 * radius - 64);
+  const low = HEIGHT - radius - 26;
+  if (crowded) return [x, low - 8];
+  return [x, low - 58 * (2 * Math.abs(share - 0.5)) ** 2 * (all > 2 ? 1 : 0.5)];
+}
+
+function edge([x1, y1], [x2, y2], node, radius, where) {
   const length = Math.hypot(x2 - x1, y2 - y1);
   const [ux, uy] = [(x2 - x1) / length, (y2 - y1) / length];
   const [from, to] = [radius + 5, length - radius - 5];
-  const middle = (from + to) / 2;
+  const middle = from + (to - from) * where;
   const label = node.edge ?? "";
   const width = label.length * 6.2 + 10;
   const [cx, cy] = [x1 + ux * middle, y1 + uy * middle];
@@ -46,7 +59,7 @@ function edge([x1, y1], [x2, y2], node, radius) {
   );
 }
 
-function mark(node, [x, y], radius) {
+function mark(node, [x, y], radius, bare) {
   const kinds = [
     "node",
     node.state,
@@ -54,7 +67,7 @@ function mark(node, [x, y], radius) {
     node.learner ? "learner" : "",
     node.own ? "own" : "",
   ];
-  const below = [node.own ? "this node" : null, node.note].filter(Boolean).join(" · ");
+  const below = bare ? "" : [node.own ? "this node" : null, node.note].filter(Boolean).join(" · ");
   return s(
     "g",
     { class: kinds.filter(Boolean).join(" "), transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` },
