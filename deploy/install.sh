@@ -37,7 +37,7 @@ install_program() {
       ;;
   esac
   rm -rf "$destdir$home.new"
-  # Aside, then in one step: a node that starts meanwhile finds the old one or the new one, whole.
+  # Aside, and into its place at the end: what runs meanwhile goes on with the old one.
   "$python" -m venv "$destdir$home.new"
   PIP_CONSTRAINT="$source_dir/constraints.txt" PIP_BUILD_CONSTRAINT="$source_dir/constraints.txt" \
     "$destdir$home.new/bin/pip" install --quiet --disable-pip-version-check --no-warn-script-location \
@@ -47,8 +47,10 @@ install_program() {
     xargs -r sed -i "s#$destdir$home.new#$home#g"
   # The service may not write here: what it would compile at each start is compiled now.
   "$python" -m compileall -q -j 0 -s "$destdir$home.new" -p "$home" "$destdir$home.new/lib"
-  rm -rf "${destdir}$home"
+  rm -rf "$destdir$home.old"
+  [[ ! -e "$destdir$home" ]] || mv "$destdir$home" "$destdir$home.old"
   mv "$destdir$home.new" "$destdir$home"
+  rm -rf "$destdir$home.old"
   ln -sfn "$home/bin/aspen" "$destdir$prefix/bin/aspen"
   ln -sfn "$home/bin/aspen-node" "$destdir$prefix/bin/aspen-node"
 }
