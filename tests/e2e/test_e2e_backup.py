@@ -84,15 +84,17 @@ def test_a_backup_becomes_a_new_cluster(tmp_path: Path) -> None:
     assert told("verify", str(file))["tables"] == made["tables"]
     assert f"cluster {old_cluster}" in aspen("cluster", "verify", str(file)).stdout
 
-    restore = ["restore", str(file), "--data-dir", str(data_dir), "--node-id", "7"]
+    # A key that is there already is the node's; nothing else may be there.
+    one, two = NodeProcess(7, data_dir), NodeProcess(8, tmp_path / "newcomer")
+    address = f"{one.host}:{one.quic_port}"
+    restore = ["restore", str(file), "--data-dir", str(data_dir), "--node-id", "7", "--address", address]
     restored = told(*restore)
     assert restored["cluster_id"] != old_cluster == restored["from_cluster_id"]
+    assert restored["endpoint_id"] == one.identity.z32
     refused = aspen("cluster", *restore, code=Exit.USAGE)
     assert "not empty" in refused.stderr
 
     # The restored node has the bytes that the old one had, and others join it.
-    one = NodeProcess(7, data_dir)
-    two = NodeProcess(8, tmp_path / "newcomer")
     new = Cluster(tmp_path, 1)
     new.nodes[:] = [one]
     assert {name: rows for name, rows in one.tables().items() if name != "machine"} == {
@@ -100,6 +102,7 @@ def test_a_backup_becomes_a_new_cluster(tmp_path: Path) -> None:
     }
     with started(new):
         check_all_there(one, packets)
+        assert address in (one.status() or {})["members"][0]["addresses"]
         assert one.request("PUT", "/v1/kv/after", b"1").status == 200
         assert (one.status() or {})["applied_index"] > made["index"]
         two.peers = [one.as_peer]
