@@ -1,7 +1,6 @@
 // The cluster as a picture: the leader above, who follows it in an arc below, and on each line how far behind.
 
 import { s } from "./dom.js";
-import { count } from "./format.js";
 
 const [WIDTH, HEIGHT, RADIUS] = [460, 250, 23];
 export const MOST = 11; // members; beyond, the table tells more than a picture could
@@ -82,9 +81,4 @@ function mark(node, [x, y], radius, bare) {
       ? s("text", { class: "note", x: radius + 14, y: 5 }, below)
       : s("text", { class: "note", y: radius + 19, "text-anchor": "middle" }, below),
   );
-}
-
-/** What a member lacks, in words. */
-export function lagText(entries) {
-  return entries === 0 ? "in step" : `${count(entries)} behind`;
 }

@@ -4,113 +4,11 @@ import { json } from "./api.js";
 import { aside, badge, empty, facts, h, id, row, setText, show, table, update } from "./dom.js";
 import { count, duration, latency, short, size } from "./format.js";
 import { live, value } from "./live.js";
-import { clusterMap, lagText, MOST } from "./map.js";
+import { clusterMap, MOST } from "./map.js";
+import { COLUMNS, mapNodes, memberRow, membersOf, MARKS } from "./members.js";
 import { Plot } from "./plot.js";
 
 export const title = "Overview";
-
-const HEALTH = {
-  healthy: ["well", "Healthy"],
-  degraded: ["warn", "Degraded"],
-  unhealthy: ["bad", "Unhealthy"],
-};
-const BEHIND = 1_000; // entries; more is worth a look
-
-const COLUMNS = [
-  ["Node", "strong"],
-  ["Role"],
-  ["Lag", "number"],
-  ["Match", "number"],
-  ["In flight", "number"],
-  ["Path"],
-  ["RTT", "number"],
-  ["Identity"],
-];
-
-/** What is known here of each member. */
-export function members(status, metrics, peers, health) {
-  const known = new Map((peers?.peers ?? []).map((peer) => [peer.endpoint_id, peer]));
-  const leads = status.leader_id === status.node_id;
-  return status.members.map((member) => {
-    const own = member.node_id === status.node_id;
-    const leader = member.node_id === status.leader_id;
-    const mine = ({ labels }) => labels.peer === String(member.node_id);
-    const of = (name) => metrics?.get(name)?.find(mine)?.value;
-    const peer = known.get(member.endpoint_id);
-    const lag = own
-      ? Math.max(0, status.commit_index - status.applied_index)
-      : leads
-        ? of("aspen_raft_peer_lag_entries")
-        : undefined;
-    const connected = own || !peer || peer.path !== "none";
-    const rtts = (peer?.connections ?? []).map((connection) => connection.rtt_ms).filter((ms) => ms > 0);
-    const state = own
-      ? (HEALTH[health?.status]?.[0] ?? "well")
-      : !connected
-        ? "bad"
-        : lag > BEHIND
-          ? "warn"
-          : "well";
-    return {
-      id: member.node_id,
-      endpoint: member.endpoint_id,
-      own,
-      leader,
-      leads,
-      lag,
-      state,
-      connected,
-      learner: member.role === "learner",
-      role: leader ? "leader" : member.role === "learner" ? "learner" : "follower",
-      match: own
-        ? leads
-          ? value(metrics, "aspen_raft_last_index")
-          : undefined
-        : of("aspen_raft_peer_match_index"),
-      inflight: of("aspen_raft_peer_inflight_messages"),
-      path: own ? "–" : (peer?.path ?? "–"),
-      rtt: rtts.length ? Math.min(...rtts) : undefined,
-    };
-  });
-}
-
-function mapNodes(list) {
-  return list.map((member) => ({
-    ...member,
-    note: [
-      member.leader ? "leader" : member.learner ? "learner" : null,
-      member.own
-        ? member.lag
-          ? `${count(member.lag)} to apply`
-          : null
-        : !member.connected
-          ? "no connection"
-          : member.path === "relay"
-            ? "by relay"
-            : null,
-      member.own || !member.connected ? null : latency(member.rtt && member.rtt / 1_000),
-    ]
-      .filter((part) => part && part !== "–")
-      .join(" · "),
-    edge: member.leads && !member.own ? (member.connected ? lagText(member.lag ?? 0) : "silent") : null,
-  }));
-}
-
-function memberRow(member) {
-  return [
-    [String(member.id), member.own ? aside("this node") : null],
-    badge(
-      member.connected ? member.state : "bad",
-      member.connected ? member.role : `${member.role}, no connection`,
-    ),
-    count(member.lag),
-    count(member.match),
-    count(member.inflight),
-    member.path,
-    member.rtt === undefined ? "–" : latency(member.rtt / 1_000),
-    id(member.endpoint, "#/peers"),
-  ];
-}
 
 const DNS_TIMES = "aspen_dns_response_seconds";
 const WRITE_TIMES = "aspen_raft_proposal_seconds";
@@ -196,9 +94,9 @@ export function mount(root, { signal }) {
     }
     update(
       reasons,
-      (health?.reasons ?? []).map((reason) => h("li", { class: HEALTH[health.status]?.[0] }, reason)),
+      (health?.reasons ?? []).map((reason) => h("li", { class: MARKS[health.status]?.[0] }, reason)),
     );
-    const list = members(status, metrics, peers, health);
+    const list = membersOf(status, metrics, peers, health);
     const told = sentence(status, list.filter((member) => !member.connected).length);
     setText(verdict, told);
     update(
@@ -251,7 +149,7 @@ function sentence(status, silent) {
 }
 
 function ownFacts(status, health, metrics) {
-  const [kind, word] = HEALTH[health?.status] ?? ["", "–"];
+  const [kind, word] = MARKS[health?.status] ?? ["", "–"];
   const used = value(metrics, "aspen_store_used_bytes");
   const map = value(metrics, "aspen_store_map_bytes");
   return [
