@@ -124,7 +124,7 @@ class RaftDriver:
         self.proposals = PendingProposals(self._loop, os.urandom(8))
         self._reads = PendingReads(self._loop, os.urandom(8))
         self._proposing = Proposing(raw, self.proposals, lambda: self.roster, clock.wall_ms)
-        self.commits, self.leader_changes = CommitTimes(self._loop.time), 0
+        self.commits, self.leader_changes = CommitTimes(seconds_since_boot), 0
 
     # --- life ---------------------------------------------------------------------------------
 

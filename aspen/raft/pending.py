@@ -89,7 +89,7 @@ class PendingProposals:
         request_id = self._incarnation + self._counter.to_bytes(_COUNTER_BYTES, "big")
         future: asyncio.Future[Any] = self._loop.create_future()
         deadline = self._loop.call_later(RAFT_PROPOSE_MS / 1000, self._expire, request_id)
-        proposal = self._pending[request_id] = _Proposal(future, deadline, self._loop.time())
+        proposal = self._pending[request_id] = _Proposal(future, deadline, time.perf_counter())
         if change is None and (trace := CURRENT.get()) is not None:
             proposal.trace = trace
             if trace.carried:
@@ -140,7 +140,7 @@ class PendingProposals:
             if proposal.trace is not None and written is not None:
                 proposal.trace.written = written
             proposal.deadline.cancel()
-            self.seconds.note(self._loop.time() - proposal.since_s)
+            self.seconds.note(time.perf_counter() - proposal.since_s)
             if not proposal.future.done():
                 proposal.future.set_result(result)
 

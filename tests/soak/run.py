@@ -175,6 +175,12 @@ async def _pause(until: asyncio.Event, seconds: float) -> None:
         pass
 
 
+def _unretrieved(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """aioquic's client leaves the failures of connections that were given up to whoever asks for them."""
+    if not isinstance(context.get("exception"), ConnectionError):
+        loop.default_exception_handler(context)
+
+
 def run(options: argparse.Namespace, base: Path) -> bool:
     settings = {
         "ASPEN_LOG_KEEP_ENTRIES": str(options.log_keep),
@@ -186,6 +192,7 @@ def run(options: argparse.Namespace, base: Path) -> bool:
     with started(cluster):
 
         async def soak() -> dict[str, Any]:
+            asyncio.get_running_loop().set_exception_handler(_unretrieved)
             return await Soak(cluster, options, base).run()
 
         said = asyncio.run(soak())
