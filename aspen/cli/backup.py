@@ -24,7 +24,7 @@ from aspen.cli.common import (
     talk,
 )
 from aspen.cli.progress import Advance, progress
-from aspen.errors import InputError
+from aspen.errors import AspenError, InputError
 
 if TYPE_CHECKING:
     from aspen.client import NodeClient
@@ -157,6 +157,10 @@ def recover(
             if not as_json:
                 _print_survivor(node.survivor, told)
             if accept_loss:
+                if told["voters"] == [told["node_id"]]:
+                    raise AspenError(
+                        "this node is the only voter: start it, there is nothing to recover from"
+                    )
                 told["new_cluster_id"] = node.recover().cluster_id.hex()
             return told
 
@@ -239,9 +243,7 @@ def _print_survivor(survivor: Survivor, told: dict[str, Any]) -> None:
         f"it knows that entries up to {survivor.commit_index} were committed: those after it are kept as well"
     )
     print(f"newest write here: {told['newest_write']}; last written to disk: {told['disk_written']}")
-    if len(voters) == 1 and survivor.node_id in voters:
-        print("this node is the only voter: it needs no recovery to go on")
-    elif others:
+    if others:
         print(f"a recovery sends away: {', '.join(others)}")
 
 

@@ -94,6 +94,9 @@ def test_a_backup_becomes_a_new_cluster(tmp_path: Path) -> None:
     refused = aspen("cluster", *restore, code=Exit.USAGE)
     assert "not empty" in refused.stderr
 
+    alone = aspen("cluster", "recover", "--data-dir", str(data_dir), "--accept-loss", code=Exit.FAILED)
+    assert "only voter" in alone.stderr
+
     # The restored node has the bytes that the old one had, and others join it.
     new = Cluster(tmp_path, 1)
     new.nodes[:] = [one]
