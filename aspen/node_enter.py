@@ -13,7 +13,7 @@ import structlog
 from aspen.config import ClusterBootstrapConfig
 from aspen.config_joined import read_joined, with_joined, write_joined
 from aspen.identity import Identity
-from aspen.node_founding import AutoCluster
+from aspen.node_founding import RECORD_FILE, AutoCluster
 from aspen.node_join import Ascent, Newcomer, Report
 from aspen.raft.cluster import Consensus
 from aspen.raft.storage import LmdbLog
@@ -43,6 +43,8 @@ async def enter(
     else:
         joined, port = await AutoCluster(config, identity, protocol_version, newcomer, report).run()
     write_joined(config.data_path, joined)
+    # What was promised is fulfilled. Without its log this node must not take itself for what it was.
+    (config.data_path / RECORD_FILE).unlink(missing_ok=True)
     if "node" in structlog.contextvars.get_contextvars():
         structlog.contextvars.bind_contextvars(node=joined.node_id)
     # The port whose address the others know; whatever it was, it was free a moment ago.

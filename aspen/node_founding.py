@@ -26,7 +26,7 @@ from aspen.discovery.lookups import Lookups
 from aspen.discovery.mdns import Mdns
 from aspen.discovery.service import TOPIC_CONTEXT
 from aspen.discovery.ticket import Ticket, TicketNode
-from aspen.errors import ConfigError, InputError
+from aspen.errors import ConfigError, InputError, JoinError
 from aspen.identity import Cookies, Identity
 from aspen.limits import FOUNDING_PATIENCE_MS, FOUNDING_TICK_MS, TICKET_NODES
 from aspen.net.endpoint import ALPN_FOUND, AddressBook, Channel, Hello, Peer, Service
@@ -205,12 +205,14 @@ class AutoCluster:
         )
 
     def _ticket(self, late: TooLate) -> Ticket:
-        """To the cluster that is there, by way of those whose addresses are known."""
+        """To the cluster that is there, by way of those whose addresses are known. Raises `JoinError`."""
         nodes = [
             TicketNode(endpoint_id, tuple(addresses))
             for endpoint_id in sorted(late.members)
             if (addresses := self._book.addresses(endpoint_id))
         ]
+        if not nodes:
+            raise JoinError("unreachable", f"no address is known of the cluster {late.cluster_id.hex()}")
         return Ticket(self._topics[0], late.cluster_id, tuple(nodes[:TICKET_NODES]))
 
 

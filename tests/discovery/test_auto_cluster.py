@@ -57,6 +57,11 @@ async def stop(*nodes: Node) -> None:
     await asyncio.gather(*(node.shutdown() for node in nodes))
 
 
+def promises(base: Path) -> list[Path]:
+    """What lies on the machines' disks."""
+    return list(base.glob(f"*/{RECORD_FILE}"))
+
+
 def voters(node: Node) -> tuple[int, ...]:
     return node.consensus.roster.conf_state.voters
 
@@ -96,6 +101,7 @@ async def test_node_ids_that_are_given_are_kept(tmp_path: Path) -> None:
     nodes = await asyncio.gather(machines.start(0, node_id=8), machines.start(1))
     try:
         assert [node.node_id for node in nodes] == [8, 1]
+        assert not promises(tmp_path)  # all is fulfilled
         await until(lambda: all(voters(node) == (1, 8) for node in nodes), "both know both")
     finally:
         await stop(*nodes)
