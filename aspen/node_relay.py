@@ -120,15 +120,14 @@ class NodeRelays:
         if own is not None and self.server is not None and self._uses_relays:
             self.pool.attach(own, self.server.hub)
         self.pool.use(self._wanted())
+        if self.server is not None:
+            self.server.recheck()
 
     async def _observe(self) -> None:
         """Ask the relays where this node is seen, now and then; and let clients of the own one ask."""
         if self.server is not None and self._http is not None and self._http.is_open and not self._observing:
             self._observing = True
-            try:
-                await self.server.observe(*self._http.address)
-            except ConfigError as error:
-                log.warning("nodes behind NATs learn no public address here", reason=str(error))
+            await self.server.observe(*self._http.address)
         seen = tuple(each for each in self.pool.observed if not is_loopback(each[0]))
         if seen != self.observed:
             self.observed = seen

@@ -24,6 +24,7 @@ from aspen.relay.frames import NO_MAC, VERSION, Challenge, Proof
 
 COOKIE_CONTEXT: Final = "aspen 2026 relay access v1"
 PATH: Final = "/relay"
+REMOVED: Final = "this endpoint id was removed from the cluster"
 _SIGNED: Final = b"aspen 2026 relay proof v1\0"
 _SCHEMES: Final = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 _PORTS: Final = {"ws": 80, "wss": 443}
@@ -72,7 +73,7 @@ class Access:
         if not verify(proof.endpoint_id, signed, proof.signature):
             raise RelayError("wrong_key", "the client does not hold the key of its endpoint id")
         if self.refuses(proof.endpoint_id):
-            raise RelayError("not_allowed", "this endpoint id was removed from the cluster")
+            raise RelayError("not_allowed", REMOVED)
         return proof.endpoint_id
 
 

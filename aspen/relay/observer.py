@@ -11,8 +11,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from aspen.errors import ConfigError
-
 MAGIC: Final = b"\x00aspen relay probe\x00"
 """No QUIC packet begins with a zero byte: its fixed bit is set (RFC 9000 §17)."""
 
@@ -26,12 +24,9 @@ class Observer(asyncio.DatagramProtocol):
         self.port = 0
 
     async def start(self, host: str, port: int) -> None:
-        """Raises `ConfigError` if the port can't be had."""
+        """Raises `OSError` if the port can't be had."""
         loop = asyncio.get_running_loop()
-        try:
-            transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=(host, port))
-        except OSError as error:
-            raise ConfigError(f"the relay can't bind UDP {host}:{port}: {error}") from None
+        transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=(host, port))
         self._transport = transport
         self.port = int(transport.get_extra_info("sockname")[1])
 

@@ -23,7 +23,7 @@ from aspen.http.routing import Request, Router
 from aspen.http.sse import Stream
 from aspen.limits import RELAY_FRAME_BYTES, RELAY_HANDSHAKE_MS, RELAY_HEARTBEAT_MS, RELAY_UNPROVEN
 from aspen.net.refusals import Refusals
-from aspen.relay.access import PATH, Access
+from aspen.relay.access import PATH, REMOVED, Access
 from aspen.relay.frames import (
     NONCE_BYTES,
     TOKEN_BYTES,
@@ -68,15 +68,27 @@ class RelayServer:
         public.add(PATH, {"GET": self.connect}, public=True, operations={"GET": _OPERATION})
 
     async def observe(self, host: str, port: int) -> None:
-        """Tell clients from where their datagrams come, too. Raises `ConfigError`."""
+        """Tell clients from where their datagrams come, too, if the UDP port can be had."""
         observer = Observer(self._seen)
-        await observer.start(host, port)
-        self.observer = observer
+        try:
+            await observer.start(host, port)
+        except OSError as error:
+            log.warning(
+                "nodes behind NATs learn no public address here", host=host, port=port, reason=str(error)
+            )
+        else:
+            self.observer = observer
 
     def _seen(self, token_untrusted: bytes, address: tuple[str, int]) -> None:
         session = self._tokens.get(token_untrusted)
         if session is not None:
             self.hub.give(session, encode_frame(Observed(*address)))
+
+    def recheck(self) -> None:
+        """End the connections of those who may not use it any more."""
+        for session in self.hub.sessions:
+            if self._access.refuses(session.endpoint_id):
+                session.end(RelayError("not_allowed", REMOVED))
 
     async def close(self) -> None:
         """End every client's connection; they will look for the relay again."""

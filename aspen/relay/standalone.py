@@ -50,7 +50,7 @@ class StandaloneRelay:
     async def start(self, address: tuple[str, int]) -> None:
         """Raises `ConfigError`."""
         await self._listener.start(address)
-        await self.server.observe(address[0], self.address[1])
+        await self.server.observe(*address)
         log.info("relay started", address="{}:{}".format(*self.address))
 
     async def close(self) -> None:

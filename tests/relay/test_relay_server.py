@@ -87,6 +87,17 @@ async def test_a_removed_node_is_refused_though_it_knows_the_cookie(relay: Relay
     await line(there, identity=TWO)
 
 
+async def test_a_node_that_is_removed_while_it_is_connected_is_sent_away(relay: Relays, line: Lines) -> None:
+    removed: set[bytes] = set()
+    there = await relay(Access(authenticators=macs(COOKIE), refuses=removed.__contains__))
+    one, two = await line(there, identity=ONE), await line(there, identity=TWO)
+    removed.add(ONE.endpoint_id)
+    there.server.recheck()
+    await one.fails("removed")
+    assert [session.endpoint_id for session in there.server.hub.sessions] == [TWO.endpoint_id]
+    assert two.client.connected
+
+
 async def test_an_endpoint_id_whose_key_the_client_lacks_is_refused(relay: Relays, caller: Callers) -> None:
     for access in (Access(open=True), Access(endpoint_ids=[ONE.endpoint_id])):
         talker = await caller(await relay(access))
