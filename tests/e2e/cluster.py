@@ -246,7 +246,7 @@ class NodeProcess:
         except (OSError, HTTPException):
             return False
 
-    def wait_answers(self, timeout_s: float = 20.0) -> None:
+    def wait_answers(self, timeout_s: float = 60.0) -> None:
         """It is up, ready or not."""
 
         def answers() -> bool:
@@ -257,7 +257,7 @@ class NodeProcess:
 
         wait_until(answers, f"{self} answers", timeout_s)
 
-    def wait_ready(self, timeout_s: float = 20.0) -> None:
+    def wait_ready(self, timeout_s: float = 60.0) -> None:
         def ready_or_dead() -> bool:
             assert self.alive, (
                 f"{self} ended with {self.process and self.process.returncode}:\n{self.log()[-2_000:]}"
@@ -310,9 +310,9 @@ class Cluster:
             self.wait_ready()
         else:
             for node in self.nodes:
-                wait_until(node.status, f"{node} runs", 20.0)
+                wait_until(node.status, f"{node} runs", 60.0)
 
-    def wait_ready(self, timeout_s: float = 20.0) -> None:
+    def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Every node serves, and all agree on a leader that lives."""
         for node in self.nodes:
             node.wait_ready(timeout_s)

@@ -68,7 +68,9 @@ def full_disk(bed: Testbed) -> None:
     full.start()  # on a full disk: it serves what it has, as before
     wait_until(lambda: full.status() is not None, "it has started", timeout_s=20)
     assert _read(full, "before", "stale") == (200, b"v")
-    wait_until(lambda: full.resolves(known), "DNS answers")
+    answers = "/readyz?for=dns"  # its UDP worker may take longer to start
+    wait_until(lambda: full.request("GET", answers).status == 200, "DNS answers", timeout_s=30)
+    assert full.resolves(known)
 
     full.disk.make_room()
     wait_until(full.ready, "it serves again")
