@@ -189,7 +189,7 @@ class Discovery:
         if heard is not None and heard[0].addresses:
             return heard[0].addresses
         known = self._address_book.known(endpoint_id)
-        return tuple(each.address for each in known if each.source != "inbound")
+        return tuple(each.address for each in known if each.sources != ("inbound",))
 
     def topology(self) -> Topology:
         """The membership this node knows; worked out anew only when it has changed."""
