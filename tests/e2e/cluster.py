@@ -20,6 +20,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import dns.exception
 import dns.message
 from clients import HOST, Answer, Published, dns_query, http_request, texts
 from processes import children, dns_workers, end_with_parent, resident_kib, session_members, wait_until
@@ -229,8 +230,11 @@ class NodeProcess:
         return dns_query(self.dns_port, name, rtype, tcp=tcp, host=self.host)
 
     def resolves(self, packet: Published) -> bool:
-        """Whether this node's DNS answers with the packet's texts."""
-        return texts(self.dig(packet.name())) == list(packet.texts)
+        """Whether this node's DNS answers with the packet's texts, in two seconds."""
+        try:
+            return texts(self.dig(packet.name())) == list(packet.texts)
+        except dns.exception.Timeout:
+            return False
 
     def status(self) -> dict[str, Any] | None:
         """The cluster as this node sees it; `None` while it doesn't answer."""
