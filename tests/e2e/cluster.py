@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -28,7 +29,7 @@ from processes import children, dns_workers, end_with_parent, resident_kib, sess
 from aspen.identity import Identity
 from aspen.state.store import Store
 
-COOKIE = "e2e-0f5ac8d1-only-for-these-tests"
+COOKIE = f"e2e-{secrets.token_hex(8)}-only-for-these-tests"  # others beside us are heard by multicast
 ORIGINS = ("aspen.local", "example.test")
 _PORTS = iter(random.Random(os.getpid()).sample(range(20_000, 32_000), 4_000))
 LOG_TAIL_BYTES = 12_000
