@@ -12,8 +12,9 @@ from typing import Final
 
 MOST_SAMPLES: Final = 240
 """More are thinned out: pairs grow with the square."""
-SPAN_S: Final = 600.0
-"""Growth over less time than this says nothing of an hour."""
+SPAN_S: Final = 1_800.0
+"""Growth over less time than this says nothing of an hour: caches and histories, which are bounded by counts, are
+full after some hundred thousand operations, and until then a node grows."""
 
 
 def slope(times_s: Sequence[float], values: Sequence[float]) -> float:
