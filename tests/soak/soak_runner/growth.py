@@ -13,8 +13,8 @@ from typing import Final
 MOST_SAMPLES: Final = 240
 """More are thinned out: pairs grow with the square."""
 SPAN_S: Final = 1_800.0
-"""Growth over less time than this says nothing of an hour: caches and histories, which are bounded by counts, are
-full after some hundred thousand operations, and until then a node grows."""
+"""Growth over less time than this says nothing of an hour: caches fill, and the allocator's arenas settle,
+over the first hundred thousand operations or so."""
 
 
 def slope(times_s: Sequence[float], values: Sequence[float]) -> float:
