@@ -24,7 +24,7 @@ PARTS: Final = (
     ("verify", ("/aspen/pkarr/packet.py", "/nacl/", "/aspen/dns/message.py")),
     ("dns", ("/aspen/dns/",)),
     ("lmdb", ("/aspen/state/", "/aspen/raft/storage.py", "/aspen/raft/writer.py", "/lmdb/")),
-    ("raft", ("/aspen/raft/", "/aspen/proposer.py")),
+    ("raft", ("/aspen/raft/", "/aspen/services/proposer.py")),
     ("quic", ("/aspen/net/", "/aioquic/")),
     ("http", ("/aspen/http/", "/aspen/pkarr/", "/aiohttp/", "/multidict/", "/yarl/")),
     ("loop", ("/asyncio/", "/uvloop/")),

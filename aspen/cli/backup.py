@@ -28,12 +28,12 @@ from aspen.errors import AspenError, InputError
 
 if TYPE_CHECKING:
     from aspen.client import NodeClient
-    from aspen.recovery import Survivor
+    from aspen.services.recovery import Survivor
     from aspen.state.backup_format import Decoder
 
 _EXAMPLES: Final = {
     "backup": "Example: aspen cluster backup aspen-2027-01-31.backup",
-    "restore": "Example: aspen cluster restore aspen.backup --data-dir /var/lib/aspen --node-id 1",
+    "restore": "Example: aspen cluster restore aspen.services.backup --data-dir /var/lib/aspen --node-id 1",
 }
 DataDir = Annotated[Path, typer.Option(help="The node's data directory.", metavar="DIR")]
 
@@ -79,7 +79,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Read all of a backup and say what is in it, or at which byte it is damaged (exit code 1)."""
-    from aspen import restore as offline
+    from aspen.services import restore as offline
 
     def action() -> Decoder:
         with open(file, "rb") as source, _Shown("verified") as step:
@@ -104,9 +104,9 @@ def restore(
     gets an id of its own: members of the one that was backed up are strangers to it. Start the node there
     with its usual settings (the same cookie, to unseal certificates), then add others as learners.
     """
-    from aspen import restore as offline
     from aspen.config import parse_address
-    from aspen.node_identity import IDENTITY_FILE
+    from aspen.node.identity import IDENTITY_FILE
+    from aspen.services import restore as offline
 
     def action() -> offline.Restored:
         addresses = tuple(parse_address("--address", text) for text in address or ())
@@ -149,7 +149,7 @@ def recover(
     the others and add them again as learners. Lost members must never be started with their old data: they
     are not let in, but several of them may be a majority to each other, and answer beside the new cluster.
     """
-    from aspen.recovery import StoppedNode
+    from aspen.services.recovery import StoppedNode
 
     def action() -> dict[str, Any]:
         with StoppedNode(data_dir) as node:

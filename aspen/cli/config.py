@@ -12,7 +12,7 @@ import typer
 from aspen.cli.common import EXIT_CODES, Json, local, new_app, print_json, print_table
 
 if TYPE_CHECKING:
-    from aspen.config_sources import LoadedConfig
+    from aspen.config.sources import LoadedConfig
 
 app = new_app(
     "A node's configuration.\n\n"
@@ -79,8 +79,8 @@ def show(
 
 def _load(file: Path | None) -> tuple[LoadedConfig, list[str]]:
     """The configuration as a node would have it, and what was overruled."""
-    from aspen.config_security import apply_security_defaults
-    from aspen.config_sources import NODE_DEFAULTS, load_config
+    from aspen.config.security import apply_security_defaults
+    from aspen.config.sources import NODE_DEFAULTS, load_config
 
     loaded = load_config(config_file=file, environment=os.environ, flags={}, defaults=NODE_DEFAULTS)
     overruled = apply_security_defaults(loaded.config)
@@ -91,8 +91,8 @@ def _load(file: Path | None) -> tuple[LoadedConfig, list[str]]:
 
 def _checked(loaded: LoadedConfig) -> tuple[list[str], list[str], Mapping[str, str]]:
     """Settings still missing, warnings, and the report on security. Raises `ConfigError`."""
-    from aspen.config_security import security_report
-    from aspen.config_sources import LoadedConfig
+    from aspen.config.security import security_report
+    from aspen.config.sources import LoadedConfig
 
     missing = [name for name in _GIVEN_AT_START if not getattr(loaded.config, name)]
     stand_ins = {name: _GIVEN_AT_START[name] for name in missing if name not in loaded.sources}
@@ -103,7 +103,7 @@ def _checked(loaded: LoadedConfig) -> tuple[list[str], list[str], Mapping[str, s
 def _rows(loaded: LoadedConfig, *, everything: bool) -> list[tuple[str, Any, str]]:
     """Name, value and origin of what was given, or of every setting."""
     from aspen.config import SECRET_SETTINGS, settings
-    from aspen.config_sources import OTHER_SPELLINGS
+    from aspen.config.sources import OTHER_SPELLINGS
 
     rows = []
     for path, value, _default in sorted(settings(loaded.config), key=lambda setting: setting[0]):

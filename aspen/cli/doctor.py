@@ -14,7 +14,7 @@ from aspen.cli.findings import MARKS, Finding, ok, problem, skipped, warning
 
 if TYPE_CHECKING:
     from aspen.config import ClusterBootstrapConfig
-    from aspen.config_sources import LoadedConfig
+    from aspen.config.sources import LoadedConfig
 
 
 def doctor(
@@ -82,7 +82,7 @@ async def _examine(file: Path | None, addr: list[str] | None, token: str | None)
 
 def _configuration(file: Path | None) -> tuple[LoadedConfig | None, list[Finding]]:
     """The configuration, as far as it can be read, and what is to be said of it."""
-    from aspen.config_sources import NODE_DEFAULTS, load_config
+    from aspen.config.sources import NODE_DEFAULTS, load_config
     from aspen.errors import ConfigError
 
     topic = "configuration"

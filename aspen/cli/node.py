@@ -15,7 +15,7 @@ from aspen.errors import AspenError, InvariantViolation, JoinError
 
 if TYPE_CHECKING:
     from aspen.config import ClusterBootstrapConfig
-    from aspen.config_sources import LoadedConfig
+    from aspen.config.sources import LoadedConfig
     from aspen.node import Node
     from aspen.systemd import Manager
 
@@ -156,8 +156,8 @@ def run_node(config_file: Path | None, flags: dict[str, Any], *, show_joining: b
     With `show_joining`, standard output tells how far a node has come that joins, and the log less.
     """
     from aspen import logs
-    from aspen.config_security import apply_security_defaults, security_report
-    from aspen.config_sources import NODE_DEFAULTS, load_config
+    from aspen.config.security import apply_security_defaults, security_report
+    from aspen.config.sources import NODE_DEFAULTS, load_config
 
     defaults = {**NODE_DEFAULTS, **({"log_level": "warning"} if show_joining else {})}
 
@@ -213,7 +213,7 @@ async def _serve(
 
     from aspen.cli.node_service import patience, report
     from aspen.node import bootstrap_node
-    from aspen.node_enter import log_report
+    from aspen.node.enter import log_report
     from aspen.systemd import GivenSockets, Manager
 
     log = structlog.get_logger("aspen.cli")
@@ -311,7 +311,7 @@ def _reload_on_hangup(
 
     import structlog
 
-    from aspen.node_reload import reload
+    from aspen.node.reload import reload
 
     log = structlog.get_logger("aspen.cli")
     has_terminal = sys.stdin is not None and sys.stdin.isatty()

@@ -27,8 +27,8 @@ from aspen.config import (
     expected,
     setting_types,
 )
-from aspen.config_pkarr import PkarrConfig
-from aspen.config_sources import ELSEWHERE
+from aspen.config.pkarr import PkarrConfig
+from aspen.config.sources import ELSEWHERE
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "configuration.md"
 BEGIN, END = "<!-- begin: made by python -m aspen.cli.reference -->", "<!-- end -->"

@@ -68,7 +68,7 @@ def _access(
     cookie_files: list[Path] | None, allow: list[str] | None, open_: bool, names: list[str] | None
 ) -> Access:
     """Raises `ConfigError`."""
-    from aspen.config_sources import read_secrets
+    from aspen.config.sources import read_secrets
     from aspen.identity import Cookies, parse_endpoint_id
     from aspen.relay.access import COOKIE_CONTEXT, Access
 

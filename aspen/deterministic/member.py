@@ -14,7 +14,6 @@ from typing import Any, Final
 from aspen.deterministic.time import SimulatedTime
 from aspen.errors import ControlPlaneError, NoLeader, NotLeader, invariant
 from aspen.identity import Identity
-from aspen.lease_expiry import LeaseClock
 from aspen.limits import LEASE_CHECK_MS
 from aspen.raft.admission import Refusal, may_take_over, read_marker
 from aspen.raft.control import MembershipControl
@@ -39,6 +38,7 @@ from aspen.raft.roster import ChangeContext, Member, Roster, decode_context, enc
 from aspen.raft.standing import Standing
 from aspen.state.commands import Command, Result, encode_command, validate_command
 from aspen.state.kv_reader import LmdbKv
+from aspen.state.lease_expiry import LeaseClock
 from aspen.state.leases import LmdbLeases
 from aspen.state.machine import Machine
 from aspen.state.memory_store import MemoryStore

@@ -55,7 +55,7 @@ class ClusterCookies:
 
 
 class CookieSecretDuty:
-    """Makes the first secret, and rolls it (`aspen.housekeeping.Duty`)."""
+    """Makes the first secret, and rolls it (`aspen.services.housekeeping.Duty`)."""
 
     name = "dns_cookie_secret"
     interval_ms = DNS_COOKIE_CHECK_MS

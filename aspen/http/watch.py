@@ -18,10 +18,10 @@ from aspen.http.kv_access import KvAccess
 from aspen.http.kv_api import WATCH
 from aspen.http.kv_bodies import event_json
 from aspen.http.kv_query import RANGE, READ, bad_query, flag_of, range_of
+from aspen.http.kv_watch import Batch, Watch, WatchHub
 from aspen.http.request import query_of
 from aspen.http.routing import Request, Router
 from aspen.http.sse import Event, event_stream, resume_point
-from aspen.kv_watch import Batch, Watch, WatchHub
 from aspen.state.kv_checks import validate_key
 from aspen.state.kv_reader import KvRange
 from aspen.state.ports import Proposer

@@ -26,7 +26,7 @@ class Lifetimes:
 
 
 class PacketExpiry:
-    """`aspen.housekeeping.Duty`. Looks at the replica first, so that nothing due costs no log entry;
+    """`aspen.services.housekeeping.Duty`. Looks at the replica first, so that nothing due costs no log entry;
     removes a batch at a time, so that other writes pass between two."""
 
     name: Final = "packet expiry"

@@ -42,7 +42,7 @@ class Queue(Network, Protocol):
 
 
 class DhtRepublish:
-    """A duty of the leader's (`aspen.housekeeping.Duty`)."""
+    """A duty of the leader's (`aspen.services.housekeeping.Duty`)."""
 
     name = "dht-republish"
     interval_ms = DHT_REPUBLISH_TURN_MS

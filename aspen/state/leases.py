@@ -8,7 +8,7 @@
 
 The state knows no moment at which a lease ends, only when it was renewed, and that by the place in
 the log. The leader watches renewals come in and counts the time since each by its own monotonic
-clock (`aspen.lease_expiry`); what has run out it proposes to end, naming the renewal it means. So no
+clock (`aspen.state.lease_expiry`); what has run out it proposes to end, naming the renewal it means. So no
 clock that steps, on whichever node, ends a lease early, and a new leader, which has just seen every
 renewal for the first time, gives each lease its full time again.
 

@@ -5,7 +5,8 @@ adds some (a command with one more field is another kind). A member applies all 
 `LEVEL`, and halts at any other: to pass over what others apply would make its state another.
 
 So nobody may propose a kind before all can apply it. Each member whose level isn't 1 says so, in a setting of
-the cluster; whoever leads raises the *cluster's level* to the least of its members' (`aspen.cluster_level`).
+the cluster; whoever leads raises the *cluster's level* to the least of its members'
+(`aspen.services.cluster_level`).
 It never falls: what has been applied can't be read by less. A version too old for it refuses to start.
 """
 

@@ -11,7 +11,7 @@ from aspen.state.zones import LmdbZones
 
 
 class ZoneCollection:
-    """`aspen.housekeeping.Duty`: contents out of use, and imports without a chunk for too long."""
+    """`aspen.services.housekeeping.Duty`: contents out of use, and imports without a chunk for too long."""
 
     name: Final = "zone collection"
     interval_ms: ClassVar[int] = ZONE_COLLECT_MS

@@ -19,7 +19,7 @@ from aspen.config import (
     parse_peer,
     setting_types,
 )
-from aspen.config_sources import LoadedConfig, load_config
+from aspen.config.sources import LoadedConfig, load_config
 from aspen.errors import ConfigError
 from aspen.identity import Identity
 
@@ -257,7 +257,7 @@ def test_validation_warnings(changes: dict[str, Any], says: str, tmp_path: Path)
 
 
 def test_a_full_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aspen.config_checks._disk_used_percent", lambda path: 81.0)
+    monkeypatch.setattr("aspen.config.checks._disk_used_percent", lambda path: 81.0)
     assert any("81 % full" in text for text in good(tmp_path).validate())
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from aspen.cli.reference import PAGE, SECTIONS, field_docs, page
 from aspen.config import ClusterBootstrapConfig, IrohConfig, setting_types
-from aspen.config_security import apply_security_defaults, security_report
-from aspen.config_sources import LoadedConfig, load_config
+from aspen.config.security import apply_security_defaults, security_report
+from aspen.config.sources import LoadedConfig, load_config
 from aspen.errors import ConfigError
 from aspen.identity import Identity
 

@@ -17,7 +17,7 @@ import pytest
 
 from aspen.cli import dev_layout
 from aspen.cli.dev_processes import DevCluster
-from aspen.config_sources import load_config
+from aspen.config.sources import load_config
 from aspen.errors import AspenError, ConfigError
 from aspen.identity import Identity
 

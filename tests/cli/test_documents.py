@@ -20,7 +20,7 @@ from aspen.cli import node as node_command
 from aspen.cli.main import node_app
 from aspen.cli.reference import INSTEAD
 from aspen.config import setting_types
-from aspen.config_sources import NODE_DEFAULTS, load_config
+from aspen.config.sources import NODE_DEFAULTS, load_config
 from aspen.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -152,7 +152,7 @@ class World:
         message = decode(frame)
         self.knows[to].add(sender)
         if machine.joined:
-            # A member of a cluster answers whoever waits, as `aspen.node_door` does.
+            # A member of a cluster answers whoever waits, as `aspen.node.door` does.
             founder = next(m for m in self.machines.values() if m.founded == machine.joined)
             if isinstance(message, Here | Promise) and founder.decided is not None:
                 self.send(to, sender, Belongs(machine.joined, founder.decided))

@@ -11,10 +11,10 @@ import pytest
 from test_join import HOST, config, until
 
 from aspen.config import IrohConfig
-from aspen.config_joined import read_joined
+from aspen.config.joined import read_joined
 from aspen.errors import JoinError
 from aspen.node import Node, bootstrap_node
-from aspen.node_founding import RECORD_FILE
+from aspen.node.founding import RECORD_FILE
 
 COOKIE = "founding-51e0-only-for-these-tests"
 
@@ -115,7 +115,7 @@ async def test_a_promise_outlives_the_process(tmp_path: Path, monkeypatch: pytes
         raise OSError("the power fails")
 
     with monkeypatch.context() as patched:
-        patched.setattr("aspen.node_enter.write_joined", dies)
+        patched.setattr("aspen.node.enter.write_joined", dies)
         starting = [machines.start(i) for i in range(2)]
         done, waiting = await asyncio.wait(starting, return_when=asyncio.FIRST_COMPLETED, timeout=60)
         (founder,) = (i for i, task in enumerate(starting) if task in done)

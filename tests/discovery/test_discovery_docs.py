@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aspen.config_sources import load_config
+from aspen.config.sources import load_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "discovery.md"
 BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)

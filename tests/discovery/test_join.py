@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aspen.config import ClusterBootstrapConfig, DnsServerConfig, IrohConfig
-from aspen.config_joined import JOINED_FILE, Joined, read_joined, write_joined
-from aspen.config_sources import load_config
+from aspen.config.joined import JOINED_FILE, Joined, read_joined, write_joined
+from aspen.config.sources import load_config
 from aspen.discovery.join import Declined, JoinRequest, decode_answer, decode_request, encode
 from aspen.discovery.service import TOPIC_CONTEXT
 from aspen.discovery.ticket import SignedTicket, Ticket, TicketNode, parse_ticket
@@ -149,7 +149,7 @@ async def test_a_crash_before_it_was_written_down_makes_no_second_member(
         raise OSError("the power fails")
 
     with monkeypatch.context() as patched:
-        patched.setattr("aspen.node_enter.write_joined", crash)
+        patched.setattr("aspen.node.enter.write_joined", crash)
         with pytest.raises(OSError, match="power"):
             await bootstrap_node(config(tmp_path / "new", ticket=ticket))
     assert len(member.consensus.roster.members) == 2
@@ -165,7 +165,7 @@ async def test_who_has_joined_needs_no_valid_ticket_any_more(member: Node, tmp_p
         await votes(new)
     with pytest.MonkeyPatch.context() as patched:
         later_s = time.time() + 10_000
-        patched.setattr("aspen.node_join.time.time", lambda: later_s)
+        patched.setattr("aspen.node.join.time.time", lambda: later_s)
         async with running(tmp_path / "new", ticket=ticket) as again:
             await until(lambda: bool(again.consensus.leader_id), "it is back")
 
@@ -255,7 +255,7 @@ async def test_a_bad_ticket_is_told_why(
 async def test_a_ticket_of_another_cluster_is_foreign(
     member: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aspen.node_join.JOIN_TRY_MS", 0)
+    monkeypatch.setattr("aspen.node.join.JOIN_TRY_MS", 0)
     plain = member.discovery.ticket()
     error = await refused(member, tmp_path / "new", ticket=plain, cookie="another-cookie-entirely")
     assert (error.code, "another cookie" in str(error)) == ("foreign", True)
@@ -342,7 +342,7 @@ async def test_a_wrong_cookie_is_told(member: Node, tmp_path: Path) -> None:
 
 
 async def test_nobody_there(member: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aspen.node_join.JOIN_TRY_MS", 0)
+    monkeypatch.setattr("aspen.node.join.JOIN_TRY_MS", 0)
     nobody = Ticket(b"t" * 32, b"c" * 16, (TicketNode(STRANGER.endpoint_id, ((HOST, 9),)),))
     ticket = nobody.sign(STRANGER.endpoint_id, STRANGER.sign, NOW_S, b"n" * 16).encode()
     error = await refused(member, tmp_path / "new", ticket=ticket)
@@ -391,7 +391,7 @@ async def strangers_endpoint(member: Node, identity: Identity) -> AsyncIterator[
 
 
 async def test_strangers_are_few_and_short_of_time(member: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aspen.node_door.JOIN_ASK_MS", 1_500)
+    monkeypatch.setattr("aspen.node.door.JOIN_ASK_MS", 1_500)
     inside = member._endpoint.channel(ALPN_TICKET)
     endpoints = [strangers_endpoint(member, Identity.generate()) for _ in range(JOIN_STRANGERS + 2)]
     opened = [await endpoint.__aenter__() for endpoint in endpoints]
@@ -412,7 +412,7 @@ async def test_strangers_are_few_and_short_of_time(member: Node, monkeypatch: py
 async def test_too_many_bad_tickets_and_none_is_looked_at(
     member: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aspen.node_join.JOIN_TRY_MS", 0)
+    monkeypatch.setattr("aspen.node.join.JOIN_TRY_MS", 0)
     door = member.door
     door._wrong_tickets = RateLimiter(Rate(1 / 600, 3))
     async with strangers_endpoint(member, STRANGER) as endpoint:

@@ -11,7 +11,7 @@ import dns.rrset
 import pytest
 
 from aspen.config import ClusterBootstrapConfig, IrohConfig
-from aspen.config_iroh import DnsUrl
+from aspen.config.iroh import DnsUrl
 from aspen.discovery.bootstrap import Bootstrap
 from aspen.discovery.dns_discovery import DnsDiscovery
 from aspen.discovery.lookups import Lookups

@@ -13,11 +13,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aspen.identity import Identity
-from aspen.proposer import ClusterProposer
 from aspen.raft.cluster import Consensus, Timing
 from aspen.raft.messages import Message, MessageType
 from aspen.raft.ports import Clock, Listeners
 from aspen.raft.writer import Retention
+from aspen.services.proposer import ClusterProposer
 from aspen.state.kv_commands import KvResult, KvSet
 from aspen.state.kv_reader import LmdbKv
 from aspen.state.machine import Machine

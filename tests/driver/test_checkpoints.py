@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from in_process import MAP_BYTES, Member, cluster, leader_of, put, state_of
 
-from aspen.cluster_check import ClusterCheck, compare
 from aspen.errors import ControlPlaneError
 from aspen.limits import CHECKPOINTS_KEPT, RAFT_MEMBERS
 from aspen.raft.envelope import seal
 from aspen.raft.messages import Entry
 from aspen.raft.writer import WriteJob, _split_at_checkpoints
+from aspen.services.cluster_check import ClusterCheck, compare
 from aspen.state import checkpoint
 from aspen.state.checkpoint import Checkpoints, hash_state
 from aspen.state.commands import Checkpoint, CheckpointReport, CheckpointResult, encode_command

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from in_process import Member, cluster, leader_of, put
 
-from aspen import proposer as proposer_module
-from aspen.cluster_level import ClusterLevel
 from aspen.errors import ProposalError, StorageError
-from aspen.proposer import ClusterProposer
+from aspen.services import proposer as proposer_module
+from aspen.services.cluster_level import ClusterLevel
+from aspen.services.proposer import ClusterProposer
 from aspen.state.kv_commands import KvSet
 from aspen.state.level import cluster_level, member_level
 from aspen.state.settings import LmdbSettings

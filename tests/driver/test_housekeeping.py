@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from aspen.errors import NoLeader
-from aspen.housekeeping import Housekeeper
+from aspen.services.housekeeping import Housekeeper
 
 
 class Sweep:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from aspen import node_health
 from aspen.discovery.announcement import Announcement
 from aspen.dns.pulses import Pulses
 from aspen.errors import StorageError, StorageFull
@@ -20,6 +19,7 @@ from aspen.limits import (
     RAFT_READY_LAG_ENTRIES,
     WRITER_STUCK_MS,
 )
+from aspen.node import health as node_health
 from aspen.state.store import Store
 
 HEALTHY, DEGRADED, UNHEALTHY = HealthState

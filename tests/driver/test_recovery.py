@@ -21,7 +21,7 @@ from aspen.raft.messages import (
 )
 from aspen.raft.roster import ChangeContext, Member, Roster, encode_context
 from aspen.raft.storage import LmdbLog
-from aspen.recovery import StoppedNode
+from aspen.services.recovery import StoppedNode
 from aspen.state.commands import encode_command
 from aspen.state.kv_commands import KvSet
 from aspen.state.kv_reader import LmdbKv

@@ -14,7 +14,7 @@ from aspen.http.cluster import ClusterStatus, MemberStatus
 from aspen.http.control import CheckReport, Founder, MemberCheck
 from aspen.http.health import Health
 from aspen.http.server import HttpServer
-from aspen.kv_service import KvService
+from aspen.services.kv_service import KvService
 from aspen.state.apply import ApplyContext
 from aspen.state.commands import Command, Result
 from aspen.state.kv import KV_HANDLERS

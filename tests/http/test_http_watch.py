@@ -11,7 +11,7 @@ from http_fakes import FakeCluster, Serve
 
 from aspen.client import Changes, Client, NodeClient
 from aspen.errors import ClientCompacted, KeyValueStoreError
-from aspen.kv_watch import WatchHub
+from aspen.http.kv_watch import WatchHub
 from aspen.state import kv_revisions
 from aspen.state.kv_commands import KvDelete, KvSet
 from aspen.state.kv_reader import KvRange, under
@@ -134,7 +134,7 @@ async def test_a_client_of_two_nodes_goes_on_when_one_ends(serve: Serve, cluster
 async def test_a_watch_far_behind_reads_the_history_and_misses_nothing(
     cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aspen.kv_watch.KV_WATCH_RECENT", 4)
+    monkeypatch.setattr("aspen.http.kv_watch.KV_WATCH_RECENT", 4)
     hub = cluster.kv.hub
     slow, quick = hub.watch(under(b"k")), hub.watch(KvRange())
     seen: list[int] = []
@@ -153,7 +153,7 @@ async def test_a_watch_far_behind_reads_the_history_and_misses_nothing(
 async def test_a_watch_left_behind_by_the_history_is_told(
     cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aspen.kv_watch.KV_WATCH_RECENT", 2)
+    monkeypatch.setattr("aspen.http.kv_watch.KV_WATCH_RECENT", 2)
     monkeypatch.setattr(kv_revisions, "KV_HISTORY_EVENTS", 5)
     hub = cluster.kv.hub
     slow, quick = hub.watch(KvRange()), hub.watch(KvRange())
@@ -180,7 +180,7 @@ async def test_a_watch_of_other_keys_is_not_woken_but_moves_on(cluster: FakeClus
 
 
 async def test_watches_are_bounded(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aspen.kv_watch.KV_WATCHES", 1)
+    monkeypatch.setattr("aspen.http.kv_watch.KV_WATCHES", 1)
     hub: WatchHub = cluster.kv.hub
     watch = hub.watch(KvRange())
     with pytest.raises(KeyValueStoreError.TooMany):

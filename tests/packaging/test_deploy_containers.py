@@ -24,7 +24,7 @@ from cluster import NodeProcess, free_port
 from processes import wait_until
 
 from aspen.config import DEFAULT_DNS_PORT, DEFAULT_QUIC_PORT
-from aspen.config_sources import NODE_DEFAULTS, load_config
+from aspen.config.sources import NODE_DEFAULTS, load_config
 from aspen.http.health import HealthRoutes
 from aspen.http.routing import Router
 

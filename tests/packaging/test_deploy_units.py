@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from booted import REPOSITORY, SYSTEM_PYTHON, make
 
-from aspen.config_sources import load_config
+from aspen.config.sources import load_config
 from aspen.identity import Identity
 from aspen.systemd import SOCKET_NAMES
 

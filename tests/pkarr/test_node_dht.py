@@ -10,7 +10,7 @@ import pytest
 from aspen.config import ClusterBootstrapConfig, DnsServerConfig, IrohConfig
 from aspen.errors import ConfigError
 from aspen.net.reachable import reachable_addresses
-from aspen.node_dht import numeric
+from aspen.node.dht import numeric
 
 
 def test_a_bound_address_is_what_is_said() -> None:

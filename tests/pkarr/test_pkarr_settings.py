@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from aspen.config import ClusterBootstrapConfig
-from aspen.config_pkarr import PkarrConfig
-from aspen.config_sources import load_config
+from aspen.config.pkarr import PkarrConfig
+from aspen.config.sources import load_config
 from aspen.errors import ConfigError
 from aspen.identity import Identity
-from aspen.node_pkarr import _gate_rules, packet_life
+from aspen.node.pkarr import _gate_rules, packet_life
 from aspen.ratelimit import Rate
 from aspen.state.packets import PacketLife
 

@@ -12,7 +12,7 @@ from aspen.config import ClusterBootstrapConfig, IrohConfig
 from aspen.discovery.announcement import Announcement
 from aspen.errors import ConfigError
 from aspen.identity import Cookies, Identity
-from aspen.node_relay import NodeRelays
+from aspen.node.relay import NodeRelays
 
 GIVEN = "https://given.example.com"
 

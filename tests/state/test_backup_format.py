@@ -9,8 +9,8 @@ import zlib
 import msgspec
 import pytest
 
-from aspen import restore
 from aspen.errors import BackupError
+from aspen.services import restore
 from aspen.state.backup_format import Decoder, Encoder, Header
 from aspen.state.snapshot import Chunk
 from aspen.state.store import SCHEMA, STATE_TABLES

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from aspen.lease_expiry import LeaseClock
 from aspen.limits import KV_REQUEST_MS, LEASE_RETRY_MS
 from aspen.state.apply import ApplyContext
 from aspen.state.kv import KV_HANDLERS
@@ -29,6 +28,7 @@ from aspen.state.kv_commands import (
     TxnPut,
 )
 from aspen.state.kv_reader import KvRange, LmdbKv
+from aspen.state.lease_expiry import LeaseClock
 from aspen.state.leases import LmdbLeases
 from aspen.state.memory_store import MemoryStore
 
@@ -194,8 +194,8 @@ def test_a_new_leadership_gives_every_lease_its_full_time(log: Log) -> None:
 def test_more_renewals_than_one_turn_takes_in_are_taken_in_turns(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aspen.lease_expiry.LEASE_READ", 3)
-    monkeypatch.setattr("aspen.lease_expiry.LEASE_BATCH", 4)
+    monkeypatch.setattr("aspen.state.lease_expiry.LEASE_READ", 3)
+    monkeypatch.setattr("aspen.state.lease_expiry.LEASE_BATCH", 4)
     for _ in range(10):
         log.do(LeaseGrant(1_000))
     clock = LeaseClock(log.leases)

@@ -17,18 +17,13 @@ from typing import Final, Self
 
 import structlog
 
-from aspen.backup import Backups
-from aspen.cluster_check import ClusterCheck
-from aspen.cluster_level import ClusterLevel
-from aspen.cluster_view import NodeView
 from aspen.config import ClusterBootstrapConfig, ControlBackend
-from aspen.config_joined import with_joined
-from aspen.config_security import apply_security_defaults
-from aspen.config_sources import with_secret_files
+from aspen.config.joined import with_joined
+from aspen.config.security import apply_security_defaults
+from aspen.config.sources import with_secret_files
 from aspen.deterministic import DeterministicCluster
 from aspen.dns.tsig_keys import TsigKeys
 from aspen.errors import ConfigError
-from aspen.housekeeping import Housekeeper
 from aspen.http.acme_challenge import AcmeChallengeRoutes
 from aspen.http.cluster import ClusterRoutes, DnsStatus
 from aspen.http.control import CheckReport, ControlRoutes
@@ -44,26 +39,24 @@ from aspen.http.tsig_keys import TsigKeyRoutes
 from aspen.http.ui import UiRoutes
 from aspen.http.zones import ZoneRoutes
 from aspen.identity import Cookies, Identity
-from aspen.kv_service import KvService
 from aspen.limits import RAFT_REMOVED_GRACE_MS
 from aspen.net.address_book import AddressBook
 from aspen.net.endpoint import ALPN_RAFT, Endpoint, Hello, Peer, Service
 from aspen.net.handshake import INCARNATION_BYTES
 from aspen.net.reachable import reachable_addresses
-from aspen.node_dht import NodeDht
-from aspen.node_discovery import Discovery
-from aspen.node_dns import NodeDns, udp_workers
-from aspen.node_door import Door
-from aspen.node_enter import enter, log_report, see_in
-from aspen.node_health import NodeHealth
-from aspen.node_http import open_http
-from aspen.node_identity import IdentityRotation, take_identity
-from aspen.node_join import Report
-from aspen.node_lookups import NodeLookups
-from aspen.node_metrics import NodeMetrics
-from aspen.node_pkarr import PkarrParts, assemble_pkarr
-from aspen.node_tls import acme_duty, open_certificates
-from aspen.proposer import ClusterProposer
+from aspen.node.dht import NodeDht
+from aspen.node.discovery import Discovery
+from aspen.node.dns import NodeDns, udp_workers
+from aspen.node.door import Door
+from aspen.node.enter import enter, log_report, see_in
+from aspen.node.health import NodeHealth
+from aspen.node.http import open_http
+from aspen.node.identity import IdentityRotation, take_identity
+from aspen.node.join import Report
+from aspen.node.lookups import NodeLookups
+from aspen.node.metrics import NodeMetrics
+from aspen.node.pkarr import PkarrParts, assemble_pkarr
+from aspen.node.tls import acme_duty, open_certificates
 from aspen.raft.cluster import Consensus, Timing
 from aspen.raft.control import MembershipControl
 from aspen.raft.plans import Founder
@@ -71,6 +64,13 @@ from aspen.raft.ports import Clock, Listeners
 from aspen.raft.roster import Roster
 from aspen.raft.transport import RaftTransport
 from aspen.raft.writer import Retention
+from aspen.services.backup import Backups
+from aspen.services.cluster_check import ClusterCheck
+from aspen.services.cluster_level import ClusterLevel
+from aspen.services.cluster_view import NodeView
+from aspen.services.housekeeping import Housekeeper
+from aspen.services.kv_service import KvService
+from aspen.services.proposer import ClusterProposer
 from aspen.slow import SlowLog
 from aspen.state.kv_reader import LmdbKv
 from aspen.state.level import check_level, settings_within_level

@@ -10,8 +10,8 @@ import structlog
 from aspen.errors import ControlPlaneError, NoLeader, OutcomeUnknown, ProposalError
 from aspen.http.control import CheckReport, MemberCheck
 from aspen.limits import CONTROL_PAUSE_MAX_MS
-from aspen.proposer import ClusterProposer
 from aspen.raft.cluster import Consensus
+from aspen.services.proposer import ClusterProposer
 from aspen.state.checkpoint import Checkpoints
 from aspen.state.commands import Checkpoint, CheckpointReport, CheckpointResult
 from aspen.state.store import Store

@@ -22,7 +22,7 @@ from aspen.limits import ADDRESSES_PER_PEER, TICKET_NODES
 from aspen.net.address_book import Address, AddressBook
 from aspen.net.endpoint import ALPN_GOSSIP, ConnectionStatus, Endpoint, Hello, Peer, Service
 from aspen.net.reachable import reachable_addresses
-from aspen.node_relay import NodeRelays
+from aspen.node.relay import NodeRelays
 from aspen.raft.cluster import Consensus
 from aspen.raft.roster import NO_CLUSTER, Roster, encode_roster
 from aspen.z32 import encode_key

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from aspen.config import (
+from aspen.config.cluster import (
     SECRET_SETTINGS,
     CertMode,
     ClusterBootstrapConfig,
@@ -34,7 +34,7 @@ from aspen.config import (
     setting_types,
     settings,
 )
-from aspen.config_iroh import DnsUrl
+from aspen.config.iroh import DnsUrl
 from aspen.errors import ConfigError, IdentityError
 from aspen.identity import Cookie, EndpointId, Identity
 from aspen.limits import BOOTSTRAP_NODES, DNS_STRING_BYTES, RELAY_URLS, SECRETS_ACCEPTED

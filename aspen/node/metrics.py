@@ -19,21 +19,21 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from aspen import __version__
-from aspen.backup import Backups
 from aspen.errors import StorageError
 from aspen.http.server import HttpServer
 from aspen.metric_shapes import counter, counters, gauge, histograms
 from aspen.net.endpoint import Endpoint
-from aspen.node_dht import NodeDht
-from aspen.node_discovery import Discovery
-from aspen.node_dns import NodeDns
-from aspen.node_door import Door
-from aspen.node_metrics_dns import dns_metrics
-from aspen.node_metrics_raft import raft_metrics
-from aspen.node_pkarr import PkarrParts
-from aspen.node_relay import NodeRelays
+from aspen.node.dht import NodeDht
+from aspen.node.discovery import Discovery
+from aspen.node.dns import NodeDns
+from aspen.node.door import Door
+from aspen.node.metrics_dns import dns_metrics
+from aspen.node.metrics_raft import raft_metrics
+from aspen.node.pkarr import PkarrParts
+from aspen.node.relay import NodeRelays
 from aspen.raft.cluster import Consensus
 from aspen.relay.hub import Hub, RelayLimits
+from aspen.services.backup import Backups
 from aspen.state.kv_reader import LmdbKv
 from aspen.state.store import STATE_TABLES, Store
 from aspen.state.zones import LmdbZones

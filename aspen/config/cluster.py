@@ -19,14 +19,14 @@ from typing import Annotated, Any, Final, Literal, Self, Union, get_args, get_or
 
 import msgspec
 
-from aspen.config_dns import DEFAULT_ORIGIN as DEFAULT_ORIGIN
-from aspen.config_dns import CertMode as CertMode
-from aspen.config_dns import DnsServerConfig as DnsServerConfig
-from aspen.config_dns import HttpsConfig as HttpsConfig
-from aspen.config_dns import Port
-from aspen.config_iroh import IrohConfig as IrohConfig
-from aspen.config_iroh import RelayMode as RelayMode
-from aspen.config_pkarr import PkarrConfig
+from aspen.config.dns import DEFAULT_ORIGIN as DEFAULT_ORIGIN
+from aspen.config.dns import CertMode as CertMode
+from aspen.config.dns import DnsServerConfig as DnsServerConfig
+from aspen.config.dns import HttpsConfig as HttpsConfig
+from aspen.config.dns import Port
+from aspen.config.iroh import IrohConfig as IrohConfig
+from aspen.config.iroh import RelayMode as RelayMode
+from aspen.config.pkarr import PkarrConfig
 from aspen.errors import ConfigError, IdentityError
 from aspen.identity import EndpointId, parse_endpoint_id
 from aspen.limits import RAFT_LOG_KEEP_BYTES, RAFT_LOG_KEEP_ENTRIES, RAFT_MEMBERS, SLOW_OPERATION_MS
@@ -266,7 +266,7 @@ class ClusterBootstrapConfig(msgspec.Struct, kw_only=True):
 
     def validate(self) -> list[str]:
         """Raise `ConfigError` naming every setting that can't be used; return the warnings."""
-        from aspen.config_checks import check  # it imports this module
+        from aspen.config.checks import check  # it imports this module
 
         return check(self)
 

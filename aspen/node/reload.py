@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from aspen.config import ClusterBootstrapConfig, settings
 from aspen.identity import Cookie
-from aspen.node import Node
+from aspen.node.node import Node
 
 _IN_PLACE: Final = frozenset({"cookie", "cookie_accepted", "admin_token", "admin_token_accepted"})
 

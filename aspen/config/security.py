@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aspen.config import ClusterBootstrapConfig, is_loopback
+from aspen.config.cluster import ClusterBootstrapConfig, is_loopback
 
 Origin = Callable[[str], str]
 """Where a setting's value comes from."""

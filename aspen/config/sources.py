@@ -19,7 +19,8 @@ from typing import Any, Final
 
 import msgspec
 
-from aspen.config import (
+from aspen.config.checks import check
+from aspen.config.cluster import (
     SECRET_SETTINGS,
     TIMINGS,
     ClusterBootstrapConfig,
@@ -29,9 +30,8 @@ from aspen.config import (
     expected,
     setting_types,
 )
-from aspen.config_checks import check
-from aspen.config_joined import JOINED_FILE, LEARNT, with_joined
-from aspen.config_pkarr import PkarrConfig
+from aspen.config.joined import JOINED_FILE, LEARNT, with_joined
+from aspen.config.pkarr import PkarrConfig
 from aspen.errors import ConfigError
 from aspen.limits import SECRET_FILE_BYTES
 

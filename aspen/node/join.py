@@ -1,7 +1,7 @@
 """A new node on its way in: from a ticket to a vote.
 
 Before anything of the node runs, a `Newcomer` asks the nodes that the ticket names, whoever answers first, to
-be let in (`aspen.discovery.join`). What it is told is on disk before the node starts (`aspen.config_joined`),
+be let in (`aspen.discovery.join`). What it is told is on disk before the node starts (`aspen.config.joined`),
 so a crash at any point is made good by the same command: either the node asks again and hears that it is a
 member already, or it has it in writing. Then the node starts as a learner like any other, and `Ascent`
 asks for its vote once it has caught up.
@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from aspen.config import ClusterBootstrapConfig, format_address
-from aspen.config_joined import Joined
+from aspen.config.joined import Joined
 from aspen.discovery.join import (
     FINAL_CODES,
     Admitted,
@@ -46,7 +46,7 @@ from aspen.net.endpoint import (
 from aspen.net.handshake import INCARNATION_BYTES
 from aspen.net.reachable import reachable_addresses
 from aspen.net.refusals import Refusals
-from aspen.node_relay import given_pool
+from aspen.node.relay import given_pool
 from aspen.raft.cluster import Consensus
 from aspen.raft.roster import NO_CLUSTER
 from aspen.z32 import encode_key

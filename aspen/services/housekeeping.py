@@ -15,7 +15,7 @@ import structlog
 
 from aspen.errors import ProposalError
 
-log = structlog.get_logger("aspen.housekeeping")
+log = structlog.get_logger("aspen.services.housekeeping")
 
 
 class Duty(Protocol):

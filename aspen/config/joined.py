@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from aspen.config import ClusterBootstrapConfig, parse_peer
+from aspen.config.cluster import ClusterBootstrapConfig, parse_peer
 from aspen.errors import ConfigError
 from aspen.identity import sync_directory
 

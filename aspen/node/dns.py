@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 import structlog
 
 from aspen.config import ClusterBootstrapConfig
-from aspen.config_dns import DnsServerConfig
+from aspen.config.dns import DnsServerConfig
 from aspen.dns.cookie_secret import ClusterCookies, CookieSecretDuty
 from aspen.dns.elsewhere import WaitingAnswers, waiting_stream
 from aspen.dns.fallback import Elsewhere, FallbackRecords
@@ -36,14 +36,14 @@ from aspen.dns.tsig_keys import TsigKeys
 from aspen.dns.udp import InProcessUdp, UdpWorkers, adopt_udp, bind_udp_and_tcp
 from aspen.dns.udp_answers import COUNTERS
 from aspen.errors import ConfigError
-from aspen.housekeeping import Housekeeper
 from aspen.identity import EndpointId, Identity
 from aspen.limits import DNS_STALENESS_POLL_MS
 from aspen.net.address_book import Address
-from aspen.node_pkarr import packet_life
-from aspen.node_tls import EncryptedDns
+from aspen.node.pkarr import packet_life
+from aspen.node.tls import EncryptedDns
 from aspen.raft.cluster import Consensus
 from aspen.raft.ports import Clock
+from aspen.services.housekeeping import Housekeeper
 from aspen.slow import SlowLog
 from aspen.state.kv_reader import LmdbTexts
 from aspen.state.packets import LmdbRecords

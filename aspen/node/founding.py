@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from aspen.config import ClusterBootstrapConfig
-from aspen.config_joined import Joined, write_whole
+from aspen.config.joined import Joined, write_whole
 from aspen.discovery.bootstrap import Bootstrap
 from aspen.discovery.founding import Contact, Decided, Founding, Record, TooLate, decode, encode
 from aspen.discovery.lookups import Lookups
@@ -33,7 +33,7 @@ from aspen.net.endpoint import ALPN_FOUND, AddressBook, Channel, Hello, Peer, Se
 from aspen.net.handshake import INCARNATION_BYTES
 from aspen.net.knock import key_at
 from aspen.net.reachable import reachable_addresses
-from aspen.node_join import Newcomer, Report, as_peer, one_service
+from aspen.node.join import Newcomer, Report, as_peer, one_service
 from aspen.raft.roster import NO_CLUSTER
 from aspen.z32 import encode_key
 

@@ -29,7 +29,7 @@ from aspen.state.kv_revisions import read_state
 from aspen.state.snapshot import Position, read_chunk
 from aspen.state.store import SCHEMA, STATE_TABLES, Store, Txn
 
-log = structlog.get_logger("aspen.backup")
+log = structlog.get_logger("aspen.services.backup")
 
 
 class Backups:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from aspen.config import ClusterBootstrapConfig
-from aspen.config_pkarr import PkarrConfig
+from aspen.config.pkarr import PkarrConfig
 from aspen.http.forwarded import parse_networks
 from aspen.http.server import HttpServer
 from aspen.pkarr.admin import PacketAdmin

@@ -30,8 +30,8 @@ from aspen.limits import (
     RAFT_READY_LAG_ENTRIES,
     WRITER_STUCK_MS,
 )
-from aspen.node_discovery import Discovery
-from aspen.node_dns import NodeDns
+from aspen.node.discovery import Discovery
+from aspen.node.dns import NodeDns
 from aspen.raft.cluster import Consensus
 from aspen.raft.driver import RaftDriver
 from aspen.raft.ports import Clock

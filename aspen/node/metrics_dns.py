@@ -17,7 +17,7 @@ from aspen.dns.udp import UdpWorkers
 from aspen.dns.udp_answers import Counter
 from aspen.dns.wire import Rcode
 from aspen.metric_shapes import counter, counters, cumulative, gauge
-from aspen.node_dns import NodeDns
+from aspen.node.dns import NodeDns
 
 _NS: Final = 1e9
 _BOUNDS_S: Final = [bound / _NS for bound in LATENCY_BOUNDS_NS]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aspen.http.kv import KvRoutes
+from aspen.http.kv_watch import WatchHub
 from aspen.http.leases import LeaseRoutes
 from aspen.http.routing import Router
 from aspen.http.watch import WatchRoutes
-from aspen.kv_watch import WatchHub
-from aspen.lease_expiry import LeaseExpiry
 from aspen.state.kv_reader import LmdbKv
+from aspen.state.lease_expiry import LeaseExpiry
 from aspen.state.leases import LmdbLeases
 from aspen.state.ports import Proposer
 from aspen.state.store import TableStore

@@ -11,10 +11,10 @@ from collections.abc import Callable, Coroutine
 import structlog
 
 from aspen.config import ClusterBootstrapConfig
-from aspen.config_joined import read_joined, with_joined, write_joined
+from aspen.config.joined import read_joined, with_joined, write_joined
 from aspen.identity import Identity
-from aspen.node_founding import RECORD_FILE, AutoCluster
-from aspen.node_join import Ascent, Newcomer, Report
+from aspen.node.founding import RECORD_FILE, AutoCluster
+from aspen.node.join import Ascent, Newcomer, Report
 from aspen.raft.cluster import Consensus
 from aspen.raft.storage import LmdbLog
 from aspen.state.store import Store

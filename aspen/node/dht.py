@@ -17,7 +17,6 @@ import structlog
 
 from aspen.config import ClusterBootstrapConfig
 from aspen.dns.fallback import Elsewhere
-from aspen.housekeeping import Housekeeper
 from aspen.identity import EndpointId, Identity
 from aspen.net.reachable import reachable_addresses
 from aspen.pkarr.dht import DhtClient, parse_bootstrap
@@ -31,6 +30,7 @@ from aspen.pkarr.relay_client import RelayClient
 from aspen.pkarr.republish import DhtRepublish
 from aspen.pkarr.resolver import DhtSource, Resolution, Resolver
 from aspen.raft.ports import Clock
+from aspen.services.housekeeping import Housekeeper
 from aspen.state.packet_scan import LmdbPacketScan
 from aspen.state.packets import LmdbPackets
 

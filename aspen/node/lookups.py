@@ -24,8 +24,8 @@ from aspen.limits import BEHIND_MS, DNS_DISCOVERY_ORIGINS, LOOKUP_MISSING, REMEM
 from aspen.net.address_book import PROVEN, Address, AddressBook
 from aspen.net.endpoint import ALPN_GOSSIP, ALPN_RAFT, Endpoint
 from aspen.net.knock import key_at
-from aspen.node_dht import NodeDht
-from aspen.node_discovery import Discovery
+from aspen.node.dht import NodeDht
+from aspen.node.discovery import Discovery
 from aspen.z32 import encode_key
 
 log = structlog.get_logger("aspen.discovery")
