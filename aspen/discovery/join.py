@@ -127,6 +127,17 @@ def check_issuer(ticket: SignedTicket, members: Iterable[bytes]) -> None:
         )
 
 
+def check_nodes(ticket: SignedTicket, has_removed: Callable[[bytes], bool]) -> None:
+    """Whether all nodes that the ticket sent its holder to can still be trusted with it: whoever of them
+    was removed may have been shown it, and could get back in by it. Raises `TicketError`."""
+    gone = [node.endpoint_id for node in ticket.ticket.nodes if has_removed(node.endpoint_id)]
+    if gone:
+        raise TicketError(
+            "forged",
+            f"the ticket names a node that was removed since, {encode_key(gone[0])}: ask for a new one",
+        )
+
+
 def free_node_id(taken: Iterable[int]) -> int:
     """The node id after all that are or were in use, so that none gets a predecessor's by accident."""
     return max(taken, default=0) + 1

@@ -23,6 +23,7 @@ from aspen.discovery.join import (
     JoinMember,
     JoinRequest,
     check_issuer,
+    check_nodes,
     check_term,
     decode_request,
     encode,
@@ -191,6 +192,7 @@ class Door:
             ticket = check_term(request.ticket, consensus.cluster_id, verify, int(time.time()))
             await consensus.read_barrier()  # the issuer may be a member since a moment ago
             check_issuer(ticket, {member.endpoint_id for member in consensus.roster.members})
+            check_nodes(ticket, consensus.roster.has_removed)
         except TicketError:
             self._deaf_until_s = now_s + self._wrong_tickets.take("", now_s)
             raise

@@ -331,6 +331,24 @@ async def test_a_ticket_of_a_removed_issuer_lets_nobody_in(member: Node, tmp_pat
     assert (error.code, "no member of this cluster" in str(error)) == ("forged", True)
 
 
+async def test_a_ticket_that_a_removed_node_may_have_seen_lets_nobody_in(
+    member: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is named in the ticket, so the holder shows it there, too; and the issuer is still a member."""
+    monkeypatch.setattr("aspen.node.join.JOIN_TRY_MS", 0)
+    async with running(tmp_path / "two", ticket=signed(member), learner=True) as two:
+        await until(lambda: bool(two.consensus.roster.members), "it knows the members")
+        ticket = signed(member)
+        read = parse_ticket(ticket)
+        assert isinstance(read, SignedTicket)
+        assert two.identity.endpoint_id in [node.endpoint_id for node in read.ticket.nodes]
+    await member.control.remove(2)
+    error = await refused(member, tmp_path / "new", ticket=ticket)
+    assert (error.code, "names a node that was removed since" in str(error)) == ("forged", True)
+    async with running(tmp_path / "new", ticket=signed(member), learner=True) as new:
+        assert new.node_id == 3
+
+
 async def test_a_wrong_cookie_is_told(member: Node, tmp_path: Path) -> None:
     """The topic is of the cookie, so this takes a ticket that was tampered with."""
     plain = parse_ticket(member.discovery.ticket())
