@@ -88,8 +88,15 @@ class IdentityRotation:
             raise ControlPlaneError.InvalidRequest(
                 "this node's key is given by iroh.secret_key: docs/security.md says how to change such a key"
             )
-        if consensus.roster.member(consensus.node_id) is None:
+        member = consensus.roster.member(consensus.node_id)
+        if member is None:
             raise ControlPlaneError.NotInitialized("this node is no member of a cluster")
+        if member.endpoint_id != consensus.endpoint_id:
+            # It runs under the announced key. Another announcement would take that one's place: with neither
+            # of its keys known, nobody would admit this node any more.
+            raise ControlPlaneError.Failed(
+                "the last change of this node's key isn't finished: try again soon"
+            )
         next_file = self._config.data_path / NEXT_FILE
         successor = await asyncio.to_thread(Identity.load_or_create, next_file)
         await consensus.control.announce_key(consensus.node_id, successor.endpoint_id, timeout_ms)
