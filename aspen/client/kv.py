@@ -13,6 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from aspen.client.transport import Answer, Query, refusal
+from aspen.decoding import UNDECODABLE
 from aspen.errors import ClientError, ClientNotFound
 from aspen.limits import KV_SCAN_DEFAULT
 
@@ -312,7 +313,7 @@ def read_event(name: str, data: bytes) -> Changes:
         if name == "end":
             raise refusal(410, data, False)
         return msgspec.json.decode(data, type=Changes)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise ClientError(200, "bad_answer", f"not an event of an Aspen node: {error}") from None
 
 

@@ -17,6 +17,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from aspen.decoding import UNDECODABLE
 from aspen.errors import (
     ClientCompacted,
     ClientCompareFailed,
@@ -228,7 +229,7 @@ def refusal(status: int, answer: bytes, writes: bool) -> ClientError:
     """The error that an answer of 300 or more stands for."""
     try:
         problem = msgspec.json.decode(answer, type=_Problem)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except UNDECODABLE:
         problem = _Problem(f"http_{status}", f"HTTP status {status}")
     code, reason = problem.error, problem.reason or problem.error
     if status == 404 and code in _NOT_FOUND:
@@ -261,5 +262,5 @@ async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
 def read_json(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise ClientError(200, "bad_answer", f"not the answer of an Aspen node: {error}") from None

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from aspen.client.node import NodeClient
+from aspen.decoding import UNDECODABLE
 from aspen.errors import ClientError, ClientNotFound
 from aspen.limits import CLIENT_IMPORT_MS
 
@@ -112,5 +113,5 @@ def _path(zone: str, part: str = "") -> str:
 def _decode(body: bytes) -> dict[str, Any]:
     try:
         return msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise ClientError(200, "bad_answer", f"not the answer of an Aspen node: {error}") from None

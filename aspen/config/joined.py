@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from aspen.config.cluster import ClusterBootstrapConfig, parse_peer
+from aspen.decoding import UNDECODABLE
 from aspen.errors import ConfigError
 from aspen.identity import sync_directory
 
@@ -53,7 +54,7 @@ def read_joined(data_dir: Path) -> Joined | None:
         return None
     except OSError as error:
         raise ConfigError(f"can't read {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+    except (tomllib.TOMLDecodeError, *UNDECODABLE) as error:
         raise ConfigError(f"{file}: not what Aspen wrote there: {error}") from None
 
 

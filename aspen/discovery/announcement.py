@@ -21,6 +21,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from aspen.decoding import UNDECODABLE
 from aspen.discovery.messages import Addresses, Key
 from aspen.errors import GossipError
 from aspen.limits import GOSSIP_ANNOUNCEMENT_BYTES, GOSSIP_FUTURE_MS, GOSSIP_PAST_MS, RELAY_URL_CHARS
@@ -80,7 +81,7 @@ class Sealed:
         try:
             signed = _SIGNED_DECODER.decode(payload_untrusted)
             self.claim = _BODY_DECODER.decode(signed.body)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except UNDECODABLE as error:
             raise GossipError("malformed", f"not an announcement: {error}") from None
         self._body, self._signature = signed.body, signed.signature
 

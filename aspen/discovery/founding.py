@@ -22,6 +22,7 @@ from typing import Final
 
 import msgspec
 
+from aspen.decoding import UNDECODABLE
 from aspen.errors import InputError
 from aspen.limits import (
     ADDRESSES_PER_PEER,
@@ -131,7 +132,7 @@ def decode(frame_untrusted: bytes) -> Message:
         raise InputError(f"a message of {len(frame_untrusted)} bytes, over {FOUNDING_FRAME_BYTES}")
     try:
         message = _DECODER.decode(frame_untrusted)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise InputError(f"not a message about founding: {error}") from None
     if isinstance(message, Here) and (
         len(message.seen) > FOUNDING_SEEN

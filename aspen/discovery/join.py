@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from aspen.decoding import UNDECODABLE
 from aspen.discovery.ticket import SignedTicket, parse_ticket
 from aspen.errors import InputError, TicketError
 from aspen.limits import ADDRESSES_PER_PEER, HOST_CHARS, JOIN_FRAME_BYTES, RAFT_MEMBERS, TICKET_CHARS
@@ -82,7 +83,7 @@ def decode_request(frame_untrusted: bytes) -> JoinRequest:
         if len(frame_untrusted) > JOIN_FRAME_BYTES:
             raise InputError(f"a request of {len(frame_untrusted)} bytes, over {JOIN_FRAME_BYTES}")
         request = _REQUEST.decode(frame_untrusted)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise InputError(f"not a request to join: {error}") from None
     addresses_ok = len(request.addresses) <= ADDRESSES_PER_PEER and all(
         0 < len(host) <= HOST_CHARS and host.isprintable() and 0 < port < 65_536
@@ -97,7 +98,7 @@ def decode_answer(frame_untrusted: bytes) -> Admitted | Declined:
     """Raises `InputError`."""
     try:
         return _ANSWER.decode(frame_untrusted)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise InputError(f"not an answer to a request to join: {error}") from None
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from aspen.decoding import UNDECODABLE
 from aspen.errors import GossipError
 from aspen.limits import (
     ADDRESSES_PER_PEER,
@@ -122,5 +123,5 @@ def decode_message(data_untrusted: bytes) -> Message:
         raise GossipError("size", f"a gossip message of {len(data_untrusted)} bytes")
     try:
         return _DECODER.decode(data_untrusted)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise GossipError("malformed", f"not a gossip message: {error}") from None

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from aspen.decoding import UNDECODABLE
 from aspen.discovery.messages import Addresses
 from aspen.errors import IdentityError
 from aspen.limits import REMEMBERED_BYTES
@@ -46,7 +47,7 @@ class Remembered:
             self._written = {decode_key(key): addresses for key, addresses in told.items()}
         except FileNotFoundError:
             return {}
-        except (OSError, msgspec.DecodeError, msgspec.ValidationError, IdentityError) as error:
+        except (OSError, IdentityError, *UNDECODABLE) as error:
             log.warning("remembered addresses can't be read", reason=str(error))
             return {}
         return dict(self._written)

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from aspen.decoding import UNDECODABLE
 from aspen.dns.cookies import SECRET_BYTES, CookieMaker, CookieSecrets
 from aspen.limits import DNS_COOKIE_CHECK_MS, DNS_COOKIE_SECRET_MS
 from aspen.state.ports import Proposer
@@ -31,7 +32,7 @@ def read_cookie_maker(settings: LmdbSettings) -> CookieMaker | None:
         return None
     try:
         return CookieMaker(msgspec.msgpack.decode(value, type=CookieSecrets))
-    except (msgspec.DecodeError, ValueError) as error:
+    except (ValueError, *UNDECODABLE) as error:
         log.error("cookie_secret_unreadable", error=str(error))
         return None
 

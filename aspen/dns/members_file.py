@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from aspen.decoding import UNDECODABLE
 from aspen.dns.members import ClusterNode
 
 _FILE: Final = "dns-nodes"
@@ -29,5 +30,5 @@ def read_nodes(data_dir: Path) -> tuple[ClusterNode, ...]:
     """What the file says; nobody, if it says nothing."""
     try:
         return _DECODER.decode((data_dir / _FILE).read_bytes())
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNDECODABLE):
         return ()

@@ -14,6 +14,7 @@ from typing import Annotated, Final, Protocol, TypeVar
 import msgspec
 from aiohttp import web
 
+from aspen.decoding import UNDECODABLE
 from aspen.errors import ControlPlaneError, HttpError, IdentityError
 from aspen.http.cluster import ClusterStatus, ClusterView
 from aspen.http.errors import json_response
@@ -230,7 +231,7 @@ async def read_request(request: Request, kind: type[T]) -> T:
     body = await read_body(request, HTTP_CONTROL_BYTES)
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise HttpError(400, "bad_json", f"not what this route takes: {error}") from None
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from aspen.decoding import UNDECODABLE
 from aspen.errors import HttpError, KeyValueStoreError
 from aspen.state.kv_commands import (
     Compare,
@@ -136,7 +137,7 @@ def read_json(body: bytes, kind: type[T]) -> T:
     """Raises `HttpError` 400."""
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise HttpError(400, "bad_json", f"not what this route takes: {error}") from None
 
 

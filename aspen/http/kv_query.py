@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from aspen.decoding import UNDECODABLE
 from aspen.errors import HttpError
 from aspen.limits import KV_KEY_BYTES
 from aspen.state.kv_reader import KvRange, under
@@ -99,7 +100,7 @@ def cursor_of(query: Query) -> Cursor | None:
     try:
         raw = base64.urlsafe_b64decode(given + b"=" * (-len(given) % 4))
         cursor = msgspec.msgpack.decode(raw, type=Cursor)
-    except (binascii.Error, ValueError, msgspec.DecodeError, msgspec.ValidationError):
+    except (binascii.Error, ValueError, *UNDECODABLE):
         raise bad_query("not a cursor that a scan gave") from None
     if not 0 <= cursor.revision < 10**_DIGITS or len(cursor.start) > KV_KEY_BYTES + 1:
         raise bad_query("not a cursor that a scan gave")

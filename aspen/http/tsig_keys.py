@@ -12,6 +12,7 @@ from typing import Annotated, Final, Protocol
 import msgspec
 from aiohttp import web
 
+from aspen.decoding import UNDECODABLE
 from aspen.dns.name import name_to_text
 from aspen.dns.tsig import ALGORITHMS, TsigKey
 from aspen.dns.tsig_keys import encode_key, make_key, setting_name
@@ -120,7 +121,7 @@ class TsigKeyRoutes:
         body = await read_body(request, HTTP_CONTROL_BYTES)
         try:
             wanted = _DECODER.decode(body or b"{}")
-        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
+        except UNDECODABLE:
             raise HttpError(400, "bad_json", "not a key: algorithm and secret, in base64") from None
         secret = wanted.secret
         if secret is None:

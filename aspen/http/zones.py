@@ -26,6 +26,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from aspen.decoding import UNDECODABLE
 from aspen.dns.authored_text import NewZone, apex_from_text, owner_from_text, read_type
 from aspen.dns.authoring import ZoneAuthor
 from aspen.dns.master_file import write_master_file
@@ -288,5 +289,5 @@ async def _read(request: Request, kind: type[T]) -> T:
     body = await read_body(request, HTTP_BODY_BYTES)
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise HttpError(400, "bad_json", f"not what this route takes: {error}") from None

@@ -20,6 +20,7 @@ import structlog
 
 from aspen.config import ClusterBootstrapConfig
 from aspen.config.joined import Joined, write_whole
+from aspen.decoding import UNDECODABLE
 from aspen.discovery.bootstrap import Bootstrap
 from aspen.discovery.founding import Contact, Decided, Founding, Record, TooLate, decode, encode
 from aspen.discovery.lookups import Lookups
@@ -221,7 +222,7 @@ def _read(file: Path) -> Record:
         return msgspec.json.decode(file.read_bytes(), type=Record)
     except FileNotFoundError:
         return Record()
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (OSError, *UNDECODABLE) as error:
         raise ConfigError(f"{file}: not what Aspen wrote there: {error}") from None
 
 

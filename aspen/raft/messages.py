@@ -15,6 +15,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from aspen.decoding import UNDECODABLE
 from aspen.errors import RaftWireError
 
 LOCAL_APPEND_THREAD: Final = 2**64 - 1
@@ -235,5 +236,5 @@ def decode_conf_change(entry: Entry) -> ConfChangeV2:
         if entry.kind is EntryKind.CONF_CHANGE:
             return _decode_v1(entry.data).as_v2()
         return _decode_v2(entry.data) if entry.data else _LEAVE_JOINT
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise RaftWireError(f"not a configuration change: {error}") from None

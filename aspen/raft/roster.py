@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from aspen.decoding import UNDECODABLE
 from aspen.errors import RaftWireError
 from aspen.limits import RAFT_REMOVED_MEMBERS
 from aspen.raft.messages import ConfChangeType, ConfChangeV2, ConfState
@@ -178,7 +179,7 @@ def decode_context(data: bytes) -> ChangeContext:
         return _NO_CONTEXT
     try:
         return _CONTEXT.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise RaftWireError(f"not the context of a membership change: {error}") from None
 
 
@@ -190,5 +191,5 @@ def decode_roster(data: bytes) -> Roster:
     """Raises `RaftWireError`."""
     try:
         return _ROSTER.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise RaftWireError(f"not a roster: {error}") from None

@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import structlog
 
+from aspen.decoding import UNDECODABLE
 from aspen.errors import AspenError, RaftWireError, StorageError
 from aspen.limits import (
     SNAPSHOT_OFFER_MS,
@@ -100,7 +101,7 @@ def decode_reference(message: Message) -> Reference:
     """Raises `RaftWireError`."""
     try:
         return _REFERENCE.decode(message.snapshot.data if message.snapshot is not None else b"")
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise RaftWireError(f"not a snapshot reference: {error}") from None
 
 
@@ -214,7 +215,7 @@ class SnapshotOffers:
             finally:
                 offer.streams -= 1
                 offer.used_at = self._clock()
-        except (msgspec.DecodeError, msgspec.ValidationError):
+        except UNDECODABLE:
             log.warning("a snapshot request made no sense", to=node_id)
         except ConnectionError as error:
             log.info("snapshot transfer cut", to=node_id, reason=str(error))
@@ -330,7 +331,7 @@ class SnapshotIntake:
                 raise ConnectionError("the stream ended before it began")
             try:
                 manifest = _MANIFEST.decode(answer)
-            except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            except UNDECODABLE as error:
                 raise StorageError(f"not a snapshot manifest: {error}") from None
             if not manifest.known:
                 log.info("the snapshot on offer is gone", source=incoming.reference.node_id)

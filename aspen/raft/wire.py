@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from aspen.decoding import UNDECODABLE
 from aspen.errors import RaftWireError
 from aspen.limits import RAFT_FRAME_BYTES
 from aspen.raft.messages import LOCAL_APPLY_THREAD, LOCAL_TYPES, NO_NODE, Message
@@ -33,7 +34,7 @@ def decode_message(frame_untrusted: bytes) -> Message:
         raise RaftWireError(f"a frame of {len(frame_untrusted)} bytes, over {RAFT_FRAME_BYTES}")
     try:
         message = _decode(frame_untrusted)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise RaftWireError(f"not a Raft message: {error}") from None
     _check(message)
     return message

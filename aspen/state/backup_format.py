@@ -26,6 +26,7 @@ from typing import Final, TypeVar
 import blake3
 import msgspec
 
+from aspen.decoding import UNDECODABLE
 from aspen.errors import BackupError, StorageError
 from aspen.limits import BACKUP_CHUNK_BYTES, BACKUP_HEADER_BYTES
 from aspen.state.snapshot import Chunk, decode_chunk, encode_chunk
@@ -259,5 +260,5 @@ class Decoder:
 def _decoded(body: bytes, kind: type[T], name: str, start: int) -> T:
     try:
         return msgspec.msgpack.decode(body, type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise BackupError(f"the {name} can't be read: {error}", start) from None

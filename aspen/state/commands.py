@@ -14,6 +14,7 @@ from typing import Any, Final, get_args
 
 import msgspec
 
+from aspen.decoding import UNDECODABLE
 from aspen.errors import CommandError, StorageError
 from aspen.state.kv_checks import validate_kv_command
 from aspen.state.kv_commands import KvCommand, KvCommandResult
@@ -58,6 +59,7 @@ Result = (
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command)
+_BUILT: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
 def encode_command(command: Command) -> bytes:
@@ -69,7 +71,10 @@ def decode_command(data_untrusted: bytes) -> Command:
     a newer version's, which other members may well be able to apply (`state.level`)."""
     try:
         return _DECODER.decode(data_untrusted)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UnicodeDecodeError as error:
+        # Only of a kind known here is a field known to be text: every member finds it wrong alike.
+        raise CommandError(f"not a command: {error}") from None
+    except UNDECODABLE as error:
         if (tag := _tag(data_untrusted)) is not None:
             raise StorageError(
                 f"a command (kind {tag}) that this version of Aspen doesn't know: {error}"
@@ -78,12 +83,12 @@ def decode_command(data_untrusted: bytes) -> Command:
 
 
 def _tag(data_untrusted: bytes) -> int | None:
-    """The kind, if this is built as a command is."""
+    """The kind, if this is built as a command is. What follows it isn't looked into: a newer version may."""
     try:
-        found = msgspec.msgpack.decode(data_untrusted)
-    except msgspec.DecodeError:
+        found = _BUILT.decode(data_untrusted)
+        return msgspec.msgpack.decode(found[0], type=int) if found else None
+    except UNDECODABLE:
         return None
-    return found[0] if isinstance(found, list) and found and isinstance(found[0], int) else None
 
 
 def _validate_checkpoint_command(command: CheckpointCommand) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from aspen.decoding import UNDECODABLE
 from aspen.errors import StorageError
 from aspen.limits import SNAPSHOT_CHUNK_BYTES
 from aspen.state.store import STATE_TABLES, Txn
@@ -58,7 +59,7 @@ def decode_chunk(frame_untrusted: bytes) -> Chunk:
         raise StorageError("a snapshot chunk's checksum does not match")
     try:
         chunk = _DECODER.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNDECODABLE as error:
         raise StorageError(f"not a snapshot chunk: {error}") from None
     if not chunk.pairs or not 0 <= chunk.table < len(STATE_TABLES):
         raise StorageError("a snapshot chunk is empty or of no known table")

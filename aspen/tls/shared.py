@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from aspen.decoding import UNDECODABLE
 from aspen.errors import CertificateError
 from aspen.limits import ACME_RENEW_PART
 from aspen.tls.certificates import Bundle, Source
@@ -72,7 +73,7 @@ def opened(box: Box, sealed: bytes) -> SharedCertificate:
     """Raises `CertificateError`."""
     try:
         return msgspec.msgpack.decode(box.open(CERTIFICATE, sealed), type=SharedCertificate)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise CertificateError(f"the setting {CERTIFICATE} can't be read: {error}") from None
 
 
