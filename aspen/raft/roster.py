@@ -139,11 +139,14 @@ class Roster(msgspec.Struct, frozen=True, array_like=True):
         )
         return Roster(cluster_id, conf_state, kept, removed, version, self.former_clusters, waiting)
 
-    def recovered(self, node_id: int, cluster_id: bytes) -> Roster:
+    def recovered(self, node_id: int, endpoint_id: bytes, cluster_id: bytes) -> Roster:
         """A new cluster of one member, of this one that has lost its majority. All others are removed, and
-        are told so if they come back: they name a former cluster's id."""
+        are told so if they come back: they name a former cluster's id.
+
+        `endpoint_id` is the key that the member runs under: of one that was changing its key, perhaps not
+        the one here yet."""
         kept = tuple(
-            msgspec.structs.replace(member, cluster_id=cluster_id)
+            msgspec.structs.replace(member, endpoint_id=endpoint_id, cluster_id=cluster_id)
             for member in self.members
             if member.node_id == node_id
         )

@@ -114,7 +114,7 @@ class StoppedNode:
             for entry in self._unapplied(last):
                 roster = self._apply(machine, txn, entry, roster)
             machine.end(txn)
-            roster = roster.recovered(node.node_id, secrets.token_bytes(CLUSTER_ID_BYTES))
+            roster = roster.recovered(node.node_id, node.endpoint_id, secrets.token_bytes(CLUSTER_ID_BYTES))
             txn.drop(self._store.tables["log"], delete=False)
             own = Installed(last, log.term(last), HardState(log.hard_state.term + 1, 0, last), roster)
             put_own_part(txn, self._store.tables, node, own)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from aspen.errors import ConfigError, StorageError
@@ -19,7 +20,7 @@ from aspen.raft.messages import (
     HardState,
     encode_conf_change,
 )
-from aspen.raft.roster import ChangeContext, Member, Roster, encode_context
+from aspen.raft.roster import ChangeContext, Member, NextKey, Roster, encode_context
 from aspen.raft.storage import LmdbLog
 from aspen.services.recovery import StoppedNode
 from aspen.state.commands import encode_command
@@ -90,6 +91,24 @@ def test_all_of_its_log_is_kept_and_all_others_are_sent_away(tmp_path: Path, joi
     there = [n for n in range(1, 11) if kv.get(f"k{n}".encode()) is not None]
     assert there == [1, 2, 3, 4, 5, 6, 10]
     store.close()
+
+
+def test_a_survivor_in_the_middle_of_changing_its_key_keeps_the_one_it_runs_under(tmp_path: Path) -> None:
+    """The membership had the old key still, and the new one for its next."""
+    survivor(tmp_path)
+    new = Identity.generate().endpoint_id
+    store = Store.open(tmp_path)
+    log = LmdbLog(store)
+    with store.write() as txn:
+        log.put_roster(txn, msgspec.structs.replace(log.roster, next_keys=(NextKey(3, new),)))
+    log.change_key(3, new)
+    store.close()
+    with StoppedNode(tmp_path) as node:
+        roster = node.recover()
+    assert [(each.node_id, each.endpoint_id) for each in roster.members] == [(3, new)]
+    assert roster.next_keys == ()
+    assert roster.has_removed(KEYS[3])
+    assert not roster.has_removed(new)
 
 
 def test_a_second_recovery_remembers_both_clusters(tmp_path: Path) -> None:
