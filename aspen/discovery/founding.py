@@ -334,15 +334,16 @@ class Founding:
     def _learn(self, sender: EndpointId, message: Belongs) -> None:
         if not message.seats:
             return
-        if any(seat.endpoint_id == self._own_id for seat in message.seats) and self.record.promised_to:
-            # What it promised itself to was decided. (A member without a promise has lost its memory.)
+        members = {seat.endpoint_id for seat in message.seats}
+        if self._own_id in members and self.record.promised_to in members:
+            # What it promised itself to was decided. (A member without a promise, or with one to somebody
+            # else, has lost its memory: as a voter it must not begin anew, and its proposer may yet found.)
             self.outcome = Decided(message.seats, founds=False, cluster_id=message.cluster_id)
             return
         self._withdraw()
         # Whom this node is bound to will decide nothing any more, if it belongs to a cluster without it.
         if self.record.promised_to in (b"", sender):
-            members = tuple(seat.endpoint_id for seat in message.seats)
-            self.outcome = TooLate(message.cluster_id, members)
+            self.outcome = TooLate(message.cluster_id, tuple(seat.endpoint_id for seat in message.seats))
 
     def _send(self, to: EndpointId, message: Message) -> None:
         self._outbox.append((to, message))

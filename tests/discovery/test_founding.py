@@ -220,6 +220,18 @@ def test_a_member_that_has_lost_its_memory_is_no_member_by_word_of_others() -> N
     assert isinstance(core.outcome, TooLate)
 
 
+def test_a_member_that_has_lost_its_memory_and_promised_itself_elsewhere_since_is_none_either() -> None:
+    """It was a voter of B and D, lost its data, and promised itself to A, who may found with it yet."""
+    core = hearing(C, A, B)
+    core.receive(A, Propose(1, seats(A, B, C)), 1)
+    core.receive(D, Belongs(b"c" * 16, seats(B, C, D)), 2)
+    assert core.outcome is None
+    assert core.waits_for == A
+    core.receive(A, Withdraw(1), 3)
+    core.receive(D, Belongs(b"c" * 16, seats(B, C, D)), 4)
+    assert isinstance(core.outcome, TooLate)
+
+
 @pytest.mark.parametrize("frame", [b"", b"\xc1", b"x" * (FOUNDING_FRAME_BYTES + 1), b"\x92\xa4here\x01"])
 def test_garbage_is_none_of_its_messages(frame: bytes) -> None:
     with pytest.raises(InputError):
