@@ -65,8 +65,11 @@ class UdpWorkers:
         answer: Answer | None = None,
         log_format: LogFormat = LogFormat.AUTO,
         log_level: LogLevel = LogLevel.INFO,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """`answer` answers what workers pass on; without it, they answer as well as they can."""
+        """`answer` answers what workers pass on; without it, they answer as well as they can. `on_end` is
+        called when one has ended unasked: it may have been reading."""
+        self._on_end = on_end
         self._sockets = list(sockets)
         self._pairs = [] if answer is None else [forward_pair() for _ in self._sockets]
         self.forwarded: ForwardedQueries | None = None
@@ -140,6 +143,7 @@ class UdpWorkers:
             status = await process.wait() if process is not None else None
             if time.monotonic() - started_at > DNS_WORKER_RESTART_MAX_MS / 1_000:
                 pause_ms = DNS_WORKER_RESTART_MIN_MS
+            self._on_end()
             log.warning("worker_ended", worker=options.index, status=status, restart_ms=pause_ms)
             await asyncio.sleep(pause_ms / 1_000)
             pause_ms = min(2 * pause_ms, DNS_WORKER_RESTART_MAX_MS)

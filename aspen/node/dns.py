@@ -187,6 +187,7 @@ class NodeDns:
                 answer=datagram,
                 log_format=self._config.log_format,
                 log_level=self._config.log_level,
+                on_end=self._store.forget_dead_readers,
             )
         else:
             udp = self._in_process = InProcessUdp(

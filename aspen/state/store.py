@@ -215,6 +215,10 @@ class Store:
         with self.begin_read() as txn:
             yield txn
 
+    def forget_dead_readers(self) -> None:
+        """Let go of what processes pin that were killed while they read."""
+        self.environment.reader_check()
+
     def begin_read(self) -> Txn:
         """What `read` enters, for where a microsecond counts. Raises `StorageError`."""
         try:

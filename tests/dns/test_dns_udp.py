@@ -65,7 +65,8 @@ async def in_process(replica: Any) -> AsyncIterator[tuple[str, int]]:
 async def workers(replica: Any) -> AsyncIterator[tuple[UdpWorkers, tuple[str, int]]]:
     sockets = bind_udp("127.0.0.1", 0, 2)
     address = sockets[0].getsockname()
-    udp = UdpWorkers(replica.data_dir, sockets, DnsSettings(), replica.page_path)
+    forget = replica.store.forget_dead_readers
+    udp = UdpWorkers(replica.data_dir, sockets, DnsSettings(), replica.page_path, on_end=forget)
     await udp.start()
     yield udp, address
     await udp.close()
@@ -146,11 +147,27 @@ async def test_an_idle_worker_pins_no_pages(
     for _ in range(8):
         assert (await ask(address, f"{z32}.aspen.local", "A")).answer
 
-    def reading() -> set[int]:
-        lines = [line.split() for line in replica.store.environment.readers().splitlines()[1:]]
-        return {int(pid) for pid, _thread, txn in lines if txn != "-"} & set(udp.pids)
+    await eventually(lambda: not reading(replica, udp.pids))
 
-    await eventually(lambda: not reading())
+
+def reading(replica: Any, pids: list[int]) -> set[int]:
+    """Which of the processes pin a moment of the store."""
+    lines = [line.split() for line in replica.store.environment.readers().splitlines()[1:]]
+    return {int(pid) for pid, _thread, txn in lines if txn != "-"} & set(pids)
+
+
+async def test_a_killed_worker_pins_no_pages(
+    replica: Any, workers: tuple[UdpWorkers, tuple[str, int]], z32: str
+) -> None:
+    udp, address = workers
+    pids = udp.pids
+    for pid in pids:
+        while not reading(replica, [pid]):  # it has just answered
+            assert (await ask(address, f"{z32}.aspen.local", "A")).answer
+            replica.page.note_changes(None)  # so that it looks again
+        os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: udp.restarts == 2)
+    assert not reading(replica, pids)
 
 
 async def test_a_crashed_worker_is_started_again(
