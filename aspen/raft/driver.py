@@ -46,7 +46,7 @@ from aspen.raft.rawnode import RawNode, Role
 from aspen.raft.room import Room
 from aspen.raft.roster import Roster, decode_context
 from aspen.raft.snapshots import OpenStream
-from aspen.raft.standing import Standing
+from aspen.raft.standing import Standing, is_named
 from aspen.raft.storage import LmdbLog
 from aspen.raft.writer import Install, Retention, StateMachine, WriteJob, Writer
 from aspen.state.store import Store
@@ -179,9 +179,9 @@ class RaftDriver:
     # --- what comes in ------------------------------------------------------------------------
 
     def receive(self, message: Message) -> None:
-        """A message from an authenticated member."""
-        heard = self.room.takes(message) and self.standing.takes(message)
-        if heard and not self._stopped and not self._is_stuck():
+        """A message from a node that has proven the cookie."""
+        heard = is_named(message, self.roster, self.raw.leader_id) and self.room.takes(message)
+        if heard and self.standing.takes(message) and not self._stopped and not self._is_stuck():
             self._guard(self._take, message)
 
     def _take(self, message: Message) -> None:

@@ -27,6 +27,17 @@ log = structlog.get_logger("aspen.raft")
 _VOTE_REQUESTS: Final = frozenset({MessageType.VOTE, MessageType.PRE_VOTE})
 
 
+def is_named(message: Message, roster: Roster, leader_id: int) -> bool:
+    """Whether to hear a message at all: one of a member, as this node knows the membership.
+
+    A sender that isn't named may be newer than what this node has heard. But it is not believed while
+    another leads, who would have told of it, and it never proposes.
+    """
+    if not roster.members or roster.member(message.sender) is not None:
+        return True
+    return leader_id in (0, message.sender) and message.type is not MessageType.PROP
+
+
 class Standing:
     """One node's standing in its cluster; `removed` says it."""
 

@@ -16,7 +16,7 @@ from aspen.identity import Identity
 from aspen.raft import pending, standing
 from aspen.raft.admission import RefusalCode
 from aspen.raft.cluster import Timing
-from aspen.raft.messages import ConfState, Message, MessageType
+from aspen.raft.messages import ConfState, Entry, EntryKind, Message, MessageType
 from aspen.raft.plans import Remove
 from aspen.state.ports import Consistency
 
@@ -94,6 +94,25 @@ async def test_a_learner_gets_the_log_and_then_a_vote(tmp_path: Path) -> None:
         await four.consensus.control.promote(4)
         assert voters(four) == (1, 2, 3, 4)
         assert four.consensus.roster.member(4).addresses == address_of(4)  # type: ignore[union-attr]
+
+
+async def test_whom_the_membership_does_not_name_neither_proposes_nor_leads(tmp_path: Path) -> None:
+    """Who has the cookie, and no more, speaks to members whose leader is there: it is not heard."""
+    async with cluster(tmp_path) as members:
+        node = members[1]
+        await put(node, b"k", b"v")
+        raw = node.consensus.driver.raw
+        term, last = raw.term, raw.last_index
+        entry = Entry(term + 5, last + 1, EntryKind.NORMAL, bytes(64))
+        node.consensus.driver.receive(
+            Message(MessageType.PROP, to=1, sender=99, entries=(Entry(data=bytes(64)),))
+        )
+        for kind in (MessageType.APP, MessageType.HEARTBEAT, MessageType.VOTE, MessageType.SNAP):
+            node.consensus.driver.receive(
+                Message(kind, to=1, sender=99, term=term + 5, log_term=term, index=last, entries=(entry,))
+            )
+        await put(node, b"k", b"w")
+        assert (raw.term, raw.last_index) == (term, last + 1)
 
 
 async def test_asking_for_what_is_so_already_changes_nothing(tmp_path: Path) -> None:
