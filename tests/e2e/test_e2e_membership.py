@@ -123,7 +123,7 @@ def test_one_three_five_three_under_load(tmp_path: Path) -> None:
                 assert {key.encode() for key in writers.acknowledged} <= kept
             for node in gone:
                 wait_until(lambda node=node: (node.status() or {}).get("role") == "removed", f"{node} knows")
-                assert node.request("GET", "/healthz").status == 503
+                assert node.request("GET", "/readyz").status == node.request("GET", "/health").status == 503
                 assert "removed from the cluster" in node.log()
                 assert node.request("PUT", "/v1/kv/k", b"v").status == 503
             assert done(nodes[0], "check")["alike"] is True
@@ -185,7 +185,7 @@ def test_a_cluster_is_founded_from_the_outside(tmp_path: Path) -> None:
         snapshot = done(two, "snapshot")
         assert snapshot["node_id"] == 2
         wrong = aspen(two, "remove", "9")
-        assert (wrong.returncode, json.loads(wrong.stderr)["error"]) == (1, "invalid_request")
+        assert (wrong.returncode, json.loads(wrong.stderr)["error"]) == (3, "unknown_node")
 
 
 def test_a_replica_that_differs_is_found(tmp_path: Path) -> None:
