@@ -381,6 +381,7 @@ RAFT_PENDING_PROPOSALS: Final = 8_192  # awaiting their outcome on one node
 RAFT_PENDING_READS: Final = 8_192
 RAFT_BATCHES_IN_FLIGHT: Final = 64  # handed to the writer thread, not yet durable
 RAFT_PROPOSE_MS: Final = 4_000  # after this, the outcome is unknown
+PROPOSAL_REASON_CHARS: Final = 200  # why a leader refused a command
 RAFT_READ_MS: Final = 4_000
 RAFT_READ_RETRY_MS: Final = 500  # a ReadIndex round unanswered so long is asked again
 RAFT_ROOM_RETRY_MS: Final = 500  # between tries to commit while the disk is full

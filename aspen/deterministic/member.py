@@ -130,7 +130,9 @@ class DeterministicMember:
         incarnation = self.node_id.to_bytes(4, "big") + self._incarnation.to_bytes(4, "big")
         self.proposals = PendingProposals(self.time, incarnation)
         self.reads = PendingReads(self.time, incarnation)
-        self._proposing = Proposing(self.raw, self.proposals, lambda: self.roster, self.wall_ms)
+        self._proposing = Proposing(
+            self.raw, self.proposals, lambda: self.roster, self.wall_ms, self._machine.refuses
+        )
         self.standing = Standing(
             self.endpoint_id,
             self.roster,

@@ -123,7 +123,7 @@ class RaftDriver:
         self._campaign_from: int | None = None
         self.proposals = PendingProposals(self._loop, os.urandom(8))
         self._reads = PendingReads(self._loop, os.urandom(8))
-        self._proposing = Proposing(raw, self.proposals, lambda: self.roster, clock.wall_ms)
+        self._proposing = Proposing(raw, self.proposals, lambda: self.roster, clock.wall_ms, machine.refuses)
         self.commits, self.leader_changes = CommitTimes(seconds_since_boot), 0
 
     # --- life ---------------------------------------------------------------------------------

@@ -1,20 +1,22 @@
 """From what waits to be proposed, and what others forward, to the core's proposals (shell).
 
 All that waits goes to the core as one message: the core takes all of it or none. On the leader,
-changes of the membership pass `admission` first, wherever they come from.
+changes of the membership pass `admission` first, wherever they come from; and a forwarded command that the
+state machine can't take is replaced by the reason: once committed, it would stop members or occupy the log.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import structlog
 
 from aspen.errors import Overloaded
-from aspen.raft.admission import admitted, forwarded, sealed
+from aspen.raft.admission import Refusal, RefusalCode, admitted, forwarded, sealed
 from aspen.raft.core import ProposalDropped
-from aspen.raft.envelope import HEAD_BYTES, seal
-from aspen.raft.messages import EntryKind, Message, MessageType
+from aspen.raft.envelope import HEAD_BYTES, MARKER, open_envelope, seal
+from aspen.raft.messages import Entry, EntryKind, Message, MessageType
 from aspen.raft.pending import PendingProposals
 from aspen.raft.rawnode import RawNode
 from aspen.raft.roster import Roster
@@ -32,11 +34,14 @@ class Proposing:
         pending: PendingProposals,
         roster: Callable[[], Roster],
         wall_ms: Callable[[], int],
+        refuses: Callable[[bytes], str | None],
     ) -> None:
+        """`refuses` tells why the state machine can't take a command; None if it can."""
         self._raw = raw
         self._pending = pending
         self._roster = roster
         self._wall_ms = wall_ms
+        self._refuses = refuses
 
     def propose_waiting(self) -> None:
         """Hand what waits to the core, or refuse it all. There must be a leader."""
@@ -64,5 +69,20 @@ class Proposing:
         if any(e.kind is EntryKind.NORMAL and len(e.data) < HEAD_BYTES for e in message.entries):
             log.warning("a forwarded proposal without its envelope was dropped", sender=message.sender)
             return None
-        log_forwarded(message.entries, message.sender, leads=self._raw.leader_id == self._raw.node_id)
+        leads = self._raw.leader_id == self._raw.node_id
+        log_forwarded(message.entries, message.sender, leads=leads)
+        if leads:
+            entries = tuple(self._checked(entry, message.sender) for entry in message.entries)
+            message = msgspec.structs.replace(message, entries=entries)
         return forwarded(self._raw.raft, self._roster(), message, self._wall_ms())
+
+    def _checked(self, entry: Entry, sender: int) -> Entry:
+        """The entry; or a marker in its place, which tells its proposer why not."""
+        if entry.kind is not EntryKind.NORMAL:
+            return entry
+        envelope = open_envelope(entry.data)
+        if envelope.command.startswith(MARKER) or (reason := self._refuses(envelope.command)) is None:
+            return entry
+        log.warning("a forwarded command was refused", sender=sender, reason=reason)
+        refusal = Refusal(RefusalCode.INVALID, reason)
+        return Entry(data=seal(envelope.request_id, envelope.proposed_at_ms, refusal.marker()))

@@ -33,7 +33,11 @@ from aspen.state.store import Store, Txn, make_current, write_to
 
 
 class StateMachine(Protocol):
-    """What the log drives. Called by the writer thread only, inside its transaction."""
+    """What the log drives. Called by the writer thread only, inside its transaction, but for `refuses`."""
+
+    def refuses(self, data: bytes) -> str | None:
+        """Why this command may not be proposed; None if it may. It depends on the command alone."""
+        ...
 
     def begin(self, txn: Txn) -> None: ...
 

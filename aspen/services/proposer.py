@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from aspen.errors import NotLeader, ProposalError, invariant
+from aspen.errors import CommandError, NotLeader, ProposalError, invariant
+from aspen.raft.admission import read_marker
 from aspen.raft.cluster import Consensus
 from aspen.state.commands import Command, Result, encode_command, validate_command
 from aspen.state.level import FIRST_LEVEL, LEVELS, cluster_level
@@ -26,6 +27,8 @@ class ClusterProposer:
         if (needed := LEVELS.get(type(command), FIRST_LEVEL)) > FIRST_LEVEL:
             self._check_level(needed)
         result = await self._consensus.driver.propose(encode_command(command))
+        if isinstance(result, bytes):  # the leader's word in the command's place (`raft.proposing`)
+            raise CommandError(f"the leader refused the command: {read_marker(result).reason}")
         invariant(isinstance(result, Result), "the machine answered oddly")
         answer: Result = result
         return answer

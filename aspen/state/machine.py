@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from aspen.errors import CommandError, KeyValueStoreError, StorageError
-from aspen.limits import DNS_CHANGES
+from aspen.limits import DNS_CHANGES, PROPOSAL_REASON_CHARS
 from aspen.state.apply import ApplyContext
 from aspen.state.checkpoint import Checkpoints
 from aspen.state.commands import (
@@ -101,6 +101,15 @@ class Machine:
         value = txn.get(_TIME, db=self._store.tables["machine"])
         self._time_ms = self._time_stored_ms = 0 if value is None else _U64.unpack(value)[0]
         self._moved = False
+
+    @staticmethod
+    def refuses(data: bytes) -> str | None:
+        """Why this command may not be proposed: it would be rejected in any state, or stop members."""
+        try:
+            validate_command(decode_command(data))
+        except (CommandError, KeyValueStoreError, StorageError) as error:
+            return str(error)[:PROPOSAL_REASON_CHARS]
+        return None
 
     def apply(self, txn: Txn, index: int, proposed_at_ms: int, data: bytes) -> Result:
         """Apply one committed command and return its result.
