@@ -71,7 +71,7 @@ class DevNode:
 @contextlib.contextmanager
 def claim(data_dir: Path) -> Iterator[None]:
     """Hold the directory for this process. Raises `AspenError` that says who has it."""
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(data_dir / "dev.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

@@ -17,7 +17,7 @@ from typing import Final, Self
 
 from aspen.errors import StorageError, invariant
 from aspen.limits import DNS_CHANGES, DNS_WORKERS
-from aspen.state.store import allocate
+from aspen.state.store import allocate, private_opener
 
 MAGIC: Final = int.from_bytes(b"aspen\x00\x00\x01", "big")
 
@@ -135,7 +135,7 @@ class StatusPage:
 
     @classmethod
     def _make(cls, path: Path, words: int) -> Self:
-        with open(path, "w+b") as file:
+        with open(path, "w+b", opener=private_opener) as file:
             allocate(file.fileno(), words * _WORD_BYTES)
             return cls._map(file.fileno(), words)
 

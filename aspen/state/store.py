@@ -24,6 +24,7 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -101,12 +102,34 @@ def allocate(descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, max(size, os.fstat(descriptor).st_size))
 
 
+def private_opener(path: str, flags: int) -> int:
+    """For `open`: what it creates is for this user alone."""
+    return os.open(path, flags, 0o600)
+
+
+def make_private(folder: Path) -> None:
+    """Have a folder of the state, which others on the machine can't look into. One of another user's, or one
+    that all share (the sticky bit), is left as it is. Raises `OSError`."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid == os.geteuid() and found.st_mode & 0o077 and not found.st_mode & stat.S_ISVTX:
+        folder.chmod(stat.S_IMODE(found.st_mode) & 0o700)
+
+
+def _is_ours(data_dir: Path) -> bool:
+    """Whether nothing else can be meant for others there: it is a node's, or new, or empty."""
+    if not data_dir.exists() or any((data_dir / name).exists() for name in (CURRENT_FILE, "identity.key")):
+        return True
+    return not any(data_dir.iterdir())
+
+
 class DataDirectoryLock:
     """An exclusive claim on a data directory, held for the life of the process."""
 
     def __init__(self, data_dir: Path) -> None:
         """Raises `StorageError` naming the holder if another process has the directory."""
-        data_dir.mkdir(parents=True, exist_ok=True)
+        if _is_ours(data_dir):
+            make_private(data_dir)
         self._path = data_dir / "lock"
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -252,8 +275,8 @@ def open_environment(path: Path, *, read_only: bool, map_bytes: int, sync: bool 
     """
     try:
         if not read_only:
-            path.mkdir(parents=True, exist_ok=True)
-            with open(path / "lock.mdb", "ab") as readers:
+            make_private(path)
+            with open(path / "lock.mdb", "ab", opener=private_opener) as readers:
                 allocate(readers.fileno(), LMDB_READERS_BYTES)
         environment = lmdb.open(
             str(path),
@@ -262,6 +285,7 @@ def open_environment(path: Path, *, read_only: bool, map_bytes: int, sync: bool 
             max_readers=LMDB_READERS,
             readonly=read_only,
             create=not read_only,
+            mode=0o600,
             sync=sync,
             # Pages are reused soon by the next transaction: zeroing them first buys nothing.
             meminit=False,
