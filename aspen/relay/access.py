@@ -58,7 +58,7 @@ class Access:
         names = {name.lower() for name in self.names} or {asked_for.lower()}
         if proof.name not in names:
             raise RelayError(
-                "wrong_name", f"the client means the relay {proof.name!r}, and this is {' or '.join(names)}"
+                "wrong_name", f"the client means the relay {proof.name!r}, and this is {_shown(names)}"
             )
         signed = _signed(nonce, proof.name)
         # The MAC first, where it decides: without the cookie nobody makes this relay verify a signature.
@@ -119,6 +119,11 @@ def parse_relay_url(setting: str, text: str) -> RelayUrl:
         raise ConfigError(f"{setting}: the relay's host name is too long")
     path = parts.path if parts.path not in ("", "/") else PATH
     return RelayUrl(f"{scheme}://{name}{path}", name)
+
+
+def _shown(names: Collection[str]) -> str:
+    """For people: a Host header may hold octets that are no text."""
+    return " or ".join(sorted(names)).encode("ascii", "backslashreplace").decode()
 
 
 def _signed(nonce: bytes, name: str) -> bytes:

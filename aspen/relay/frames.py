@@ -125,7 +125,12 @@ def encode_frame(frame: Frame) -> bytes:
             return _GONE_BODY.pack(_GONE, peer)
         case Refused(code, reason):
             octets = code.encode()[:_CODE_BYTES]
-            return bytes((_REFUSED, len(octets))) + octets + reason.encode()[: RELAY_FRAME_BYTES // 2]
+            return bytes((_REFUSED, len(octets))) + octets + _text(reason)[: RELAY_FRAME_BYTES // 2]
+
+
+def _text(reason: str) -> bytes:
+    """A reason may quote what a client wrote, which need not be text at all."""
+    return reason.encode("utf-8", "replace")
 
 
 def decode_frame(data_untrusted: bytes) -> Frame:

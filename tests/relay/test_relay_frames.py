@@ -160,3 +160,8 @@ def test_a_newer_connection_with_the_same_key_takes_the_place() -> None:
     with pytest.raises(RelayError) as caught:
         hub.enter(_key(2), lambda: None)
     assert caught.value.code == "full"
+
+
+def test_a_refusal_may_quote_what_is_no_text() -> None:
+    refused = decode_frame(encode_frame(Refused("wrong_name", "this is caf\udce9")))
+    assert refused == Refused("wrong_name", "this is caf?")

@@ -13,8 +13,8 @@ from relay_stations import COOKIE, Caller, Callers, Lines, Relays, macs
 from aspen.identity import Identity
 from aspen.limits import RELAY_DATAGRAM_BYTES
 from aspen.ratelimit import Rate
-from aspen.relay.access import Access
-from aspen.relay.frames import Datagram, Gone, Welcome
+from aspen.relay.access import Access, prove
+from aspen.relay.frames import Challenge, Datagram, Gone, Refused, Welcome, decode_frame, encode_frame
 from aspen.relay.hub import RelayLimits
 
 ONE, TWO = Identity.from_seed(b"1" * 32), Identity.from_seed(b"2" * 32)
@@ -128,6 +128,28 @@ async def test_a_proof_made_for_another_relay_is_refused(relay: Relays, caller: 
     talker = await caller(await relay())
     await talker.says(await talker.proof(ONE, name="relay.example.com"))
     assert await talker.refused() == "wrong_name"
+
+
+async def test_a_host_header_that_is_no_text_is_refused_as_any_wrong_name(relay: Relays) -> None:
+    there = await relay(Access(open=True))
+    reader, writer = await asyncio.open_connection(*there.address)
+    writer.write(
+        b"GET /relay HTTP/1.1\r\nHost: caf\xe9\xff\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+    _, size = await reader.readexactly(2)
+    challenge = decode_frame(await reader.readexactly(size))
+    assert isinstance(challenge, Challenge)
+    proof = encode_frame(prove(ONE, challenge, "relay.example.com", ()))
+    writer.write(bytes((0x82, 0x80 | 126)) + len(proof).to_bytes(2, "big") + bytes(4) + proof)
+    async with asyncio.timeout(30):
+        _, size = await reader.readexactly(2)
+        size = int.from_bytes(await reader.readexactly(2), "big") if size == 126 else size
+        refused = decode_frame(await reader.readexactly(size))
+    writer.close()
+    assert isinstance(refused, Refused)
+    assert refused.code == "wrong_name"
 
 
 async def test_a_relay_behind_a_proxy_goes_by_the_name_it_was_given(relay: Relays, caller: Callers) -> None:
