@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
+from contextlib import ExitStack
 from typing import Final, cast
 
 import structlog
@@ -21,8 +23,15 @@ from aspen.http.errors import RETRY_AFTER_SECONDS
 from aspen.http.openapi import Answer, Operation
 from aspen.http.routing import Request, Router
 from aspen.http.sse import Stream
-from aspen.limits import RELAY_FRAME_BYTES, RELAY_HANDSHAKE_MS, RELAY_HEARTBEAT_MS, RELAY_UNPROVEN
+from aspen.limits import (
+    RELAY_FRAME_BYTES,
+    RELAY_HANDSHAKE_MS,
+    RELAY_HEARTBEAT_MS,
+    RELAY_UNPROVEN,
+    RELAY_UNPROVEN_PER_ADDRESS,
+)
 from aspen.net.refusals import Refusals
+from aspen.ratelimit import peer_of
 from aspen.relay.access import PATH, REMOVED, Access
 from aspen.relay.frames import (
     NONCE_BYTES,
@@ -61,7 +70,8 @@ class RelayServer:
         self.observer: Observer | None = None
         self._access = access
         self._tokens: dict[bytes, Session] = {}
-        self._unproven = 0
+        self._unproven: Counter[str] = Counter()
+        """By address (of IPv6, by /64)."""
         self._handlers: set[asyncio.Task[None] | asyncio.Task[object]] = set()
 
     def add_routes(self, public: Router) -> None:
@@ -110,16 +120,19 @@ class RelayServer:
             raise HttpError(
                 426, "upgrade_required", "a relay speaks WebSocket here", headers={"Upgrade": "websocket"}
             )
-        if self._unproven >= RELAY_UNPROVEN:
+        peer = _peer(request)
+        if self._unproven.total() >= RELAY_UNPROVEN or self._unproven[peer] >= RELAY_UNPROVEN_PER_ADDRESS:
             retry = {"Retry-After": RETRY_AFTER_SECONDS}
             raise HttpError(503, "overloaded", "too many clients are in the handshake", headers=retry)
-        with cast(Connection, request.protocol).streaming(_Line(request)):
+        self._unproven[peer] += 1
+        with ExitStack() as unproven, cast(Connection, request.protocol).streaming(_Line(request)):
+            unproven.callback(self._proven, peer)
             await socket.prepare(request)
             task = asyncio.current_task()
             assert task is not None
             self._handlers.add(task)
             try:
-                await self._serve(socket, request)
+                await self._serve(socket, request, unproven)
             except RelayError as error:
                 self.refusals.note(error.code, str(error), peer=request.remote, relay=True)
                 await _refuse(socket, error)
@@ -129,15 +142,17 @@ class RelayServer:
                 self._handlers.discard(task)
         return socket
 
-    async def _serve(self, socket: web.WebSocketResponse, request: Request) -> None:
-        self._unproven += 1
+    def _proven(self, peer: str) -> None:
+        self._unproven -= Counter((peer,))  # leaves out those without any
+
+    async def _serve(self, socket: web.WebSocketResponse, request: Request, unproven: ExitStack) -> None:
         try:
             async with asyncio.timeout(RELAY_HANDSHAKE_MS / 1000):
                 endpoint_id = await self._prove(socket, request.host)
         except TimeoutError:
             raise RelayError("timeout", "the client did not say who it is in time") from None
         finally:
-            self._unproven -= 1
+            unproven.close()
         if endpoint_id is None:
             return
         woken = asyncio.Event()
@@ -171,6 +186,14 @@ class RelayServer:
         if not isinstance(frame, Proof):
             raise RelayError("malformed", "a client's first frame is its proof")
         return self._access.check(frame, nonce, asked_for)
+
+
+def _peer(request: Request) -> str:
+    """Whom a connection counts for."""
+    try:
+        return peer_of(request.remote or "")
+    except ValueError:
+        return ""
 
 
 class _Line(Stream):

@@ -11,7 +11,7 @@ import pytest
 from relay_stations import COOKIE, Caller, Callers, Lines, Relays, macs
 
 from aspen.identity import Identity
-from aspen.limits import RELAY_DATAGRAM_BYTES
+from aspen.limits import RELAY_DATAGRAM_BYTES, RELAY_UNPROVEN_PER_ADDRESS
 from aspen.ratelimit import Rate
 from aspen.relay.access import Access, prove
 from aspen.relay.frames import Challenge, Datagram, Gone, Refused, Welcome, decode_frame, encode_frame
@@ -230,6 +230,20 @@ async def test_a_full_relay_refuses_and_says_so(relay: Relays, line: Lines) -> N
     await line(there)
     late = await line(there, wait=False)
     await late.fails("this relay has 1 clients already")
+
+
+async def test_one_address_can_not_keep_newcomers_out(relay: Relays, caller: Callers) -> None:
+    there = await relay()
+    silent = [await caller(there) for _ in range(RELAY_UNPROVEN_PER_ADDRESS)]
+    with pytest.raises(aiohttp.WSServerHandshakeError, match="503"):
+        await caller(there)
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))) as elsewhere,
+        elsewhere.ws_connect("ws://{}:{}/relay".format(*there.address)) as socket,
+    ):
+        assert (await socket.receive()).type is aiohttp.WSMsgType.BINARY  # it is asked for its proof
+    await _enters(silent[0], ONE)  # and is unproven no more
+    await _enters(await caller(there), TWO)
 
 
 async def test_a_second_connection_with_the_same_key_ends_the_first(relay: Relays, caller: Callers) -> None:
