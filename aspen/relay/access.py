@@ -1,9 +1,10 @@
 """Who may use a relay, and how a client proves it (core).
 
 Whoever connects signs, with the key that its endpoint id is, the relay's random nonce and the relay's
-name: a proof that was overheard is worth nothing elsewhere or later. Who holds a key may use an `open`
-relay; otherwise the endpoint id must be on a list, or the client knows a cluster's cookie and shows so
-by a MAC over the same and the signature. Its key is derived from the cookie with a context of its own.
+name: a proof that was overheard is worth nothing later, nor at a relay that knows its own name. Who
+holds a key may use an `open` relay; otherwise the endpoint id must be on a list, or the client knows a
+cluster's cookie and shows so by a MAC over the same and the signature. Its key is derived from the
+cookie with a context of its own.
 
 A relay that is shown such a MAC could try cookies against it, as whoever holds a ticket can: a cookie is
 to be long and random. A relay that doesn't ask for it is shown none.
@@ -40,7 +41,8 @@ class Access:
     authenticators: Sequence[Authenticator] = ()
     """Of the cookies whose holders may use it; they may change."""
     names: Collection[str] = ()
-    """What the relay is called by its clients; without any, what each client's request calls it."""
+    """What the relay is called by its clients; without any, what each client's request calls it, and then
+    who is taken for another relay can use its clients' proofs here."""
     refuses: Callable[[EndpointId], bool] = lambda endpoint_id: False
     """Those who may not, whatever they prove."""
 
