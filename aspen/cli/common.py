@@ -203,7 +203,7 @@ def _hints(error: AspenError) -> Sequence[str]:
         return ("Start one with `aspen dev`, or name another with --addr or ASPEN_ADDR.",)
     if isinstance(error, ClientError) and error.code == "certificate":
         return ("Trusted is what the system trusts, and what SSL_CERT_FILE names.",)
-    if isinstance(error, ClientError) and error.status in (401, 403):
+    if isinstance(error, ClientError) and error.status in (401, 403) and error.code != "reserved_key":
         return ("This route needs the node's admin token: --token or ASPEN_ADMIN_TOKEN.",)
     if isinstance(error, ClientCompareFailed):
         return (_now(error.current),)

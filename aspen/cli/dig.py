@@ -59,7 +59,7 @@ async def _dns_of(client: NodeClient) -> tuple[str, int]:
 
 def _split(server: str) -> tuple[str, int]:
     host, _, port = server.rpartition(":")
-    if host and port.isdigit() and (host.startswith("[") or ":" not in host):
+    if host and port.isdigit() and int(port) < 65_536 and (host.startswith("[") or ":" not in host):
         return host.strip("[]"), int(port)
     return server.strip("[]"), 53
 

@@ -43,7 +43,11 @@ _REFUSALS: Final[Mapping[str, tuple[bool, str, str]]] = {
         "give each cluster a cookie of its own",
     ),
     "removed": (False, "a node that was removed still asks", "stop it, or wipe it and add it anew"),
-    "version": (True, "a peer speaks another version of the protocol", "bring all nodes to one version"),
+    "version": (
+        False,
+        "a peer speaks another version of the protocol, or none yet, as one that joins",
+        "if it goes on, bring all nodes to one version",
+    ),
     "not_admitted": (
         False,
         "a node that is no member yet asks to be one",

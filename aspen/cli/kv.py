@@ -97,7 +97,12 @@ def put(
     lease: Annotated[int, typer.Option(min=0, metavar="ID", help="End the key with this lease.")] = 0,
     ttl: Annotated[
         float,
-        typer.Option(min=0, metavar="SECONDS", help="End the key after so long, unless set again."),
+        typer.Option(
+            min=0,
+            max=31_536_000,
+            metavar="SECONDS",
+            help="End the key after so long, unless set again; 0 is never.",
+        ),
     ] = 0,
     if_revision: IfRevision = None,
     once: Once = None,
@@ -177,6 +182,7 @@ def delete(
     key: Annotated[str, typer.Argument(help="The key; with --prefix, what keys begin with.", metavar="KEY")],
     prefix: Annotated[bool, typer.Option("--prefix", help="Delete every key that begins with KEY.")] = False,
     if_revision: IfRevision = None,
+    every: Annotated[bool, typer.Option("--all", help="With --prefix and an empty KEY: every key.")] = False,
     once: Once = None,
     as_json: Json = False,
     addr: Addrs = None,
@@ -184,6 +190,8 @@ def delete(
 ) -> None:
     """Delete KEY. Exits 3 if there was none."""
     octets = os.fsencode(key)
+    if prefix and not octets and not every:
+        fail(InputError("every key begins with nothing: say --all if you mean all of them"), as_json)
     if prefix and once is not None:
         fail(
             InputError("--once is for one key: --prefix takes as many commands as there are thousands"),

@@ -96,7 +96,10 @@ def _read_txn(file: str) -> dict[str, list[dict[str, Any]]]:
     parts: dict[str, list[dict[str, Any]]] = {}
     for part in ("compare", "success", "failure"):
         parts[part] = []
-        for item in given.get(part, []):
+        items = given.get(part, [])
+        if not isinstance(items, list):
+            raise InputError(f"{part} is not a list")
+        for item in items:
             if not isinstance(item, dict):
                 raise InputError(f"an item of {part} is not an object")
             read = {name: given_ for name, given_ in item.items() if not name.endswith("_base64")}

@@ -39,7 +39,9 @@ def json_to_bytes(item: dict[str, Any], name: str) -> bytes:
     try:
         if (encoded := item.get(f"{name}_base64")) is not None:
             return base64.b64decode(encoded, validate=True)
-        return str(item[name]).encode()
+        if isinstance(text := item[name], str):
+            return text.encode()
+        raise InputError(f"{name} is not text: {text!r}")
     except (KeyError, TypeError, ValueError, binascii.Error):
         raise InputError(f"there is no {name} (text) or {name}_base64 in it") from None
 

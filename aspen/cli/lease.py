@@ -30,7 +30,7 @@ Id = Annotated[int, typer.Argument(min=1, help="The lease.", metavar="LEASE")]
 
 @app.command()
 def grant(
-    ttl: Annotated[float, typer.Argument(min=1, metavar="SECONDS", help="Its time to live.")],
+    ttl: Annotated[float, typer.Argument(min=1, max=31_536_000, metavar="SECONDS", help="Its time to live.")],
     once: Annotated[str | None, typer.Option(metavar="ID", help="Idempotency key.")] = None,
     as_json: Json = False,
     addr: Addrs = None,

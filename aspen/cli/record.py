@@ -17,6 +17,7 @@ from aspen.cli.common import (
     printable,
     talk,
 )
+from aspen.cli.zone_options import not_empty
 
 if TYPE_CHECKING:
     from aspen.client import NodeClient
@@ -26,7 +27,9 @@ app = new_app("Records of authored zones.")
 Owner = Annotated[
     str,
     typer.Argument(
-        metavar="NAME", help="The whole name; with --zone, one without a final dot is relative to it."
+        metavar="NAME",
+        help="The whole name; with --zone, one without a final dot is relative to it.",
+        callback=not_empty,
     ),
 ]
 Type = Annotated[str, typer.Argument(metavar="TYPE", help="A, MX, TXT, TYPE65280, …")]

@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-Name = Annotated[str, typer.Argument(metavar="ZONE", help="The zone's name, like example.com.")]
+
+def not_empty(name: str) -> str:
+    """An argument that a shell variable may have been meant for. Raises `typer.BadParameter`."""
+    if not name:
+        raise typer.BadParameter("it is empty: the root is written '.', a zone's own name '@'")
+    return name
+
+
+Name = Annotated[
+    str, typer.Argument(metavar="ZONE", help="The zone's name, like example.com.", callback=not_empty)
+]
 DefaultTtl = Annotated[
     int | None,
     typer.Option("--default-ttl", metavar="SECONDS", help="TTL of records that are given none."),

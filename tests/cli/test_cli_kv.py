@@ -62,7 +62,7 @@ def addr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def kv(aspen: Aspen, addr: str, monkeypatch: pytest.MonkeyPatch) -> Aspen:
     """`aspen kv …` against an empty store."""
     monkeypatch.setenv("ASPEN_ADDR", addr)
-    aspen("kv", "delete", "--prefix", "", "--addr", addr)
+    aspen("kv", "delete", "--prefix", "--all", "", "--addr", addr)
 
     def run(*arguments: str, stdin: bytes | None = None, code: int = 0) -> Result:
         result = aspen("kv", *arguments, stdin=stdin)
@@ -93,6 +93,21 @@ def test_counting_up_and_once(kv: Aspen) -> None:
     assert kv("incr", "n", "10", "--once", "cli-1").stdout == "6\n"
     kv("put", "t", "text")
     assert "not a decimal" in kv("incr", "t", code=Exit.FAILED).stderr
+
+
+def test_what_can_not_be_meant_is_refused(kv: Aspen, tmp_path: Path) -> None:
+    kv("put", "k", "v")
+    assert "--all" in kv("delete", "--prefix", "", code=Exit.USAGE).stderr
+    kv("put", "k", "v", "--ttl", "inf", code=Exit.USAGE)
+    kv("lease", "grant", "inf", code=Exit.USAGE)
+    for line in ('{"key":"q","value":null}', '{"key":"q","value":{"a":1}}', '{"key":5,"value":"v"}'):
+        (file := tmp_path / "lines").write_text(line + "\n")
+        assert "is not text" in kv("import", str(file), code=Exit.USAGE).stderr
+    for part in ("3", "null"):
+        assert (
+            "is not a list" in kv("txn", "-", stdin=b'{"compare":%s}' % part.encode(), code=Exit.USAGE).stderr
+        )
+    assert kv("get", "k").stdout == "v\n"
 
 
 def test_of_several_nodes_the_next_is_asked_for_what_was_not_done(kv: Aspen, addr: str, node: Any) -> None:
@@ -133,7 +148,7 @@ def test_scans_of_all_shapes(kv: Aspen) -> None:
     revision = every["revision"]
     kv("delete", "a")
     assert kv("get", "a", "--revision", str(revision)).stdout == "A\n"
-    assert "deleted 3 keys" in kv("delete", "--prefix", "").stdout
+    assert "deleted 3 keys" in kv("delete", "--prefix", "--all", "").stdout
 
 
 def test_transactions_come_from_files_and_standard_input(kv: Aspen, tmp_path: Path) -> None:
@@ -160,7 +175,7 @@ def test_export_and_import_keep_every_byte(kv: Aspen, tmp_path: Path) -> None:
     assert kv("import", "-", stdin="\n".join(lines).encode()).stdout == "imported 251 keys\n"
     file = tmp_path / "all.jsonl"
     assert json.loads(kv("export", str(file), "--json").stdout) == {"exported": 251}
-    kv("delete", "--prefix", "")
+    kv("delete", "--prefix", "--all", "")
     kv("import", str(file))
     assert kv("export").stdout == file.read_text()
     bad = kv("import", "-", stdin=b'{"key": "a"}\n', code=Exit.USAGE)

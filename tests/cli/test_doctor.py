@@ -301,7 +301,7 @@ def test_a_node_that_is_well() -> None:
         ({}, {"neighbours": 0}, {}, "gossip", "warning", "gossips with nobody"),
         ({"refusals": {"wrong_cookie": 2}}, {}, {}, "refused", "problem", "another cookie"),
         ({"refusals": {"node_id_claimed": 2}}, {}, {}, "refused", "problem", "uses the node id of another"),
-        ({"refusals": {"version": 1}}, {}, {}, "refused", "problem", "another version"),
+        ({"refusals": {"version": 1}}, {}, {}, "refused", "warning", "another version"),
         ({"refusals": {"foreign_cluster": 1}}, {}, {}, "refused", "warning", "of another cluster"),
         ({}, {"refused": {"future": 3}}, {}, "gossip", "warning", "a clock is ahead"),
         ({}, {"refused": {"stale": 3}}, {}, "gossip", "warning", "a clock is behind"),
