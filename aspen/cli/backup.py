@@ -268,6 +268,8 @@ def _written(file: str) -> Iterator[IO[bytes]]:
         sys.stdout.buffer.flush()
         return
     target = Path(file)
+    if not target.name:
+        raise InputError(f"{file!r} is not the name of a file")
     aside = target.with_name(target.name + ".part")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:

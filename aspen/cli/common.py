@@ -161,6 +161,8 @@ def local(as_json: bool, action: Callable[[], T]) -> T:
         fail(InputError(f"{error.filename}: {error.strerror}"), as_json)  # a wrong argument
     except OSError as error:
         fail(AspenError(f"{error.filename or 'input or output'}: {error.strerror or error}"), as_json)
+    except UnicodeEncodeError:
+        fail(InputError("an argument is not UTF-8 text"), as_json)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

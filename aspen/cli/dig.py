@@ -32,7 +32,9 @@ def dig(
     token: Token = None,
 ) -> None:
     """Ask a node's DNS for NAME. Exits 3 if there is no such name or type, 1 if it is refused."""
-    where = _split(server) if server else talk(addr, token, as_json, _dns_of)
+    where = (
+        local(as_json, lambda: _place(server)) if server is not None else talk(addr, token, as_json, _dns_of)
+    )
     reply = local(as_json, lambda: _ask(where, name, rrtype, tcp))
     if as_json:
         print_json(reply.as_json())
@@ -57,11 +59,21 @@ async def _dns_of(client: NodeClient) -> tuple[str, int]:
     return client.base.host or "127.0.0.1", int(status["dns"]["port"])
 
 
-def _split(server: str) -> tuple[str, int]:
-    host, _, port = server.rpartition(":")
-    if host and port.isdigit() and int(port) < 65_536 and (host.startswith("[") or ":" not in host):
-        return host.strip("[]"), int(port)
-    return server.strip("[]"), 53
+def _place(server: str) -> tuple[str, int]:
+    """Where to ask, as an address. Raises `ConfigError`, and `ClientUnavailable` for a name of nobody."""
+    import socket
+
+    from aspen.config import parse_place
+    from aspen.dns.client import DNS_PORT
+    from aspen.errors import ClientUnavailable
+
+    host, port = parse_place("--server", server, DNS_PORT)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0][4]
+    except (socket.gaierror, UnicodeError) as error:
+        why = error.strerror if isinstance(error, socket.gaierror) else "not the name of a host"
+        raise ClientUnavailable(0, "unknown_host", f"--server: {host}: {why}") from None
+    return str(found[0]), port
 
 
 def _ask(where: tuple[str, int], name: str, rrtype: str, tcp: bool) -> Reply:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import io
+import os
+import sys
+from typing import Annotated, Final
 
 import typer
 
 from aspen import __version__
 from aspen.cli import cluster, config, dev, dig, doctor, health, kv, node, peers, pkarr, record, relay, zone
-from aspen.cli.common import EXIT_CODES, new_app
+from aspen.cli.common import EXIT_CODES, Exit, new_app
 
 app = new_app("Aspen: a Raft-replicated DNS and pkarr server.", completion=True)
 app.add_typer(node.app, name="node")
@@ -44,14 +47,37 @@ def _options(
     """Options before any command."""
 
 
+TRACEBACK_VARIABLE: Final = "ASPEN_TRACEBACK"
+
+
 def main() -> None:
     """Entry point of `aspen`."""
-    app(prog_name="aspen")
+    _run(app, "aspen")
 
 
 def node_main() -> None:
     """Entry point of `aspen-node`."""
-    node_app(prog_name="aspen-node")
+    _run(node_app, "aspen-node")
+
+
+def _run(command: typer.Typer, name: str) -> None:
+    """The last resort: what nobody has foreseen ends in one line, too, unless a traceback is asked for."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may not have every character
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        command(prog_name=name)
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        from aspen.logs import redact
+
+        print(f"aspen: unexpected {type(error).__name__}: {redact(str(error))}", file=sys.stderr)
+        print(
+            f"  This is a defect of Aspen. With {TRACEBACK_VARIABLE}=1 it says where, for a report.",
+            file=sys.stderr,
+        )
+        sys.exit(Exit.FAILED)
 
 
 if __name__ == "__main__":

@@ -183,15 +183,18 @@ def run_node(config_file: Path | None, flags: dict[str, Any], *, show_joining: b
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             again = runner.run(_serve(loaded.config, lambda: load().config, show_joining))
-    except InvariantViolation:
-        log.exception("node failed")
-        raise typer.Exit(Exit.FAILED) from None
     except (AspenError, OSError) as error:
+        if isinstance(error, InvariantViolation):
+            log.exception("node failed")
+            raise typer.Exit(Exit.FAILED) from None
         if show_joining and isinstance(error, JoinError):
             raise
         log.error("node failed", reason=str(error))
         code = exit_code(error) if isinstance(error, AspenError) else Exit.FAILED
         raise typer.Exit(code) from None
+    except Exception:  # nobody has foreseen it: the log says where
+        log.exception("node failed")
+        raise typer.Exit(Exit.FAILED) from None
     if again:
         log.info("starting again")
         sys.stdout.flush()

@@ -91,7 +91,7 @@ class Transport:
         self, addr: str = DEFAULT_ADDR, *, token: str | None = None, timeout_ms: int = CLIENT_REQUEST_MS
     ) -> None:
         self.base = parse_addr(addr)
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._headers = {"Authorization": f"Bearer {_sendable('the token', token)}"} if token else {}
         self._timeout = aiohttp.ClientTimeout(
             total=timeout_ms / 1_000, sock_connect=min(CLIENT_CONNECT_MS, timeout_ms) / 1_000
         )
@@ -186,7 +186,9 @@ class Transport:
             raise RuntimeError("use the client as an async context manager")
         tail = "&".join(f"{name}={quote(value, safe='')}" for name, value in (query or {}).items())
         url = URL(str(self.base.origin()) + path + ("?" + tail if tail else ""), encoded=True)
-        all_headers = {"Accept": "*/*", **(headers or {})}
+        all_headers = {"Accept": "*/*"}
+        for name, text in (headers or {}).items():
+            all_headers[name] = _sendable(name, text)
         try:
             async with self._session.request(
                 method, url, data=body, headers=all_headers, allow_redirects=False, timeout=times
@@ -205,6 +207,13 @@ class Transport:
             if method not in ("GET", "HEAD"):
                 raise ClientOutcomeUnknown(0, "outcome_unknown", reason) from None
             raise ClientUnavailable(0, "unreachable", reason) from None
+
+
+def _sendable(what: str, text: str) -> str:
+    """The text, if it can be a header's value. Raises `ConfigError`, without it: it may be a secret."""
+    if not text.isprintable():
+        raise ConfigError(f"{what} holds a line break, or what is no printable text")
+    return text
 
 
 def _why(error: Exception) -> str:

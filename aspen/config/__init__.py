@@ -22,5 +22,6 @@ from aspen.config.cluster import is_address as is_address
 from aspen.config.cluster import is_loopback as is_loopback
 from aspen.config.cluster import parse_address as parse_address
 from aspen.config.cluster import parse_peer as parse_peer
+from aspen.config.cluster import parse_place as parse_place
 from aspen.config.cluster import setting_types as setting_types
 from aspen.config.cluster import settings as settings

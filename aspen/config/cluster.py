@@ -293,7 +293,10 @@ def parse_place(setting: str, text_untrusted: str, default_port: int) -> tuple[s
     has_port = text.rpartition("]")[2].count(":") == 1
     if not has_port:
         text = f"[{text}]:{default_port}" if text.count(":") and text[:1] != "[" else f"{text}:{default_port}"
-    host, port = parse_address(setting, text)
+    try:
+        host, port = parse_address(setting, text)
+    except ConfigError:
+        host, port = "", 0
     if not port or not host.isascii() or not host.isprintable() or set(host) & set(" /@"):
         raise ConfigError(f"{setting}: {text_untrusted!r} is not a host, or host:port")
     return host, port

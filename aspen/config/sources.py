@@ -38,7 +38,7 @@ from aspen.limits import SECRET_FILE_BYTES
 PREFIX: Final = "ASPEN_"
 CONFIG_VARIABLE: Final = "ASPEN_CONFIG"
 # Variables of the same prefix that are not a node's settings: the client's, and those of tests.
-_OTHER_VARIABLES: Final = frozenset({"ASPEN_ADDR", CONFIG_VARIABLE})
+_OTHER_VARIABLES: Final = frozenset({"ASPEN_ADDR", "ASPEN_TRACEBACK", CONFIG_VARIABLE})
 _OTHER_PREFIXES: Final = ("ASPEN_TEST_", "ASPEN_BENCH_", "ASPEN_DEV_")
 
 # Names of one and the same setting: setting one in a later source replaces the others.
