@@ -230,7 +230,8 @@ class OutcomeUnknown(ProposalError):
 
 class JoinError(CodedError):
     """This node can't become a member. `code`: as of `TicketError`, or `node_id_taken`, `removed` (its key),
-    `wrong_cookie`, `full` (the cluster), `unreachable` (nobody who could let it in: try again).
+    `wrong_cookie`, `full` (the cluster), `unreachable` (nobody who could let it in: try again), `unanswered`
+    (the same, but one that was asked may have let it in: try again with the same data directory).
     """
 
 

@@ -194,6 +194,8 @@ def exit_code(error: AspenError) -> Exit:
             return Exit.USAGE
         case JoinError(code="unreachable"):
             return Exit.UNAVAILABLE
+        case JoinError(code="unanswered"):
+            return Exit.OUTCOME_UNKNOWN
         case JoinError(code="malformed"):
             return Exit.USAGE
         case _:

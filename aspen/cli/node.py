@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from aspen.cli.common import EXIT_CODES, Exit, exit_code, local, new_app
-from aspen.errors import AspenError, InvariantViolation, JoinError
+from aspen.errors import AspenError, ConfigError, InvariantViolation, JoinError
 
 if TYPE_CHECKING:
     from aspen.config import ClusterBootstrapConfig
@@ -165,6 +166,7 @@ def run_node(config_file: Path | None, flags: dict[str, Any], *, show_joining: b
         return load_config(config_file=config_file, environment=os.environ, flags=flags, defaults=defaults)
 
     loaded = load()
+    fresh = not loaded.config.data_path.exists()
     warnings = [*loaded.validate(), *apply_security_defaults(loaded.config).values()]
     logs.configure(loaded.config.log_format, loaded.config.log_level)
 
@@ -187,6 +189,9 @@ def run_node(config_file: Path | None, flags: dict[str, Any], *, show_joining: b
         if isinstance(error, InvariantViolation):
             log.exception("node failed")
             raise typer.Exit(Exit.FAILED) from None
+        if fresh and loaded.config.ticket and _never_let_in(error, loaded.config.data_path):
+            # Nobody knows the key in there: the next try may have another.
+            shutil.rmtree(loaded.config.data_path, ignore_errors=True)
         if show_joining and isinstance(error, JoinError):
             raise
         log.error("node failed", reason=str(error))
@@ -200,6 +205,14 @@ def run_node(config_file: Path | None, flags: dict[str, Any], *, show_joining: b
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  this very command
+
+
+def _never_let_in(error: AspenError | OSError, data_dir: Path) -> bool:
+    """Whether a node that was to join is certainly no member."""
+    from aspen.config.joined import JOINED_FILE
+
+    refused = isinstance(error, ConfigError) or (isinstance(error, JoinError) and error.code != "unanswered")
+    return refused and not (data_dir / JOINED_FILE).exists()
 
 
 async def _serve(

@@ -102,6 +102,8 @@ class Newcomer:
         self._protocol_version = protocol_version
         self._report = report
         self._asking = asyncio.Lock()
+        self._unanswered = False
+        """Whether one was asked and has said nothing: it may have let this node in."""
         self._in_the_way: dict[bytes, str] = {}
         """By node, what was last."""
 
@@ -182,7 +184,7 @@ class Newcomer:
             await asyncio.sleep(JOIN_PAUSE_MS / 1000)
         said = "; ".join(f"{encode_key(node)[:8]}…: {text}" for node, text in self._in_the_way.items())
         raise JoinError(
-            "unreachable",
+            "unanswered" if self._unanswered else "unreachable",
             f"none of the {len(nodes)} nodes that the ticket names let this one in ({said or 'none to ask'})",
         )
 
@@ -202,6 +204,7 @@ class Newcomer:
                 answer = await self._ask(stream, request)
         except (ConnectionError, TimeoutError, InputError) as error:
             self._in_the_way[node] = str(error) or "it did not answer in time"
+            self._unanswered = True
             return None
         finally:
             stream.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,12 +119,32 @@ def test_turned_away_it_ends_with_a_message_and_a_code(
     home: Cluster, tmp_path: Path, query: str, ruin: slice, code: int, says: str
 ) -> None:
     newcomer = Newcomer(tmp_path / "new", ticket_of(home, query)[ruin])
+    newcomer.data_dir = tmp_path / "not there yet"
     done = subprocess.run(
         newcomer.command(), env=newcomer.environment(), capture_output=True, timeout=60, check=False
     )
     assert done.returncode == code
     assert says in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
+    assert not newcomer.data_dir.exists()  # nothing is left lying about
+
+
+def test_a_node_that_was_let_in_and_cannot_start_keeps_what_it_was_told(
+    home: Cluster, tmp_path: Path
+) -> None:
+    newcomer = Newcomer(tmp_path / "new", ticket_of(home), "--node-id", "8", "--learner")
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as taken:
+        taken.bind((newcomer.host, newcomer.dns_port))
+        taken.listen()
+        done = subprocess.run(
+            newcomer.command(), env=newcomer.environment(), capture_output=True, timeout=60, check=False
+        )
+    try:
+        assert done.returncode == 2, done.stderr.decode()
+        assert (newcomer.data_dir / "joined.toml").exists()
+        assert (newcomer.data_dir / "identity.key").exists()
+    finally:
+        home.node(1).request("POST", "/v1/cluster/remove", b'{"node_id": 8}')
 
 
 @pytest.mark.parametrize("query", ["?ttl=5", "?signed=true&ttl=0", "?signed=yes", "?signed=true&ttl=604801"])
