@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -15,6 +15,10 @@ from aspen.cli.findings import MARKS, Finding, ok, problem, skipped, warning
 if TYPE_CHECKING:
     from aspen.config import ClusterBootstrapConfig
     from aspen.config.sources import LoadedConfig
+
+
+_NODES_OWN: Final = frozenset({"data_dir", "node_id"})
+"""Settings that say which node is meant."""
 
 
 def doctor(
@@ -74,6 +78,8 @@ async def _examine(file: Path | None, addr: list[str] | None, token: str | None)
     if loaded is not None:
         running = told is not None
         if told is not None and not addr and (stranger := is_stranger(told, loaded.config)):
+            if not _names_a_node(file, loaded):
+                return [_of_its_own(told), *findings, *of_node]
             running, of_node = False, [stranger]
         findings += machine_findings(loaded.config, running=running)
         findings += await outside_findings(loaded.config)
@@ -100,6 +106,21 @@ def _configuration(file: Path | None) -> tuple[LoadedConfig | None, list[Finding
         return loaded, [problem(topic, part, correct) for part in str(error).split("; ")]
     said = [warning(topic, text, "see docs/configuration.md") for text in warnings]
     return loaded, said or [ok(topic, str(file) if file is not None else "of the environment")]
+
+
+def _names_a_node(file: Path | None, loaded: LoadedConfig) -> bool:
+    """Whether the configuration is that of one certain node, rather than the defaults."""
+    from aspen.config.sources import CONFIG_VARIABLE
+
+    return file is not None or CONFIG_VARIABLE in os.environ or bool(_NODES_OWN & loaded.sources.keys())
+
+
+def _of_its_own(told: dict[str, Any]) -> Finding:
+    return skipped(
+        "this machine",
+        f"node {told.get('node_id')} runs here, with a configuration of its own and the ports it names; "
+        "`aspen doctor FILE` looks at that, too",
+    )
 
 
 def _own_address(host: str, port: int) -> str:

@@ -194,11 +194,18 @@ def port_holder(number: int, kind: socket.SocketKind) -> str | None:
         try:
             if os.readlink(descriptor) in inodes:
                 process = descriptor.parts[2]
-                name = Path(f"/proc/{process}/comm").read_text().strip()
-                return f"process {process} ({name})"
+                return f"process {process} ({_program(Path('/proc', process))})"
         except OSError:
             continue
     return None
+
+
+def _program(process: Path) -> str:
+    """What a process is, in a word; its arguments are nobody's business."""
+    words = (process / "cmdline").read_bytes().split(b"\0")
+    if any(word.rpartition(b"/")[2].startswith(b"aspen") for word in words):
+        return "aspen"  # run by an interpreter
+    return (process / "comm").read_text().strip()
 
 
 def multicast(host: str) -> Finding:

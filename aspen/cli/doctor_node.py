@@ -20,6 +20,8 @@ _HEALTH: Final = {
     "certificate": "see the log for why it was not renewed; docs/tls.md",
     "clock": "let NTP set the clock (timedatectl set-ntp true)",
 }
+_OF_MEMBERS: Final = frozenset({"membership", "leader", "replica"})
+"""Those that a node must be a member for."""
 # Why peers were refused → is it a problem, what it means, what to do.
 _REFUSALS: Final[Mapping[str, tuple[bool, str, str]]] = {
     "wrong_cookie": (
@@ -72,6 +74,18 @@ def node_findings(
 ) -> Iterator[Finding]:
     """From `/v1/cluster/status`, `/v1/peers` and `/health`."""
     yield ok("node", f"node {status['node_id']} answers, version {status.get('version')}")
+    if status.get("role") == "removed":
+        # That nobody wants it any more follows, and needs no telling.
+        yield problem(
+            "membership",
+            f"node {status['node_id']} was removed from its cluster: the others refuse it, and what it holds "
+            "grows old",
+            "stop it; to use this machine again, wipe its data directory (identity.key too) and join anew: "
+            "`aspen cluster ticket --signed` at a member, `aspen cluster join` here",
+        )
+        others = [check for check in health.get("checks", ()) if check["name"] not in _OF_MEMBERS]
+        yield from health_findings({"checks": others})
+        return
     yield from health_findings(health)
     yield from peer_findings(status, peers)
     yield from refusal_findings(status.get("refusals", {}), peers.get("refused", {}))

@@ -329,6 +329,35 @@ def test_another_node_at_this_ones_address(tmp_path: Path) -> None:
     assert found.level == "problem"
 
 
+def test_a_node_that_was_removed_hears_that_and_no_riddles() -> None:
+    refused = {"refusals": {"removed": 7}, "role": "removed"}
+    checks = [{"name": name, "status": "unhealthy", "reason": "reason"} for name in ("membership", "replica")]
+    found = list(node_findings({**STATUS, **refused}, {"peers": []}, {"checks": checks}))
+    (wrong,) = [finding for finding in found if finding.level != "ok"]
+    assert "was removed from its cluster" in wrong.says
+    assert "aspen cluster join" in wrong.do
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_beside_a_node_that_runs_nobody_is_blamed_for_its_ports(
+    names: bool, aspen: Aspen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answers(*_: object, **__: object) -> tuple[dict[str, Any], list[Finding]]:
+        return {"node_id": 1, "endpoint_id": "another"}, [Finding("node", "ok", "node 1 answers")]
+
+    monkeypatch.setattr("aspen.cli.doctor._node", answers)
+    monkeypatch.setenv("ASPEN_IROH_ENABLE_MDNS", "false")
+    monkeypatch.chdir(tmp_path)
+    if names:  # then another node than the one that is meant is in its place
+        monkeypatch.setenv("ASPEN_DATA_DIR", str(tmp_path / "mine"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("ASPEN_HTTP_ADDR", f"127.0.0.1:{taken.getsockname()[1]}")
+        told = json.loads(aspen("doctor", "--json").stdout)
+    wrong = {finding["topic"] for finding in told["findings"] if finding["level"] == "problem"}
+    assert {"node", "ports"} <= wrong if names else not wrong
+    assert names or "this machine" in {finding["topic"] for finding in told["findings"]}
+
+
 # --- the command ------------------------------------------------------------------------------
 
 
