@@ -413,7 +413,8 @@ SNAPSHOT_RETRY_MS: Final = 1_000  # before a cut transfer is taken up again
 SNAPSHOT_TRIES: Final = 10  # without a chunk between them; then the transfer is given up
 SNAPSHOT_PROGRESS_MS: Final = 2_000  # between two lines of progress
 
-# --- traces, slow operations, profiles ---------------------------------------------------------
+# --- logs, traces, slow operations, profiles ---------------------------------------------------
+LOG_SECRET_CHARS: Final = 8  # a shorter secret may be a word, and is not searched for in what is logged
 REQUEST_ID_CHARS: Final = 64  # of a request id that a client gives; a longer one is not taken
 TRACES_PER_S: Final = 20  # requests whose ids go through the log, for each node
 TRACES: Final = 100  # … at once, after a quiet while

@@ -2,7 +2,7 @@
 
 Code calls `structlog.get_logger("aspen.part").info("event", key=value)`. Records of the standard
 library (aiohttp, aioquic, asyncio) take the same path. No secret leaves: values under names that
-sound like secrets are replaced, wherever in an event they stand.
+sound like secrets are replaced, wherever in an event they stand, and so is what `never_show` was told of.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any, Final, TextIO
 
 import structlog
 
 from aspen.config import LogFormat, LogLevel
+from aspen.limits import LOG_SECRET_CHARS
 
 REDACTED: Final = "[redacted]"
 # A name is a secret's if one of these is a word of it: `admin_token`, `X-Cookie`, `secretKey`.
@@ -38,10 +39,19 @@ _SECRET_WORDS: Final = frozenset(
     }
 )
 _WORD: Final = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
-# `Bearer …` and `cookie=…` inside free text, such as an exception's message.
+# `Bearer …`, `cookie=…` and `token: …` inside free text, such as an exception's message. What begins a
+# sentence after a colon is none: "token: No such file", "cookie: it is empty".
 _IN_TEXT: Final = re.compile(
-    r"(?i)\b(bearer\s+|(?:admin_token|token|cookie|secret_key|secret|password)\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;)}\]]+)"
+    r"""(?ix)
+    \b( bearer\s+ (?!token\b)
+      | (?:admin_token|token|cookie|secret_key|secret|password) ["']?\s*
+        (?: = \s* | : \s* (?!(?-i:[A-Za-z]+(?:'[a-z]+)?\ [a-z]+\b)) )
+    )
+    ( "[^"]*" | '[^']*' | [^\s,;)}\]]+ )
+    """
 )
+_known: set[str] = set()
+"""The secrets of this process, which are replaced wherever they stand."""
 _DEPTH: Final = 6  # of nested values looked into; anything deeper is replaced
 
 # What libraries say at these levels is about their own workings, not about this node.
@@ -57,9 +67,16 @@ def is_secret_name(name: str) -> bool:
     return any(word.lower() in _SECRET_WORDS for word in _WORD.findall(name))
 
 
+def never_show(secrets: Iterable[str]) -> None:
+    """Replace these, too, in all that is logged from now on; what is short enough to be a word stays."""
+    _known.update(text for text in secrets if len(text) >= LOG_SECRET_CHARS)
+
+
 def redact(value: Any, depth: int = 0) -> Any:
     """The value, with what stands under a secret's name or after it in text replaced."""
     if isinstance(value, str):
+        for secret in sorted(_known, key=len, reverse=True):
+            value = value.replace(secret, REDACTED)
         return _IN_TEXT.sub(rf"\1{REDACTED}", value)
     if depth > _DEPTH:
         return REDACTED

@@ -97,7 +97,7 @@ def _checked(loaded: LoadedConfig) -> tuple[list[str], list[str], Mapping[str, s
     missing = [name for name in _GIVEN_AT_START if not getattr(loaded.config, name)]
     stand_ins = {name: _GIVEN_AT_START[name] for name in missing if name not in loaded.sources}
     complete = LoadedConfig(loaded.config.replace(**stand_ins), loaded.sources)
-    return missing, complete.validate(), security_report(complete.config, complete.origin)
+    return missing, complete.validate(), security_report(loaded.config, loaded.origin)
 
 
 def _rows(loaded: LoadedConfig, *, everything: bool) -> list[tuple[str, Any, str]]:

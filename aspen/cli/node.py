@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -163,7 +163,9 @@ def run_node(config_file: Path | None, flags: dict[str, Any], *, show_joining: b
     defaults = {**NODE_DEFAULTS, **({"log_level": "warning"} if show_joining else {})}
 
     def load() -> LoadedConfig:
-        return load_config(config_file=config_file, environment=os.environ, flags=flags, defaults=defaults)
+        loaded = load_config(config_file=config_file, environment=os.environ, flags=flags, defaults=defaults)
+        logs.never_show(_secrets(loaded.config))
+        return loaded
 
     loaded = load()
     fresh = not loaded.config.data_path.exists()
@@ -205,6 +207,14 @@ def run_node(config_file: Path | None, flags: dict[str, Any], *, show_joining: b
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  this very command
+
+
+def _secrets(config: ClusterBootstrapConfig) -> Iterator[str]:
+    from aspen.config import SECRET_SETTINGS, settings
+
+    for path, value, _default in settings(config):
+        if path in SECRET_SETTINGS and value is not None:
+            yield from [value] if isinstance(value, str) else value
 
 
 def _never_let_in(error: AspenError | OSError, data_dir: Path) -> bool:

@@ -49,7 +49,7 @@ def _peers(config: ClusterBootstrapConfig) -> str:
 
 def _trust(config: ClusterBootstrapConfig, origin: Origin) -> str:
     if not config.cookie:
-        return "no cookie yet: a signed ticket brings it"
+        return "no cookie yet: " + ("a signed ticket brings it" if config.ticket else "set ASPEN_COOKIE")
     if config.cookie_file is not None:
         source = f"in the file {config.cookie_file}"
     elif "flag" in origin("cookie"):
@@ -63,7 +63,8 @@ def _trust(config: ClusterBootstrapConfig, origin: Origin) -> str:
 def _identity(config: ClusterBootstrapConfig, origin: Origin) -> str:
     if config.iroh.secret_key is not None:
         return f"iroh.secret_key from {origin('iroh.secret_key') or 'the program'}"
-    return f"{config.data_path / 'identity.key'}, readable by its owner only"
+    file = config.data_path / "identity.key"
+    return f"{file}, {'readable' if file.exists() else 'which will be made, readable'} by its owner only"
 
 
 def _admin(config: ClusterBootstrapConfig) -> str:

@@ -436,6 +436,8 @@ TOKEN = "a-token-of-sixteen-and-more"
         ("[iroh]\nenable_pkarr = true", {}, "peers", "at 0.0.0.0:7300, authenticated by identity key and cookie, encrypted by QUIC (iroh.enable_pkarr has it so)"),
         ("[iroh]\nenable_mdns = false\nenable_gossip = false", {}, "announced", "nowhere"),
         ("[dns_server]\nenable = false", {}, "dns", "off"),
+        ("", {"ASPEN_COOKIE": ""}, "trust", "no cookie yet: set ASPEN_COOKIE"),
+        ("", {}, "identity", "DIR/n/identity.key, which will be made, readable by its owner only"),
         ('ticket = "aspensigned…"', {"ASPEN_COOKIE": ""}, "trust", "no cookie yet: a signed ticket brings it"),
         ("[iroh]\nrelay_server = true", {}, "relays", "for nodes that know the cookie, at /relay"),
         ("[dns_server.https_config]", {}, "encrypted", "HTTP and DNS are in the clear (no https_config)"),

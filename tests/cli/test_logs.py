@@ -84,6 +84,47 @@ def test_other_names(name: str) -> None:
     assert not logs.is_secret_name(name)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/run/admin_token: No such file or directory",
+        "/etc/cookie: Permission denied",
+        "cookie: it is empty",
+        "token: can't read /etc/token",
+        "a bearer token is required",
+    ],
+)
+def test_a_sentence_is_no_secret(text: str) -> None:
+    assert logs.redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "token: hunter22",
+        "token: hunter22 for node 2",
+        "token: hunter,and more",
+        "Cookie: hunter22=abc; b=c",
+        'body {"token": "hunter22 and more"}',
+        "{'secret_key': 'hunter and more'}",
+        "password=hunter and more",
+        "secret:hunter",
+        "Authorization: Bearer hunter of more",
+    ],
+)
+def test_what_follows_the_name_of_a_secret_is_one(text: str) -> None:
+    assert "hunter" not in logs.redact(text)
+
+
+def test_the_secrets_of_this_node_are_not_shown_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_known", set())
+    logs.never_show(["correct horse", "correct horse battery", "node"])
+    said = logs.redact(
+        {"node": ["found correct horse battery on the node"], "token": "cookie: correct horse"}
+    )
+    assert said == {"node": [f"found {logs.REDACTED} on the node"], "token": logs.REDACTED}
+
+
 @pytest.mark.parametrize("log_format", [LogFormat.JSON, LogFormat.CONSOLE])
 def test_no_secret_gets_out(log_format: LogFormat) -> None:
     stream = configured(log_format)
