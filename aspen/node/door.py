@@ -72,6 +72,8 @@ class Door:
         self._address_book = address_book
         self._endpoint: Endpoint | None = None
         self._serving: set[bytes] = set()
+        self._endings: dict[bytes, asyncio.TimerHandle] = {}
+        """When each stranger that is connected has had its time."""
         self._one_by_one = asyncio.Lock()
         self._wrong_tickets = RateLimiter(Rate(JOIN_REFUSED_A_MINUTE / 60, JOIN_REFUSED_A_MINUTE))
         self._noted = RateLimiter(Rate(JOIN_LOGGED_A_MINUTE / 60, JOIN_LOGGED_A_MINUTE))
@@ -87,7 +89,7 @@ class Door:
                 hello=hello,
                 admit=self._admit_stranger,
                 open_to_strangers=True,
-                on_connected=lambda peer: self._end_idle_later(),
+                on_connected=lambda peer: self._end_later(peer.endpoint_id),
                 on_stream=self._by_ticket,
             ),
         ]
@@ -106,15 +108,19 @@ class Door:
             return "too_many"
         return self._admit(peer)
 
-    def _end_idle_later(self) -> None:
-        asyncio.get_running_loop().call_later(JOIN_ASK_MS / 1000, self._end_idle)
+    def _end_later(self, stranger: bytes) -> None:
+        """Give a stranger its time from now on: to ask, or to hear its answer."""
+        if (ending := self._endings.get(stranger)) is not None:
+            ending.cancel()
+        loop = asyncio.get_running_loop()
+        self._endings[stranger] = loop.call_later(JOIN_ASK_MS / 1000, self._end, stranger)
 
-    def _end_idle(self) -> None:
-        """End the connections of strangers who ask nothing, or were answered and stay."""
-        if self._endpoint is not None:
-            serving = self._serving
+    def _end(self, stranger: bytes) -> None:
+        """Its time is up: end what connections it has, unless its question is being seen to."""
+        del self._endings[stranger]
+        if self._endpoint is not None and stranger not in self._serving:
             self._endpoint.channel(ALPN_TICKET).recheck(
-                lambda peer: None if peer.endpoint_id in serving else "timeout"
+                lambda peer: "timeout" if peer.endpoint_id == stranger else None
             )
 
     def _somebody_waits(self, peer: Peer, frame_untrusted: bytes) -> None:
@@ -156,7 +162,8 @@ class Door:
             answer = Declined("unavailable", "this member could not see to it in time")
         finally:
             self._serving.discard(peer.endpoint_id)
-            self._end_idle_later()
+            if stranger:
+                self._end_later(peer.endpoint_id)
         self._note(peer, answer, stranger)
         await stream.send(encode(answer))
 

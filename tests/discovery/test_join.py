@@ -431,6 +431,31 @@ async def test_strangers_are_few_and_short_of_time(member: Node, monkeypatch: py
             await endpoint.__aexit__(None, None, None)
 
 
+async def test_a_stranger_has_its_own_time_whoever_came_before_it(
+    member: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose time is up takes nobody with it who came a moment ago."""
+    there, inside = member.identity.endpoint_id, member._endpoint.channel(ALPN_TICKET)
+    monkeypatch.setattr("aspen.node.door.JOIN_ASK_MS", 2_000)
+    async with strangers_endpoint(member, Identity.generate()) as first:
+        first.channel(ALPN_TICKET).dial(there)
+        await until(lambda: inside.accepted_peers == 1, "the first is there")
+        monkeypatch.setattr("aspen.node.door.JOIN_ASK_MS", 30_000)
+        async with strangers_endpoint(member, Identity.generate()) as second:
+            second.channel(ALPN_TICKET).dial(there)
+            await until(lambda: inside.accepted_peers == 2, "so is the second")
+            await until(lambda: inside.accepted_peers < 2, "the first has asked nothing")
+            assert inside.accepted_peers == 1
+            stream = await second.channel(ALPN_TICKET).open_stream(there)
+            monkeypatch.setattr("aspen.node.door.JOIN_ASK_MS", 1_000)
+            await stream.send(encode(JoinRequest("aspensigned", 0, ())))
+            answer = decode_answer(await stream.receive() or b"")
+            assert isinstance(answer, Declined)
+            assert answer.code == "malformed"
+            await until(lambda: not inside.accepted_peers, "it was answered, and stays too long")
+    assert not member.door._endings
+
+
 async def test_too_many_bad_tickets_and_none_is_looked_at(
     member: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
