@@ -331,6 +331,7 @@ FOUNDING_TICK_MS: Final = 500
 FOUNDING_ALIVE_MS: Final = 4_000  # a node not heard for so long isn't there
 FOUNDING_SETTLE_MS: Final = 1_500  # after a newcomer was heard, for others to be heard too
 FOUNDING_PATIENCE_MS: Final = 10_000  # for all to promise; then another proposal
+FOUNDING_BALLOT: Final = 2**63 - 1  # the highest
 FOUNDING_SEEN: Final = 64  # nodes told of in one message, and remembered
 FOUNDING_FRAME_BYTES: Final = 65_536
 
@@ -388,6 +389,7 @@ RAFT_READ_RETRY_MS: Final = 500  # a ReadIndex round unanswered so long is asked
 RAFT_ROOM_RETRY_MS: Final = 500  # between tries to commit while the disk is full
 RAFT_MAX_PROPOSALS_PER_TURN: Final = 512
 RAFT_MEMBERS: Final = 16
+RAFT_NODE_ID: Final = 2**53 - 1  # the highest: readers of JSON take no larger number exactly (RFC 8259 §6)
 RAFT_REMOVED_MEMBERS: Final = 64  # keys of former members remembered, so that they can be told
 RAFT_REMOVED_GRACE_MS: Final = 1_000  # a removed member may stay connected, to hear of it by the log
 RAFT_REMOVED_VOTES_MS: Final = 10_000  # a removed member still votes so long: others may not know yet

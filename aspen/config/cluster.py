@@ -29,10 +29,16 @@ from aspen.config.iroh import RelayMode as RelayMode
 from aspen.config.pkarr import PkarrConfig
 from aspen.errors import ConfigError, IdentityError
 from aspen.identity import EndpointId, parse_endpoint_id
-from aspen.limits import RAFT_LOG_KEEP_BYTES, RAFT_LOG_KEEP_ENTRIES, RAFT_MEMBERS, SLOW_OPERATION_MS
+from aspen.limits import (
+    RAFT_LOG_KEEP_BYTES,
+    RAFT_LOG_KEEP_ENTRIES,
+    RAFT_MEMBERS,
+    RAFT_NODE_ID,
+    SLOW_OPERATION_MS,
+)
 
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=3_600_000)]
-NodeId = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+NodeId = Annotated[int, msgspec.Meta(ge=0, le=RAFT_NODE_ID)]
 
 DEFAULT_HOST: Final = "127.0.0.1"
 ALL_ADDRESSES: Final = "0.0.0.0"  # noqa: S104
@@ -331,8 +337,8 @@ def parse_peer(text_untrusted: str) -> ManualPeer:
     if len(parts) not in (2, 3) or not parts[0].isascii() or not parts[0].isdigit():
         raise ConfigError(f"peers: {text_untrusted!r} is not <node id>@<endpoint id>[@host:port]")
     node_id = int(parts[0])
-    if not 0 < node_id < 2**63:
-        raise ConfigError(f"peers: {text_untrusted!r}: a node id is from 1 to 2^63 - 1")
+    if not 0 < node_id <= RAFT_NODE_ID:
+        raise ConfigError(f"peers: {text_untrusted!r}: a node id is from 1 to {RAFT_NODE_ID}")
     try:
         endpoint_id = parse_endpoint_id(parts[1])
     except IdentityError as error:
@@ -387,9 +393,7 @@ def expected(hint: Any) -> str:
         low, high = getattr(meta, "ge", None), getattr(meta, "le", None)
         if low is None:
             return expected(kind)
-        upto = (
-            f"from {low} on" if high is None else f"from {low} to {'2^63 - 1' if high == 2**63 - 1 else high}"
-        )
+        upto = f"from {low} on" if high is None else f"from {low} to {high}"
         return f"a {'whole ' if kind is int else ''}number {upto}"
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(expected(member) for member in get_args(hint) if member is not type(None))

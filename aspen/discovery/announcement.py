@@ -24,7 +24,13 @@ import msgspec
 from aspen.decoding import UNDECODABLE
 from aspen.discovery.messages import Addresses, Key
 from aspen.errors import GossipError
-from aspen.limits import GOSSIP_ANNOUNCEMENT_BYTES, GOSSIP_FUTURE_MS, GOSSIP_PAST_MS, RELAY_URL_CHARS
+from aspen.limits import (
+    GOSSIP_ANNOUNCEMENT_BYTES,
+    GOSSIP_FUTURE_MS,
+    GOSSIP_PAST_MS,
+    RAFT_NODE_ID,
+    RELAY_URL_CHARS,
+)
 
 SIGNATURE_BYTES: Final = 64
 _SIGNED: Final = b"aspen 2026 gossip announcement v1\0"
@@ -39,7 +45,7 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
 
     topic: Key
     endpoint_id: Key
-    node_id: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    node_id: Annotated[int, msgspec.Meta(ge=0, le=RAFT_NODE_ID)]
     """0 for a node that is no member yet."""
     addresses: Addresses
     relay_url: Annotated[str, msgspec.Meta(max_length=RELAY_URL_CHARS)] | None

@@ -18,74 +18,83 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from aspen.decoding import UNDECODABLE
+from aspen.discovery.messages import KEY_BYTES, Addresses, Key
+from aspen.discovery.ticket import CLUSTER_ID_BYTES
 from aspen.errors import InputError
 from aspen.limits import (
-    ADDRESSES_PER_PEER,
     FOUNDING_ALIVE_MS,
+    FOUNDING_BALLOT,
     FOUNDING_FRAME_BYTES,
     FOUNDING_PATIENCE_MS,
     FOUNDING_SEEN,
     FOUNDING_SETTLE_MS,
+    RAFT_MEMBERS,
+    RAFT_NODE_ID,
 )
 
 EndpointId = bytes
-Address = tuple[str, int]
+NodeId = Annotated[int, msgspec.Meta(ge=1, le=RAFT_NODE_ID)]
+Ballot = Annotated[int, msgspec.Meta(ge=1, le=FOUNDING_BALLOT)]
+ClusterId = Annotated[bytes, msgspec.Meta(min_length=CLUSTER_ID_BYTES, max_length=CLUSTER_ID_BYTES)]
 
 
 class Contact(msgspec.Struct, frozen=True, array_like=True):
     """A node that may be there."""
 
-    endpoint_id: EndpointId
-    addresses: tuple[Address, ...]
+    endpoint_id: Key
+    addresses: Addresses
 
 
 class Seat(msgspec.Struct, frozen=True, array_like=True, order=True):
     """A member of a cluster, or one to be."""
 
-    node_id: int
-    endpoint_id: EndpointId
+    node_id: NodeId
+    endpoint_id: Key
+
+
+Seats = Annotated[tuple[Seat, ...], msgspec.Meta(max_length=RAFT_MEMBERS)]
 
 
 class Here(msgspec.Struct, frozen=True, array_like=True, tag="here"):
     """I belong to no cluster."""
 
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=1, le=RAFT_MEMBERS)]
     """Of the cluster that the sender waits for."""
-    node_id: int
+    node_id: Annotated[int, msgspec.Meta(ge=0, le=RAFT_NODE_ID)]
     """The one it is to have, or 0."""
-    seen: tuple[Contact, ...]
+    seen: Annotated[tuple[Contact, ...], msgspec.Meta(max_length=FOUNDING_SEEN)]
     """Others it knows of."""
 
 
 class Propose(msgspec.Struct, frozen=True, array_like=True, tag="propose"):
     """Let these be a cluster."""
 
-    ballot: int
-    seats: tuple[Seat, ...]
+    ballot: Ballot
+    seats: Seats
 
 
 class Promise(msgspec.Struct, frozen=True, array_like=True, tag="promise"):
     """I am in no other proposal than your one of that ballot, until you release me."""
 
-    ballot: int
+    ballot: Ballot
 
 
 class Withdraw(msgspec.Struct, frozen=True, array_like=True, tag="withdraw"):
     """That ballot of mine is not decided and never will be."""
 
-    ballot: int
+    ballot: Ballot
 
 
 class Belongs(msgspec.Struct, frozen=True, array_like=True, tag="belongs"):
     """I belong to a cluster, and these are its members."""
 
-    cluster_id: bytes
-    seats: tuple[Seat, ...]
+    cluster_id: ClusterId
+    seats: Seats
 
 
 Message = Here | Propose | Promise | Withdraw | Belongs
@@ -94,10 +103,10 @@ Message = Here | Propose | Promise | Withdraw | Belongs
 class Record(msgspec.Struct, frozen=True):
     """What a node must not forget when it is restarted."""
 
-    ballot: int = 0
+    ballot: Annotated[int, msgspec.Meta(ge=0, le=FOUNDING_BALLOT)] = 0
     """The last one of its own."""
-    promised_to: EndpointId = b""
-    promised_ballot: int = 0
+    promised_to: Annotated[EndpointId, msgspec.Meta(max_length=KEY_BYTES)] = b""
+    promised_ballot: Annotated[int, msgspec.Meta(ge=0, le=FOUNDING_BALLOT)] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +140,9 @@ def decode(frame_untrusted: bytes) -> Message:
     if len(frame_untrusted) > FOUNDING_FRAME_BYTES:
         raise InputError(f"a message of {len(frame_untrusted)} bytes, over {FOUNDING_FRAME_BYTES}")
     try:
-        message = _DECODER.decode(frame_untrusted)
+        return _DECODER.decode(frame_untrusted)
     except UNDECODABLE as error:
         raise InputError(f"not a message about founding: {error}") from None
-    if isinstance(message, Here) and (
-        len(message.seen) > FOUNDING_SEEN
-        or any(len(contact.addresses) > ADDRESSES_PER_PEER for contact in message.seen)
-    ):
-        raise InputError("a node that has seen too much")
-    return message
 
 
 @dataclass(slots=True)

@@ -21,7 +21,14 @@ import msgspec
 from aspen.decoding import UNDECODABLE
 from aspen.discovery.ticket import SignedTicket, parse_ticket
 from aspen.errors import InputError, TicketError
-from aspen.limits import ADDRESSES_PER_PEER, HOST_CHARS, JOIN_FRAME_BYTES, RAFT_MEMBERS, TICKET_CHARS
+from aspen.limits import (
+    ADDRESSES_PER_PEER,
+    HOST_CHARS,
+    JOIN_FRAME_BYTES,
+    RAFT_MEMBERS,
+    RAFT_NODE_ID,
+    TICKET_CHARS,
+)
 from aspen.z32 import encode_key
 
 Address = tuple[str, int]
@@ -89,7 +96,7 @@ def decode_request(frame_untrusted: bytes) -> JoinRequest:
         0 < len(host) <= HOST_CHARS and host.isprintable() and 0 < port < 65_536
         for host, port in request.addresses
     )
-    if not addresses_ok or not 0 <= request.node_id < 2**63 or len(request.ticket) > TICKET_CHARS:
+    if not addresses_ok or not 0 <= request.node_id <= RAFT_NODE_ID or len(request.ticket) > TICKET_CHARS:
         raise InputError("not a request to join: a field is out of bounds")
     return request
 
@@ -140,8 +147,13 @@ def check_nodes(ticket: SignedTicket, has_removed: Callable[[bytes], bool]) -> N
 
 
 def free_node_id(taken: Iterable[int]) -> int:
-    """The node id after all that are or were in use, so that none gets a predecessor's by accident."""
-    return max(taken, default=0) + 1
+    """The node id after all that are or were in use, so that none gets a predecessor's by accident; the
+    lowest that is free, where the highest there can be is in use."""
+    used = set(taken)
+    after = max(used, default=0) + 1
+    if after <= RAFT_NODE_ID:
+        return after
+    return next(node_id for node_id in range(1, len(used) + 2) if node_id not in used)
 
 
 def is_full(members: int) -> bool:

@@ -22,13 +22,13 @@ from aspen.http.openapi import JSON, Answer, Body, Operation
 from aspen.http.request import query_of, read_body
 from aspen.http.routing import Handler, Request, Router
 from aspen.identity import parse_endpoint_id
-from aspen.limits import CHECKPOINT_MS, CONTROL_MAX_MS, CONTROL_MS, HTTP_CONTROL_BYTES
+from aspen.limits import CHECKPOINT_MS, CONTROL_MAX_MS, CONTROL_MS, HTTP_CONTROL_BYTES, RAFT_NODE_ID
 
 PATH: Final = "/v1/cluster"
 _NO_PARAMETERS: Final[frozenset[str]] = frozenset()
 
 T = TypeVar("T")
-NodeId = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
+NodeId = Annotated[int, msgspec.Meta(ge=1, le=RAFT_NODE_ID)]
 TimeoutMs = Annotated[int, msgspec.Meta(ge=0, le=CONTROL_MAX_MS)]
 Address = tuple[str, int]
 Founder = tuple[int, bytes, tuple[Address, ...]]

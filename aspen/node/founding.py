@@ -29,7 +29,7 @@ from aspen.discovery.service import TOPIC_CONTEXT
 from aspen.discovery.ticket import Ticket, TicketNode
 from aspen.errors import ConfigError, InputError, JoinError
 from aspen.identity import Cookies, Identity
-from aspen.limits import FOUNDING_PATIENCE_MS, FOUNDING_TICK_MS, TICKET_NODES
+from aspen.limits import FOUNDING_PATIENCE_MS, FOUNDING_TICK_MS, HOST_CHARS, TICKET_NODES
 from aspen.net.endpoint import ALPN_FOUND, AddressBook, Channel, Hello, Peer, Service
 from aspen.net.handshake import INCARNATION_BYTES
 from aspen.net.knock import key_at
@@ -150,8 +150,12 @@ class AutoCluster:
                 continue
 
     def _contacts(self) -> list[Contact]:
-        book = self._book
-        return [Contact(endpoint_id, tuple(book.addresses(endpoint_id))) for endpoint_id in book.peers()]
+        return [Contact(endpoint_id, self._tellable(endpoint_id)) for endpoint_id in self._book.peers()]
+
+    def _tellable(self, endpoint_id: bytes) -> tuple[tuple[str, int], ...]:
+        """Its addresses that others take; whatever settings say, one that can't be ends no conversation."""
+        addresses = self._book.addresses(endpoint_id)
+        return tuple((host, port) for host, port in addresses if 0 < len(host) <= HOST_CHARS and port)
 
     def _received(self, peer: Peer, frame_untrusted: bytes) -> None:
         try:

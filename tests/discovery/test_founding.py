@@ -11,6 +11,7 @@ from aspen.discovery.founding import (
     Decided,
     Founding,
     Here,
+    Message,
     Promise,
     Propose,
     Record,
@@ -18,9 +19,18 @@ from aspen.discovery.founding import (
     TooLate,
     Withdraw,
     decode,
+    encode,
 )
 from aspen.errors import InputError
-from aspen.limits import FOUNDING_FRAME_BYTES
+from aspen.limits import (
+    ADDRESSES_PER_PEER,
+    FOUNDING_BALLOT,
+    FOUNDING_FRAME_BYTES,
+    FOUNDING_SEEN,
+    HOST_CHARS,
+    RAFT_MEMBERS,
+    RAFT_NODE_ID,
+)
 
 CALM_MS = 60_000
 
@@ -236,6 +246,51 @@ def test_a_member_that_has_lost_its_memory_and_promised_itself_elsewhere_since_i
 def test_garbage_is_none_of_its_messages(frame: bytes) -> None:
     with pytest.raises(InputError):
         decode(frame)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Here(0, 0, ()),
+        Here(RAFT_MEMBERS + 1, 0, ()),
+        Here(3, -1, ()),
+        Here(3, RAFT_NODE_ID + 1, ()),
+        Here(3, 0, (Contact(A[:-1], ()),)),
+        Here(3, 0, (Contact(A, (("h", 0),)),)),
+        Here(3, 0, (Contact(A, (("h", 65_536),)),)),
+        Here(3, 0, (Contact(A, (("", 1),)),)),
+        Here(3, 0, (Contact(A, (("h" * (HOST_CHARS + 1), 1),)),)),
+        Here(3, 0, (Contact(A, (("h", 1),) * (ADDRESSES_PER_PEER + 1)),)),
+        Here(3, 0, (Contact(A, ()),) * (FOUNDING_SEEN + 1)),
+        Propose(0, seats(A, B)),
+        Propose(FOUNDING_BALLOT + 1, seats(A, B)),
+        Propose(1, (Seat(0, A),)),
+        Propose(1, (Seat(RAFT_NODE_ID + 1, A),)),
+        Propose(1, (Seat(1, A + b"x"),)),
+        Propose(1, tuple(Seat(i + 1, key_of(i)) for i in range(RAFT_MEMBERS + 1))),
+        Promise(0),
+        Withdraw(-1),
+        Belongs(b"c" * 15, seats(A)),
+        Belongs(b"c" * 17, seats(A)),
+        Belongs(b"c" * 16, (Seat(1, b""),)),
+    ],
+)
+def test_what_is_out_of_bounds_is_none_either(message: Message) -> None:
+    with pytest.raises(InputError, match="not a message about founding"):
+        decode(encode(message))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Here(RAFT_MEMBERS, RAFT_NODE_ID, (Contact(A, (("h" * HOST_CHARS, 65_535),)),)),
+        Here(1, 0, tuple(Contact(key_of(i), ()) for i in range(FOUNDING_SEEN))),
+        Propose(FOUNDING_BALLOT, tuple(Seat(i + 1, key_of(i)) for i in range(RAFT_MEMBERS))),
+        Belongs(b"c" * 16, ()),
+    ],
+)
+def test_what_is_within_them_is(message: Message) -> None:
+    assert decode(encode(message)) == message
 
 
 def test_the_world_has_crashes() -> None:

@@ -19,12 +19,19 @@ from hypothesis import strategies as st
 from aspen.config import ClusterBootstrapConfig, DnsServerConfig, IrohConfig
 from aspen.config.joined import JOINED_FILE, Joined, read_joined, write_joined
 from aspen.config.sources import load_config
-from aspen.discovery.join import Declined, JoinRequest, decode_answer, decode_request, encode
+from aspen.discovery.join import (
+    Declined,
+    JoinRequest,
+    decode_answer,
+    decode_request,
+    encode,
+    free_node_id,
+)
 from aspen.discovery.service import TOPIC_CONTEXT
 from aspen.discovery.ticket import SignedTicket, Ticket, TicketNode, parse_ticket
 from aspen.errors import ConfigError, InputError, JoinError
 from aspen.identity import Cookie, Identity
-from aspen.limits import JOIN_STRANGERS
+from aspen.limits import JOIN_STRANGERS, RAFT_NODE_ID
 from aspen.net.address_book import AddressBook
 from aspen.net.endpoint import ALPN_TICKET, Endpoint, Hello, Service
 from aspen.node import PROTOCOL_VERSION, Node, bootstrap_node
@@ -383,7 +390,7 @@ def test_garbage_is_no_request_and_no_answer(frame: bytes) -> None:
     "request_",
     [
         JoinRequest("", -1, ()),
-        JoinRequest("", 2**63, ()),
+        JoinRequest("", RAFT_NODE_ID + 1, ()),
         JoinRequest("x" * 9_000, 0, ()),
         JoinRequest("", 0, (("", 1),)),
         JoinRequest("", 0, (("h", 0),)),
@@ -393,6 +400,11 @@ def test_garbage_is_no_request_and_no_answer(frame: bytes) -> None:
 def test_requests_are_bounded(request_: JoinRequest) -> None:
     with pytest.raises(InputError, match="out of bounds"):
         decode_request(encode(request_))
+
+
+def test_a_newcomer_gets_the_node_id_after_all_others() -> None:
+    assert [free_node_id(taken) for taken in ([], [1, 2], [7], [RAFT_NODE_ID - 1])] == [1, 3, 8, RAFT_NODE_ID]
+    assert [free_node_id(taken) for taken in ([RAFT_NODE_ID], [1, 2, RAFT_NODE_ID])] == [1, 3]
 
 
 # --- strangers ------------------------------------------------------------------------------------
