@@ -69,7 +69,7 @@ class Reply(NamedTuple):
     consistency: Consistency = "stale"
     """Unless stale: pass a barrier of this kind, then answer again and send that."""
     shared: bool = True
-    """Whether any client who asks the same is answered the same."""
+    """Whether it may be kept for whoever asks the same."""
 
 
 _RCODES: Final = {
@@ -100,14 +100,15 @@ def answer(query_untrusted: bytes, view: View, transport: Transport, client: byt
     if not _is_answerable(query_untrusted):
         return None
     if query_untrusted[2] & OPCODE_MASK:
-        return Reply(not_implemented(query_untrusted))
+        return Reply(not_implemented(query_untrusted), shared=False)
     try:
         query = parse_query(query_untrusted)
     except DnsWireError as error:
         return Reply(reply_header(query_untrusted, error.rcode))
     edns = query.edns
     if edns is not None and edns.version:
-        return Reply(bare_reply(query_untrusted, query, Rcode.BADVERS))
+        # Not kept: of what is kept the header alone tells the response code, to the counters.
+        return Reply(bare_reply(query_untrusted, query, Rcode.BADVERS), shared=False)
     if view.policy.clients is not None:
         if client not in view.policy.clients:
             return Reply(bare_reply(query_untrusted, query, Rcode.REFUSED, _EDE_PROHIBITED), shared=False)

@@ -12,7 +12,7 @@ from typing import Final
 from aspen.dns.wire import Rcode
 
 RCODES: Final = 16
-"""Codes that the header's four bits tell apart: what UDP counts."""
+"""Codes that the header's four bits tell apart."""
 EXTENDED_RCODES: Final = 24
 """With EDNS's eight bits more (RFC 6891 §6.1.3), the codes up to BADCOOKIE."""
 _OPT: Final = b"\0\0\x29"
@@ -60,15 +60,17 @@ class ResponseTally:
 def response_code(reply: bytes) -> int:
     """A reply's whole response code; of one that isn't counted by itself, the header's part.
 
-    We send extended codes with nothing but a question and OPT: so nearly all other replies cost a glance.
+    We send extended codes with nothing but OPT and a question, if one was asked: so nearly all other replies
+    cost a glance.
     """
     code = reply[3] & 0x0F
-    if code not in _EXTENDED_PARTS or reply[6:10] != _NOTHING_FOUND or reply[5] != 1:
+    if code not in _EXTENDED_PARTS or reply[6:10] != _NOTHING_FOUND:
         return code
     at = 12
-    while (length := reply[at]) != 0:
-        at += 1 + length
-    at += 5  # the root label, type and class
+    if reply[5]:
+        while (length := reply[at]) != 0:
+            at += 1 + length
+        at += 5  # the root label, type and class
     if reply[at : at + 3] != _OPT:
         return code
     extended = reply[at + 5] << 4 | code

@@ -40,8 +40,8 @@ from aspen.dns.reply_cache import ReplyCache
 from aspen.dns.respond import servfail
 from aspen.dns.rrl import RRL_STRIDE, RateLimiter, RrlSettings, Verdict, truncated
 from aspen.dns.sockets import packed_address
-from aspen.dns.tally import LATENCY_BOUNDS_NS, LATENCY_BUCKETS, RCODES
-from aspen.dns.wire import FLAG_TC, OPT
+from aspen.dns.tally import LATENCY_BOUNDS_NS, LATENCY_BUCKETS, RCODES, response_code
+from aspen.dns.wire import FLAG_TC, OPT, Rcode
 from aspen.limits import (
     DNS_CACHE_LIFE_MS,
     DNS_FAILURE_LOG_MS,
@@ -92,8 +92,11 @@ class Counter(IntEnum):
     """Changed packets whose ready replies were forgotten."""
     FLUSHED = 13
     """Times all ready replies were forgotten, because anything may have changed."""
+    BADVERS = 14
+    BADCOOKIE = 15
     RCODE_0 = 16
-    """Replies by response code (its lower four bits): NOERROR, and the fifteen words after it."""
+    """Replies by response code: NOERROR, and the fifteen words after it. Those beyond the header's four bits
+    have words of their own."""
     LATENCY_0 = 32
     """Replies by the time they took: the buckets of `aspen.dns.tally`. Those from the loop's ready replies
     aren't timed and count in the first."""
@@ -108,6 +111,12 @@ _MISSES: Final = int(Counter.MISSES)
 _RCODE_0: Final = int(Counter.RCODE_0)
 _LATENCY_0: Final = int(Counter.LATENCY_0)
 _LATENCY_SUM_NS: Final = int(Counter.LATENCY_SUM_NS)
+_RCODE_WORDS: Final = {code: _RCODE_0 + code for code in range(RCODES)} | {
+    int(Rcode.BADVERS): int(Counter.BADVERS),
+    int(Rcode.BADCOOKIE): int(Counter.BADCOOKIE),
+}
+assert set(Rcode) <= set(_RCODE_WORDS)
+_NO_ID: Final = bytes(ID_BYTES)
 _STANDINGS: Final = {
     Standing.NEW: Counter.COOKIES_NEW,
     Standing.GOOD: Counter.COOKIES_GOOD,
@@ -194,7 +203,7 @@ class UdpAnswers:
         errors = self._errors
         try:
             if self._watched:
-                reply = self._reply_watched(query_untrusted, host)
+                return self._count(self._reply_watched(query_untrusted, host), began_ns)
             elif errors and (reply := errors.get(query_untrusted[ID_BYTES:])) is not None:
                 self.tally[Counter.HITS] += 1
                 self._error_hits += 1
@@ -209,7 +218,7 @@ class UdpAnswers:
                     return reply
                 self._keep(query_untrusted, reply)
             elif (reply := self._with_cookie(query_untrusted, host)) is None:
-                reply = self._look_up(query_untrusted, host)
+                return self._count(self._look_up(query_untrusted, host), began_ns)
         except UnknownKey:
             self._silent += 1
             if self._waiting:
@@ -217,12 +226,23 @@ class UdpAnswers:
             self.must_pass_on = True
             return None
         except Exception as error:
-            reply = self._fail(query_untrusted, error)
+            return self._count(self._fail(query_untrusted, error), began_ns)
+        # As `_count` does, of replies that are none of the rare ones.
+        tally = self.tally
+        tally[_RCODE_0 + (reply[1] & 0x0F)] += 1
+        if reply[0] & FLAG_TC:
+            tally[Counter.TRUNCATED] += 1
+        if began_ns:
+            self._note_time(began_ns)
+        return reply
+
+    def _count(self, reply: bytes | None, began_ns: int) -> bytes | None:
+        """Count what `reply_to` gives, whatever it is."""
         if reply is None:
             self._silent += 1
             return None
         tally = self.tally
-        tally[_RCODE_0 + (reply[1] & 0x0F)] += 1
+        tally[_RCODE_WORDS[response_code(_NO_ID + reply)]] += 1
         if reply[0] & FLAG_TC:
             tally[Counter.TRUNCATED] += 1
         if began_ns:

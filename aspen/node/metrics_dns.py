@@ -34,6 +34,7 @@ def dns_metrics(dns: NodeDns) -> Iterator[Metric]:
         rcodes, buckets, sum_ns = [0] * EXTENDED_RCODES, [0] * LATENCY_BUCKETS, 0
         if transport == "udp":
             rcodes[:RCODES] = udp[Counter.RCODE_0 : Counter.RCODE_0 + RCODES]
+            rcodes[Rcode.BADVERS], rcodes[Rcode.BADCOOKIE] = udp[Counter.BADVERS], udp[Counter.BADCOOKIE]
             buckets = udp[Counter.LATENCY_0 : Counter.LATENCY_0 + LATENCY_BUCKETS]
             sum_ns = udp[Counter.LATENCY_SUM_NS]
         tally = dns.tallies.get(transport)

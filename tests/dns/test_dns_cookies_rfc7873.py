@@ -13,6 +13,8 @@ from typing import Any
 import dns.edns
 import dns.flags
 import dns.message
+import dns.name
+import dns.opcode
 import dns.rcode
 import pytest
 from hypothesis import given
@@ -321,6 +323,40 @@ def test_fresh_cookies_are_answered_from_ready_replies(served: Any, z32: str) ->
     assert answers.tally[Counter.MISSES] == len(names) * (1 + 3 * 4)
     assert answers.tally[Counter.HITS] == 3 * 4 * 4 * len(names) - answers.tally[Counter.MISSES]
     assert answers.tally[Counter.COOKIES_GOOD] == 3 * 4 * len(names)
+
+
+def test_response_codes_beyond_the_header_are_counted_by_their_names(served: Any, z32: str) -> None:
+    answers = UdpAnswers(served.view, policy=CookiePolicy.REQUIRED, wall_s=lambda: NOW)
+    answers.use_cookies(maker())
+    name = f"_iroh.{z32}.aspen.local"
+    new_version = dns.message.make_query(name, "TXT", use_edns=1).to_wire()
+    status = dns.message.make_query(name, "SOA", use_edns=1)
+    status.set_opcode(dns.opcode.STATUS)
+    only_cookie = bytearray(query_with(name, CLIENT + bytes(16)))
+    end_of_question = 12 + len(dns.name.from_text(name).to_wire()) + 4
+    only_cookie[5:6], only_cookie[12:end_of_question] = b"\0", b""
+    for query, rcode in [
+        (new_version, dns.rcode.BADVERS),
+        (new_version, dns.rcode.BADVERS),
+        (status.to_wire(), dns.rcode.BADVERS),
+        (query_with(name, CLIENT), dns.rcode.BADCOOKIE),
+        (bytes(only_cookie), dns.rcode.BADCOOKIE),
+        (query_with(name, None), dns.rcode.NOERROR),
+        (query_with("example.com", None), dns.rcode.REFUSED),
+    ]:
+        reply = answers.reply_to(query, "198.51.100.100")
+        assert reply is not None
+        assert dns.message.from_wire(query[:2] + reply).rcode() == rcode
+    totals = answers.totals()
+    assert (totals[Counter.BADVERS], totals[Counter.BADCOOKIE]) == (3, 2)
+    assert totals[Counter.RCODE_0 : Counter.RCODE_0 + 16] == [1, 0, 0, 0, 0, 1] + [0] * 10
+    assert len(answers.cache.plain) + len(answers.cache.errors) == 2
+
+    answers = UdpAnswers(served.view, wall_s=lambda: NOW)  # whoever has a cookie is answered
+    answers.use_cookies(maker())
+    for _ in range(2):
+        answers.reply_to(new_version[:-2] + query_with(name, CLIENT)[-14:], "198.51.100.100")
+    assert (answers.tally[Counter.BADVERS], answers.tally[Counter.COOKIES_NEW]) == (2, 2)
 
 
 def test_a_changed_packet_takes_its_cookied_replies_with_it(served: Any, z32: str) -> None:

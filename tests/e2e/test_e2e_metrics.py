@@ -137,18 +137,21 @@ async def test_every_transport_counts_what_it_answered(tmp_path: Path) -> None:
             udp(missing)
             dns_query(config.dns_port, packet.name(), "TXT", tcp=True)
         dns_query(config.dns_port, missing, "TXT", tcp=True)
+        for _ in range(2):
+            dns.query.udp(unknown_edns, HOST, timeout=20, port=config.dns_port)
         dns.query.tcp(unknown_edns, HOST, timeout=5, port=config.dns_port)
         assert http_request(http_port, "GET", f"/resolve?name={packet.name()}&type=TXT").status == 200
         dns.query.tls(query, HOST, timeout=5, port=https.dot_port, verify=False)
         dns.query.quic(query, HOST, timeout=5, port=https.doq_port, verify=False)
         # The UDP worker publishes its counters every second.
-        wait_until(lambda: answered(scraped(http_port), "udp") == 7, "the worker has published", 10)
+        wait_until(lambda: answered(scraped(http_port), "udp") == 9, "the worker has published", 10)
         check(before, scraped(http_port))
 
     def check(before: dict[str, Metric], after: dict[str, Metric]) -> None:
         expected = {
             ("udp", "NOERROR"): 5,
             ("udp", "NXDOMAIN"): 2,
+            ("udp", "BADVERS"): 2,
             ("tcp", "NOERROR"): 2,
             ("tcp", "NXDOMAIN"): 1,
             ("tcp", "BADVERS"): 1,
