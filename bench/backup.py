@@ -77,7 +77,7 @@ def bench(folder: Path, count: int) -> None:
         wait_until(lambda: answers(node, known), "the node answers")
         node.wait_ready(60)
         name = f"backup_{count // 1_000_000}m" if count % 1_000_000 == 0 else f"backup_{count}"
-        file = folder / "aspen.services.backup"
+        file = folder / "aspen.backup"
         with Watch([node], node, known.name()) as watch, Writes(node) as writes:
             first = time.time()
             time.sleep(IDLE_S)

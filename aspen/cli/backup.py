@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES: Final = {
     "backup": "Example: aspen cluster backup aspen-2027-01-31.backup",
-    "restore": "Example: aspen cluster restore aspen.services.backup --data-dir /var/lib/aspen --node-id 1",
+    "restore": "Example: aspen cluster restore aspen.backup --data-dir /var/lib/aspen --node-id 1",
 }
 DataDir = Annotated[Path, typer.Option(help="The node's data directory.", metavar="DIR")]
 

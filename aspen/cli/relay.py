@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aspen.tls.certificates import Certificates
 
 _COOKIE_VARIABLE = "ASPEN_COOKIE"
+_TOKEN_VARIABLE = "ASPEN_ADMIN_TOKEN"  # noqa: S105  its name
 _DEFAULT_LISTEN = "127.0.0.1:3340"
 
 
@@ -44,6 +45,20 @@ def relay(
             help="What nodes call this relay, if a proxy changes the Host header; repeat it for more.",
         ),
     ] = None,
+    admin_addr: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where to serve /metrics. [--listen, if that is loopback or there is a token]",
+        ),
+    ] = None,
+    admin_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Bearer tokens that open /metrics, one a line; or the variable ASPEN_ADMIN_TOKEN.",
+        ),
+    ] = None,
     clients: Annotated[int | None, typer.Option(min=1, help="Nodes connected at one time. [1024]")] = None,
     mib_per_s: Annotated[float | None, typer.Option(min=0.01, help="From each node, at most. [4]")] = None,
     log_format: Annotated[Literal["auto", "console", "json"], typer.Option(help="Form of the log.")] = "auto",
@@ -58,8 +73,9 @@ def relay(
 
     def run() -> None:
         access = _access(cookie_file, allow, open_, name)
+        tokens = _tokens(admin_token_file)
         logs.configure(LogFormat(log_format), LogLevel.INFO)
-        _run(listen, access, _limits(clients, mib_per_s), _tls(tls_cert, tls_key))
+        _run(listen, admin_addr, access, _limits(clients, mib_per_s), _tls(tls_cert, tls_key), tokens)
 
     local(False, run)
 
@@ -88,6 +104,16 @@ def _access(
     return Access(open_, endpoint_ids, authenticators, names or ())
 
 
+def _tokens(file: Path | None) -> list[str]:
+    """Raises `ConfigError`."""
+    from aspen.config.sources import read_secrets
+
+    if file is not None:
+        return read_secrets("--admin-token-file", file)
+    given = os.environ.get(_TOKEN_VARIABLE, "").strip()
+    return [given] if given else []
+
+
 def _tls(certificate: Path | None, key: Path | None) -> Certificates | None:
     """Raises `ConfigError`."""
     if certificate is None and key is None:
@@ -109,7 +135,14 @@ def _limits(clients: int | None, mib_per_s: float | None) -> RelayLimits:
     return RelayLimits(clients=clients or RELAY_CLIENTS, bytes_=Rate(per_s, RELAY_BYTES_BURST))
 
 
-def _run(listen: str, access: Access, limits: RelayLimits, certificates: Certificates | None) -> None:
+def _run(
+    listen: str,
+    admin_addr: str | None,
+    access: Access,
+    limits: RelayLimits,
+    certificates: Certificates | None,
+    tokens: list[str],
+) -> None:
     """Serve until a signal. Raises `ConfigError`."""
     import asyncio
 
@@ -120,12 +153,13 @@ def _run(listen: str, access: Access, limits: RelayLimits, certificates: Certifi
     from aspen.relay.standalone import StandaloneRelay
 
     address = parse_address("--listen", listen)
+    admin = None if admin_addr is None else parse_address("--admin-addr", admin_addr)
 
     async def serve() -> None:
         stop = asyncio.Event()
         remove_handlers = stop_on_signals(stop)
-        relay = StandaloneRelay(access, limits, None if certificates is None else certificates.context)
-        await relay.start(address)
+        relay = StandaloneRelay(access, limits, certificates, tokens)
+        await relay.start(address, admin)
         if certificates is not None:
             certificates.start()
         await stop.wait()

@@ -204,7 +204,7 @@ class UdpAnswers:
         try:
             if self._watched:
                 return self._count(self._reply_watched(query_untrusted, host), began_ns)
-            elif errors and (reply := errors.get(query_untrusted[ID_BYTES:])) is not None:
+            if errors and (reply := errors.get(query_untrusted[ID_BYTES:])) is not None:
                 self.tally[Counter.HITS] += 1
                 self._error_hits += 1
             elif (reply := self._find_quick(query_untrusted)) is not None:

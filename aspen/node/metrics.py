@@ -32,12 +32,13 @@ from aspen.node.metrics_raft import raft_metrics
 from aspen.node.pkarr import PkarrParts
 from aspen.node.relay import NodeRelays
 from aspen.raft.cluster import Consensus
-from aspen.relay.hub import Hub, RelayLimits
+from aspen.relay.metrics import relay_metrics
 from aspen.services.backup import Backups
 from aspen.state.kv_reader import LmdbKv
 from aspen.state.store import STATE_TABLES, Store
 from aspen.state.zones import LmdbZones
 from aspen.tls.certificates import Certificates
+from aspen.tls.metrics import certificate_metrics
 
 _META_PAGES = 2
 
@@ -105,19 +106,8 @@ class NodeMetrics(Collector):
                 "aspen_dht_publish_dropped", "Packets not queued for want of room.", dht.publish_dropped
             )
             yield gauge("aspen_dht_publish_waiting", "Packets queued to be published.", dht.waiting)
-        certificates = node.certificates
-        if certificates is not None:
-            yield gauge(
-                "aspen_tls_certificate_not_after_timestamp_seconds",
-                "When the certificate in use ends, in seconds since 1970.",
-                certificates.not_after_s,
-            )
-            yield counter("aspen_tls_certificate_loads", "Certificates taken up.", certificates.loads)
-            yield counter(
-                "aspen_tls_certificate_failures",
-                "Certificates that could not be taken up.",
-                certificates.failures,
-            )
+        if node.certificates is not None:
+            yield from certificate_metrics(node.certificates)
 
     def _state(self) -> Iterator[Metric]:
         store, node = self._store, self._node
@@ -209,15 +199,7 @@ def _relays(relays: NodeRelays) -> Iterator[Metric]:
     for status in relays.pool.status():
         connected.add_metric([status.url], float(status.connected))
     yield connected
-    hub = Hub(RelayLimits()) if relays.server is None else relays.server.hub
-    refused = Counter[str]() if relays.server is None else relays.server.refusals.counts
-    yield gauge("aspen_relay_clients", "Nodes connected to this node's own relay.", len(hub))
-    yield counter("aspen_relay_forwarded_datagrams", "Datagrams this node's relay passed on.", hub.forwarded)
-    yield counter("aspen_relay_forwarded_bytes", "Bytes of those.", hub.forwarded_bytes)
-    yield counters(
-        "aspen_relay_dropped_datagrams", "Datagrams this node's relay dropped.", "reason", hub.dropped
-    )
-    yield counters("aspen_relay_refused", "Clients refused by this node's relay.", "reason", refused)
+    yield from relay_metrics(relays.server)
 
 
 def _pages(stat: Mapping[str, int]) -> int:

@@ -58,6 +58,11 @@ class DroppingQueue:
     def __len__(self) -> int:
         return len(self._frames)
 
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self._bytes
+
     def push(self, frame: bytes) -> None:
         self._frames.append(frame)
         self._bytes += len(frame)
@@ -103,6 +108,8 @@ class Hub:
         self._sessions: dict[EndpointId, Session] = {}
         self._datagrams = RateLimiter(limits.datagrams, limits.clients)
         self._bytes = RateLimiter(limits.bytes_, limits.clients)
+        self.entered = 0
+        """Clients taken in since the start."""
         self.forwarded = 0
         self.forwarded_bytes = 0
         self.dropped: Counter[str] = Counter()
@@ -115,6 +122,15 @@ class Hub:
     def sessions(self) -> list[Session]:
         return list(self._sessions.values())
 
+    @property
+    def max_clients(self) -> int:
+        return self._limits.clients
+
+    @property
+    def queued_bytes(self) -> int:
+        """What waits for all clients together."""
+        return sum(session.queue.size for session in self._sessions.values())
+
     def enter(self, endpoint_id: EndpointId, wake: Callable[[], None]) -> Session:
         """Take in a client that has proven its id. Its older connection, if there is one, ends.
 
@@ -124,6 +140,7 @@ class Hub:
         if older is None and len(self._sessions) >= self._limits.clients:
             raise RelayError("full", f"this relay has {self._limits.clients} clients already")
         session = self._sessions[endpoint_id] = Session(endpoint_id, self._limits.queue_bytes, wake)
+        self.entered += 1
         if older is not None:
             older.end(RelayError("replaced", "a newer connection with the same key took this one's place"))
         return session

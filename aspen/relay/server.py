@@ -74,6 +74,11 @@ class RelayServer:
         """By address (of IPv6, by /64)."""
         self._handlers: set[asyncio.Task[None] | asyncio.Task[object]] = set()
 
+    @property
+    def handshakes(self) -> int:
+        """Clients that have not proven themselves yet."""
+        return self._unproven.total()
+
     def add_routes(self, public: Router) -> None:
         public.add(PATH, {"GET": self.connect}, public=True, operations={"GET": _OPERATION})
 
@@ -121,7 +126,7 @@ class RelayServer:
                 426, "upgrade_required", "a relay speaks WebSocket here", headers={"Upgrade": "websocket"}
             )
         peer = _peer(request)
-        if self._unproven.total() >= RELAY_UNPROVEN or self._unproven[peer] >= RELAY_UNPROVEN_PER_ADDRESS:
+        if self.handshakes >= RELAY_UNPROVEN or self._unproven[peer] >= RELAY_UNPROVEN_PER_ADDRESS:
             retry = {"Retry-After": RETRY_AFTER_SECONDS}
             raise HttpError(503, "overloaded", "too many clients are in the handshake", headers=retry)
         self._unproven[peer] += 1

@@ -163,6 +163,31 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             ),
         ),
     ),
+    "Relays, of all jobs": (
+        Panel(
+            "Nodes connected",
+            one("sum by (instance) (aspen_relay_clients) > 0"),
+            meaning="Those of nodes (relay_server), and those by themselves (aspen relay).",
+        ),
+        Panel(
+            "Passed on",
+            one("sum by (instance) (rate(aspen_relay_forwarded_bytes_total[$__rate_interval])) > 0"),
+            unit="Bps",
+        ),
+        Panel(
+            "Dropped and refused",
+            (
+                *one(
+                    "sum by (instance, reason) (rate(aspen_relay_dropped_datagrams_total[$__rate_interval]))",
+                    "{{instance}} dropped: {{reason}}",
+                ),
+                *one(
+                    "sum by (instance, reason) (rate(aspen_relay_refused_total[$__rate_interval]))",
+                    "{{instance}} refused: {{reason}}",
+                ),
+            ),
+        ),
+    ),
     "The machines": (
         Panel(
             "Memory",

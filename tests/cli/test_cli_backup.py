@@ -32,10 +32,10 @@ def test_a_backup_that_is_not_whole_does_not_replace_the_last(
     aspen: Aspen, node: Any, tmp_path: Path, answer: tuple[int, Any], code: Exit, reason: str
 ) -> None:
     node.problem = answer
-    file = tmp_path / "aspen.services.backup"
+    file = tmp_path / "aspen.backup"
     file.write_bytes(b"yesterday's")
     done = aspen("cluster", "backup", str(file), "--addr", node.url)
     assert done.exit_code == code, done.stderr
     assert reason in done.stderr
     assert file.read_bytes() == b"yesterday's"
-    assert [path.name for path in tmp_path.iterdir()] == ["aspen.services.backup"]
+    assert [path.name for path in tmp_path.iterdir()] == ["aspen.backup"]

@@ -74,7 +74,7 @@ def test_a_cookie_from_the_documentation_protects_no_relay(
 
 async def test_a_relay_by_tls_is_used_if_its_certificate_is_trusted(tmp_path: Path) -> None:
     certificates = Certificates(SelfSigned(tmp_path, ["localhost"]))
-    relay = StandaloneRelay(Access(open=True), RelayLimits(), certificates.context)
+    relay = StandaloneRelay(Access(open=True), RelayLimits(), certificates)
     await relay.start(("127.0.0.1", 0))
     try:
         url = f"https://localhost:{relay.address[1]}"

@@ -66,7 +66,7 @@ def grow(cluster: Cluster, packets: list[Published]) -> None:
 
 
 def test_a_backup_becomes_a_new_cluster(tmp_path: Path) -> None:
-    file, data_dir = tmp_path / "aspen.services.backup", tmp_path / "restored"
+    file, data_dir = tmp_path / "aspen.backup", tmp_path / "restored"
     with running(tmp_path / "old", 3) as old:
         packets = fill(old)
         follower = old.followers()[0]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import dns.message
@@ -17,14 +20,29 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from aspen.config import ClusterBootstrapConfig, DnsServerConfig, HttpsConfig
 from aspen.node import bootstrap_node
+from aspen.relay.access import Access
+from aspen.relay.hub import RelayLimits
+from aspen.relay.standalone import StandaloneRelay
+from aspen.tls.certificates import Certificates
+from aspen.tls.sources import SelfSigned
 
+PROMTOOL = shutil.which("promtool")
+ONLY_OF_RELAYS = "aspen_relay_info"
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def scraped(http_port: int) -> dict[str, Metric]:
     answer = http_request(http_port, "GET", "/metrics")
     assert answer.status == 200, answer.body
+    check_by_promtool(answer.body)
     return {family.name: family for family in text_string_to_metric_families(answer.body.decode())}
+
+
+def check_by_promtool(page: bytes) -> None:
+    """Names and help texts are as Prometheus would have them."""
+    if PROMTOOL is not None:
+        done = subprocess.run([PROMTOOL, "check", "metrics"], input=page, capture_output=True, check=False)
+        assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
 
 def value(families: dict[str, Metric], sample: str, **labels: str) -> float:
@@ -94,8 +112,8 @@ def check_monitoring(families: dict[str, Metric]) -> None:
         assert use.labels <= promql.OF_THE_SCRAPE.union(*(labels[name] for name in use.names)), use
 
 
-def check_page(families: dict[str, Metric]) -> None:
-    """docs/metrics.md has a row for every family: its name, type and labels, and no other rows."""
+def check_page(families: dict[str, Metric], rows: Callable[[str], bool]) -> None:
+    """docs/metrics.md has a row for every family: name, type and labels; of the `rows`, no others."""
     exported = {}
     for family in families.values():
         name = f"{family.name}_total" if family.type == "counter" else family.name
@@ -103,7 +121,7 @@ def check_page(families: dict[str, Metric]) -> None:
         exported[name] = (family.type, labels)
         assert family.documentation, name
     told = rows_of_page()
-    assert set(told) == set(exported)
+    assert set(filter(rows, told)) == set(exported)
     for name, (kind, labels) in exported.items():
         assert told[name][0] == kind, name
         assert labels <= told[name][1], name  # a family without samples shows no labels
@@ -188,11 +206,29 @@ async def test_every_transport_counts_what_it_answered(tmp_path: Path) -> None:
         assert value(after, "aspen_store_free_bytes") < value(after, "aspen_store_used_bytes")
         assert value(after, "aspen_dns_worker_open_fds", worker="0") > 0
         assert value(after, "process_open_fds") > 0
-        check_page(after)
+        check_page(after, lambda name: name != ONLY_OF_RELAYS)
         check_monitoring(after)
 
     async with await bootstrap_node(config):
         await asyncio.to_thread(ask)
+
+
+async def test_a_relay_by_itself_tells_what_the_page_says(tmp_path: Path) -> None:
+    certificates = Certificates(SelfSigned(tmp_path, ["localhost"]))
+    relay = StandaloneRelay(Access(open=True), RelayLimits(), certificates)
+    await relay.start((HOST, 0), (HOST, 0))
+    try:
+        assert relay.metrics_address is not None
+        families = await asyncio.to_thread(scraped, relay.metrics_address[1])
+    finally:
+        await relay.close()
+    check_page(
+        families,
+        lambda name: (
+            name.startswith(("process_", "aspen_tls_"))
+            or (name.startswith("aspen_relay_") and name != "aspen_relay_connected")
+        ),
+    )
 
 
 def test_a_leader_tells_what_its_followers_have(cluster: Cluster) -> None:
