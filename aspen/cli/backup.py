@@ -104,12 +104,14 @@ def restore(
     gets an id of its own: members of the one that was backed up are strangers to it. Start the node there
     with its usual settings (the same cookie, to unseal certificates), then add others as learners.
     """
+    from aspen.cli.start_line import knows_cookie, start_line
     from aspen.config import parse_address
     from aspen.node.identity import IDENTITY_FILE
     from aspen.services import restore as offline
 
+    addresses = local(as_json, lambda: tuple(parse_address("--address", text) for text in address or ()))
+
     def action() -> offline.Restored:
-        addresses = tuple(parse_address("--address", text) for text in address or ())
         with open(file, "rb") as source, _Shown("restored") as step:
             return offline.restore(source, data_dir, node_id, data_dir / IDENTITY_FILE, addresses, step)
 
@@ -122,6 +124,7 @@ def restore(
         "from_cluster_id": done.header.cluster_id.hex(),
         "index": done.header.index,
         "pairs": done.header.pairs_total,
+        "start": start_line(node_id, data_dir, addresses),
     }
     if as_json:
         print_json(made)
@@ -130,7 +133,8 @@ def restore(
         f"restored {done.header.pairs_total} pairs, the state of index {done.header.index}, into {data_dir}"
     )
     print(f"cluster {made['cluster_id']}, with node {node_id} ({made['endpoint_id']}) as its only voter")
-    print(f"start it: aspen node run --node-id {node_id} --data-dir {data_dir}")
+    cookie = "" if knows_cookie() else " (ASPEN_COOKIE must hold the old cluster's cookie, or a new one)"
+    print(f"start it{cookie}:\n  {made['start']}")
 
 
 def recover(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from aspen.cli import start_line
 from aspen.cli.common import Exit
 
 Aspen = Callable[..., Result]
@@ -39,3 +40,18 @@ def test_a_backup_that_is_not_whole_does_not_replace_the_last(
     assert reason in done.stderr
     assert file.read_bytes() == b"yesterday's"
     assert [path.name for path in tmp_path.iterdir()] == ["aspen.backup"]
+
+
+def test_the_line_that_starts_a_restored_node_fits_this_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    taken = {5300, 5301, 8080}
+    monkeypatch.setattr(start_line, "_can_bind", lambda host, number, _kind: number not in taken)
+    line = start_line.start_line(4, tmp_path / "a b", [("127.0.0.1", 7304)])
+    assert line == (
+        f"aspen node run --node-id 4 --data-dir '{tmp_path}/a b' --host 127.0.0.1 --quic-port 7304 "
+        "--dns-port 5302 --http-addr 127.0.0.1:8081"
+    )
+    monkeypatch.setattr(start_line, "_can_bind", lambda host, *_: host != "192.0.2.1")
+    behind_nat = start_line.start_line(1, Path("d"), [("192.0.2.1", 7300)])
+    assert behind_nat == "aspen node run --node-id 1 --data-dir d"
