@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ from aspen.errors import ConfigError
 from aspen.identity import sync_directory
 
 JOINED_FILE: Final = "joined.toml"
+_CLUSTER_ID: Final = re.compile("[0-9a-f]{32}")
 LEARNT: Final = ("node_id", "cookie", "peers", "learner", "init")
 """The settings that may come from there."""
 _HEADER: Final = (
@@ -41,6 +43,10 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Whether it asked to have no vote."""
     init: bool = False
     """Whether it is the one that founds the cluster."""
+
+    def __post_init__(self) -> None:
+        if self.cluster_id and not _CLUSTER_ID.fullmatch(self.cluster_id):
+            raise ValueError(f"cluster_id is {self.cluster_id!r}, and not 32 hexadecimal digits")
 
 
 def read_joined(data_dir: Path) -> Joined | None:

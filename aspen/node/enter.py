@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 
 import structlog
 
 from aspen.config import ClusterBootstrapConfig
-from aspen.config.joined import read_joined, with_joined, write_joined
+from aspen.config.joined import JOINED_FILE, read_joined, with_joined, write_joined
+from aspen.errors import ConfigError
 from aspen.identity import Identity
 from aspen.node.founding import RECORD_FILE, AutoCluster
 from aspen.node.join import Ascent, Newcomer, Report
 from aspen.raft.cluster import Consensus
+from aspen.raft.roster import NO_CLUSTER, Roster
 from aspen.raft.storage import LmdbLog
 from aspen.state.store import Store
 
@@ -32,8 +35,10 @@ async def enter(
 ) -> ClusterBootstrapConfig:
     """The configuration to start with; of a node that is to join or found a cluster, once that is settled.
 
-    Raises `JoinError`, and `ConfigError` for a ticket that is of no use with these settings.
+    Raises `JoinError`, and `ConfigError` for a ticket that is of no use with these settings, or if this node
+    was let into another cluster than that whose data it has.
     """
+    _check_cluster(config.data_path, LmdbLog(store).roster)
     is_new = read_joined(config.data_path) is None and not _has_log(store)
     if not is_new or not (config.ticket or config.auto_cluster):
         return config
@@ -49,6 +54,26 @@ async def enter(
         structlog.contextvars.bind_contextvars(node=joined.node_id)
     # The port whose address the others know; whatever it was, it was free a moment ago.
     return with_joined(config).replace(quic_port=port)
+
+
+def joined_cluster(data_dir: Path) -> bytes:
+    """The cluster that let this node in; `NO_CLUSTER` if none has, or its id was not known yet."""
+    joined = read_joined(data_dir)
+    return bytes.fromhex(joined.cluster_id) if joined is not None and joined.cluster_id else NO_CLUSTER
+
+
+def _check_cluster(data_dir: Path, roster: Roster) -> None:
+    """A file of one node beside the data of another: which of them is meant only their owner can know."""
+    joined = joined_cluster(data_dir)
+    if NO_CLUSTER not in (joined, roster.cluster_id) and joined not in (
+        roster.cluster_id,
+        *roster.former_clusters,
+    ):
+        raise ConfigError(
+            f"{data_dir / JOINED_FILE}: it is of the cluster {joined.hex()}, and the data beside it of "
+            f"{roster.cluster_id.hex()}: one of them was put there by mistake; put back the right one, or have the "
+            "node join anew with an empty data directory"
+        )
 
 
 def _has_log(store: Store) -> bool:

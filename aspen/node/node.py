@@ -48,7 +48,7 @@ from aspen.node.dht import NodeDht
 from aspen.node.discovery import Discovery
 from aspen.node.dns import NodeDns, udp_workers
 from aspen.node.door import Door
-from aspen.node.enter import enter, log_report, see_in
+from aspen.node.enter import enter, joined_cluster, log_report, see_in
 from aspen.node.health import NodeHealth
 from aspen.node.http import open_http
 from aspen.node.identity import IdentityRotation, take_identity
@@ -265,6 +265,7 @@ class Node:
             ),
             clock=self._clock,
             known_peers={peer.node_id: peer.endpoint_id for peer in config.manual_peers},
+            joining=joined_cluster(config.data_path),
             retention=Retention(config.log_keep_entries, config.log_keep_mib * 1_048_576),
         )
         incarnation, slow = os.urandom(INCARNATION_BYTES), SlowLog(config.slow_operation_ms)

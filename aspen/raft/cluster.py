@@ -73,8 +73,10 @@ class Consensus:
         clock: Clock,
         known_peers: dict[int, bytes],
         retention: Retention,
+        joining: bytes = NO_CLUSTER,
     ) -> None:
-        """`known_peers` (node id → endpoint id) counts only until a membership is replicated.
+        """`known_peers` (node id → endpoint id) counts only until a membership is replicated, and so does
+        `joining`: the cluster that this node was let into, if it knows.
 
         Raises `StorageError` when the data directory is another node's, or can't be trusted.
         """
@@ -90,7 +92,7 @@ class Consensus:
         """Admitted peers whom no membership known here names, by node id."""
         self._speaks_by: dict[int, bytes] = {}
         """The key by which a member has dialled last: of those changing theirs, by which to reach them."""
-        self._joining = NO_CLUSTER
+        self._joining = joining
         """The cluster that takes this node in, before it knows the membership."""
         self.control = MembershipControl(self)
         self._log_storage = LmdbLog(store)

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +37,7 @@ from aspen.net.address_book import AddressBook
 from aspen.net.endpoint import ALPN_TICKET, Endpoint, Hello, Service
 from aspen.node import PROTOCOL_VERSION, Node, bootstrap_node
 from aspen.ratelimit import Rate, RateLimiter
+from aspen.services.recovery import StoppedNode
 
 COOKIE = "joining-7c1d-only-for-these-tests"
 HOST = "127.0.0.1"
@@ -164,6 +166,53 @@ async def test_a_crash_before_it_was_written_down_makes_no_second_member(
         assert new.node_id == 2
         await votes(new)
     assert len(member.consensus.roster.members) == 2
+
+
+async def test_a_file_of_one_cluster_beside_the_data_of_another_stops_the_start(
+    member: Node, tmp_path: Path
+) -> None:
+    async with running(tmp_path / "new", ticket=signed(member), learner=True) as new:
+        await until(lambda: bool(new.consensus.roster.members), "it knows the members")
+    joined = read_joined(tmp_path / "new")
+    assert joined is not None
+    assert joined.cluster_id == member.consensus.cluster_id.hex()
+    write_joined(tmp_path / "new", msgspec.structs.replace(joined, cluster_id="c0" * 16))
+    with pytest.raises(ConfigError, match=f"{JOINED_FILE}: it is of the cluster {'c0' * 16}, and the data"):
+        await bootstrap_node(config(tmp_path / "new"))
+    write_joined(tmp_path / "new", msgspec.structs.replace(joined, cluster_id=""))  # as a founder has it
+    async with running(tmp_path / "new"):
+        pass
+
+
+async def test_a_file_of_a_cluster_that_this_one_was_recovered_from_is_no_hindrance(
+    member: Node, tmp_path: Path
+) -> None:
+    async with running(tmp_path / "new", ticket=signed(member)) as new:
+        await votes(new)
+    before = read_joined(tmp_path / "new")
+    assert before is not None
+    with StoppedNode(tmp_path / "new") as stopped:
+        recovered = stopped.recover()
+    assert recovered.cluster_id.hex() != before.cluster_id
+    async with running(tmp_path / "new") as again:
+        assert again.consensus.cluster_id == recovered.cluster_id
+
+
+async def test_a_new_node_hears_of_no_other_cluster_than_the_one_that_let_it_in(tmp_path: Path) -> None:
+    """Its own may be down; the other has the same cookie, and comes first."""
+    stranger = Identity.generate().endpoint_id
+    (tmp_path / "new").mkdir()
+    write_joined(tmp_path / "new", Joined(node_id=2, cookie=COOKIE, cluster_id="c0" * 16))
+    async with running(tmp_path / "new") as new:
+        assert new.consensus.admit(1, stranger, b"another cluster!") == "foreign_cluster"
+        assert new.consensus.admit(1, stranger, b"\xc0" * 16) is None
+
+
+@pytest.mark.parametrize("cluster_id", ["c0", "C0" * 16, "xx" * 16, "c0" * 17])
+def test_what_is_no_cluster_id_is_not_what_aspen_wrote(tmp_path: Path, cluster_id: str) -> None:
+    (tmp_path / JOINED_FILE).write_text(f'node_id = 2\ncluster_id = "{cluster_id}"\n')
+    with pytest.raises(ConfigError, match=f"{JOINED_FILE}: not what Aspen wrote there: cluster_id is"):
+        read_joined(tmp_path)
 
 
 async def test_who_has_joined_needs_no_valid_ticket_any_more(member: Node, tmp_path: Path) -> None:
