@@ -31,9 +31,9 @@ def is_free(port: int) -> bool:
 
 
 def free_range() -> int:
-    """The first of three free ports in a row, below those the kernel gives away itself."""
+    """The first of four free ports in a row, below those the kernel gives away itself."""
     starts = (random.randrange(20_000, 32_000, 4) for _ in range(1_000))
-    return next(start for start in starts if all(is_free(start + i) for i in range(3)))
+    return next(start for start in starts if all(is_free(start + i) for i in range(4)))
 
 
 def own_ports() -> dict[str, int]:
@@ -67,7 +67,7 @@ def running_cluster(directory: Path, ports: dict[str, int]) -> Iterator[Path]:
 def exchanged(script: str, ports: dict[str, int]) -> str:
     """A block of the README with its ports exchanged for ours."""
     for use, first in DOCUMENTED.items():
-        for i in range(3):
+        for i in range(4):
             script = re.sub(rf"\b{first + i}\b", str(ports[use] + i), script)
     return script.replace("source .venv/bin/activate\n", "")
 
