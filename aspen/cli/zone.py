@@ -284,6 +284,12 @@ def _print_zone(zone: dict[str, Any], as_json: bool, first: str = "") -> None:
         shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value).lower()
         rows.append((name, shown))
     print_table(None if first else zone["name"], ("setting", "value"), rows)
+    for key in zone.get("missing_keys", ()):
+        print(
+            f"warning: zone {zone['name']} names the TSIG key {key}, which is not there: nobody can sign "
+            f"with it until you `aspen zone key add {key}`",
+            file=sys.stderr,
+        )
 
 
 def _print_changed(done: dict[str, Any], as_json: bool, text: str) -> None:

@@ -6,12 +6,14 @@ never logged nor shown; a list of keys shows names and algorithms alone.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, Protocol
 
 import msgspec
 
 from aspen.dns.name import name_from_text, name_to_text
 from aspen.dns.tsig import ALGORITHMS, TsigKey
+from aspen.dns.zone import ZoneSettings
 from aspen.errors import DnsWireError, InputError
 from aspen.limits import TSIG_KEY_NAME_CHARS, TSIG_SECRET_BYTES, TSIG_SECRET_MIN_BYTES
 
@@ -54,6 +56,14 @@ class TsigKeys:
 def setting_name(key_name: str) -> str:
     """The setting that a key is kept in; the name's case and final dot don't matter."""
     return PREFIX + (key_name.lower().rstrip(".") or ".")
+
+
+def missing_keys(settings: ZoneSettings, known: Collection[TsigKey]) -> tuple[str, ...]:
+    """The keys that a zone names and that aren't there: until they are, nobody can sign with them."""
+    there = {setting_name(name_to_text(key.name)) for key in known}
+    of_notify = (entry.partition("#")[2] for entry in settings.notify)
+    named = dict.fromkeys([*settings.transfer_keys, *settings.update_keys, *filter(None, of_notify)])
+    return tuple(name for name in named if setting_name(name) not in there)
 
 
 def encode_key(key: TsigKey) -> bytes:

@@ -28,6 +28,8 @@ class ZoneView(msgspec.Struct, frozen=True):
     records: int
     changed_at_ms: int
     settings: ZoneSettings
+    missing_keys: tuple[str, ...] = ()
+    """TSIG keys that the settings name and that there are not: nobody can sign with them."""
 
 
 class ZoneList(msgspec.Struct, frozen=True):

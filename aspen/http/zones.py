@@ -19,7 +19,7 @@ Reads wait for the consistency they ask for (by default linearizable), then look
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import msgspec
@@ -31,12 +31,16 @@ from aspen.dns.authored_text import NewZone, apex_from_text, owner_from_text, re
 from aspen.dns.authoring import ZoneAuthor
 from aspen.dns.master_file import write_master_file
 from aspen.dns.name import name_to_text
+from aspen.dns.tsig import TsigKey
+from aspen.dns.tsig_keys import missing_keys
+from aspen.dns.zone import ZoneSettings
 from aspen.errors import HttpError, InputError, ZoneError
 from aspen.http import zone_types as types
 from aspen.http.errors import json_response
 from aspen.http.freshness import freshness_headers
 from aspen.http.request import body_pieces, query_of, read_body, unquote
 from aspen.http.routing import Request, Router
+from aspen.http.tsig_keys import KeyReader
 from aspen.http.zone_types import MASTER_FILE, PATH, RecordList, ZoneChanged, ZoneList, ZoneView
 from aspen.limits import (
     HTTP_BODY_BYTES,
@@ -49,7 +53,8 @@ from aspen.limits import (
 )
 from aspen.state.ports import Consistency, Proposer
 from aspen.state.zone_commands import ZoneResult
-from aspen.state.zones import LmdbZone, LmdbZones
+from aspen.state.zone_tables import ZoneNumbers
+from aspen.state.zones import LmdbZone, LmdbZones, ZoneSummary
 
 if TYPE_CHECKING:
     from aspen.http.connection import Connection
@@ -65,11 +70,12 @@ SubHandler = Callable[[Request, bytes], Awaitable[web.StreamResponse]]
 
 
 class ZoneRoutes:
-    """The handlers, over a way to write and the zones of the local replica."""
+    """The handlers, over a way to write, and the zones and TSIG keys of the local replica."""
 
-    def __init__(self, proposer: Proposer, zones: LmdbZones) -> None:
+    def __init__(self, proposer: Proposer, zones: LmdbZones, keys: KeyReader) -> None:
         self._proposer = proposer
         self._zones = zones
+        self._keys = keys
         self._author = ZoneAuthor(proposer, zones)
         self._below: dict[tuple[str, str], SubHandler] = {
             ("", "GET"): self.show,
@@ -125,13 +131,11 @@ class ZoneRoutes:
         headers = await self._fresh(query)
         if "for" in query:
             zone = self._zones.find(apex_from_text(_text(query["for"])))
-            found = [] if zone is None else [_view(zone)]
+            found = [] if zone is None else [self._view(zone)]
             return json_response(ZoneList(tuple(found), False), headers=headers)
         summaries = self._zones.summaries(after, limit + 1)
-        views = tuple(
-            ZoneView(name_to_text(each.apex), each.serial, each.records, each.changed_at_ms, each.settings)
-            for each in summaries[:limit]
-        )
+        keys = self._keys.all()
+        views = tuple(_view(each.apex, each, each.settings, keys) for each in summaries[:limit])
         return json_response(ZoneList(views, len(summaries) > limit), headers=headers)
 
     async def create(self, request: Request, _rest: str) -> web.StreamResponse:
@@ -141,7 +145,7 @@ class ZoneRoutes:
 
     async def show(self, request: Request, apex: bytes) -> web.StreamResponse:
         headers = await self._fresh(query_of(request, _READ))
-        return json_response(_view(self._zone(apex)), headers=headers)
+        return json_response(self._view(self._zone(apex)), headers=headers)
 
     async def configure(self, request: Request, apex: bytes) -> web.StreamResponse:
         change = await _read(request, types.SettingsChange)
@@ -240,7 +244,10 @@ class ZoneRoutes:
 
     def _shown(self, apex: bytes, status: int = 200) -> web.StreamResponse:
         headers = {**freshness_headers(self._proposer), "Cache-Control": "no-store"}
-        return json_response(_view(self._zone(apex)), status=status, headers=headers)
+        return json_response(self._view(self._zone(apex)), status=status, headers=headers)
+
+    def _view(self, zone: LmdbZone) -> ZoneView:
+        return _view(zone.apex, zone.numbers(), zone.settings, self._keys.all())
 
 
 async def _write(response: web.StreamResponse, zone: LmdbZone) -> None:
@@ -254,10 +261,16 @@ async def _write(response: web.StreamResponse, zone: LmdbZone) -> None:
     await response.write("".join(lines).encode("ascii"))
 
 
-def _view(zone: LmdbZone) -> ZoneView:
-    numbers = zone.numbers()
+def _view(
+    apex: bytes, numbers: ZoneNumbers | ZoneSummary, settings: ZoneSettings, keys: Collection[TsigKey]
+) -> ZoneView:
     return ZoneView(
-        name_to_text(zone.apex), numbers.serial, numbers.records, numbers.changed_at_ms, zone.settings
+        name_to_text(apex),
+        numbers.serial,
+        numbers.records,
+        numbers.changed_at_ms,
+        settings,
+        missing_keys(settings, keys),
     )
 
 

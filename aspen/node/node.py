@@ -364,7 +364,7 @@ class Node:
         self.acme_challenges.add_routes(self.http.public)
         if self._kv_service is not None:
             self._kv_service.add_routes(self.http.admin)
-        ZoneRoutes(self.proposer, self.zones).add_routes(self.http.admin)
+        ZoneRoutes(self.proposer, self.zones, self.tsig_keys).add_routes(self.http.admin)
         ClusterRoutes(self.view).add_routes(self.http.admin)
         HealthRoutes(self.health).add_routes(self.http.public)
         PeersRoutes(self.discovery).add_routes(self.http.admin)

@@ -17,6 +17,7 @@ from typer.testing import Result
 from aspen.dns.lookup import View
 from aspen.dns.origin import DnsSettings
 from aspen.dns.stream import TcpServer
+from aspen.dns.tsig_keys import TsigKeys
 from aspen.dns.udp import InProcessUdp, bind_udp_and_tcp
 from aspen.http.errors import json_response
 from aspen.http.server import HttpServer
@@ -27,6 +28,7 @@ from aspen.state.machine import Machine
 from aspen.state.memory_store import MemoryStore
 from aspen.state.packets import LmdbRecords
 from aspen.state.ports import Consistency, Freshness
+from aspen.state.settings import LmdbSettings
 from aspen.state.zones import LmdbZones
 
 Aspen = Callable[..., Result]
@@ -58,7 +60,7 @@ class OneNode:
 
     async def _serve(self) -> None:
         server = HttpServer(listen=("127.0.0.1", 0))
-        ZoneRoutes(self, self.zones).add_routes(server.admin)
+        ZoneRoutes(self, self.zones, TsigKeys(LmdbSettings(self.store))).add_routes(server.admin)
         server.admin.add("/v1/cluster/status", {"GET": self._status}, public=False)
         await server.start()
         self.url = f"http://127.0.0.1:{server.address[1]}"
@@ -114,6 +116,14 @@ def test_a_zone_is_created_configured_and_deleted(one: OneNode, aspen: Aspen) ->
     for command in (("zone", "show"), ("zone", "delete"), ("zone", "export"), ("record", "list")):
         assert aspen(*command, "example.com").exit_code == 3
     assert json.loads(aspen("zone", "list", "--json").stdout) == {"zones": []}
+
+
+def test_a_key_that_is_not_there_is_warned_of(one: OneNode, aspen: Aspen) -> None:
+    assert aspen(*CREATE).stderr == ""
+    told = aspen("zone", "configure", "example.com", "--update-key", "nobody")
+    assert told.exit_code == 0
+    assert "warning: zone example.com. names the TSIG key nobody., which is not there" in told.stderr
+    assert "nobody." in aspen("zone", "show", "example.com").stderr
 
 
 def test_records_are_set_got_listed_and_deleted(one: OneNode, aspen: Aspen) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from http_fakes import Answer, Client, Line, within
 
+from aspen.dns.tsig_keys import TsigKeys, encode_key, make_key, setting_name
 from aspen.errors import OutcomeUnknown
 from aspen.http import zones
 from aspen.http.server import HttpServer
@@ -17,6 +18,7 @@ from aspen.state.commands import Command, Result, encode_command
 from aspen.state.machine import Machine
 from aspen.state.memory_store import MemoryStore
 from aspen.state.ports import Consistency, Freshness
+from aspen.state.settings import LmdbSettings, SettingPut
 from aspen.state.zone_commands import ZoneStage
 from aspen.state.zones import LmdbZones
 
@@ -67,7 +69,7 @@ def member() -> OneMember:
 @pytest.fixture
 async def http(member: OneMember) -> AsyncIterator[Client]:
     server = HttpServer(listen=("127.0.0.1", 0))
-    ZoneRoutes(member, member.zones).add_routes(server.admin)
+    ZoneRoutes(member, member.zones, TsigKeys(LmdbSettings(member.store))).add_routes(server.admin)
     await server.start()
     client = Client(server.address)
     yield client
@@ -120,6 +122,20 @@ async def test_a_zone_is_created_shown_configured_listed_and_deleted(http: Clien
     assert (await http.get(ZONE)).status == 404
     assert (await http.get("/v1/zones/notexample.com")).status == 200
     assert (await http.request("DELETE", ZONE)).json["error"] == "no_such_zone"
+
+
+async def test_keys_that_a_zone_names_and_that_do_not_exist(http: Client, member: OneMember) -> None:
+    key = make_key("There.example", "hmac-sha256", b"s" * 32)
+    await member.propose(SettingPut(setting_name("there.example"), encode_key(key)))
+    settings = {
+        "transfer_keys": ["there.example", "absent"],
+        "update_keys": ["absent"],
+        "notify": ["192.0.2.1#there.example", "192.0.2.2#other"],
+    }
+    created = await send(http, "POST", "/v1/zones", {**NEW, "settings": settings})
+    assert created.json["missing_keys"] == ["absent.", "other"]
+    await member.propose(SettingPut(setting_name("absent"), encode_key(key)))
+    assert (await http.get(ZONE)).json["missing_keys"] == ["other"]
 
 
 async def test_records_are_set_added_deleted_and_listed(http: Client) -> None:
