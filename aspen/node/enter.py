@@ -70,9 +70,9 @@ def _check_cluster(data_dir: Path, roster: Roster) -> None:
         *roster.former_clusters,
     ):
         raise ConfigError(
-            f"{data_dir / JOINED_FILE}: it is of the cluster {joined.hex()}, and the data beside it of "
-            f"{roster.cluster_id.hex()}: one of them was put there by mistake; put back the right one, or have the "
-            "node join anew with an empty data directory"
+            f"{data_dir / JOINED_FILE}: it is of the cluster {joined.hex()}, and the data beside it "
+            f"of {roster.cluster_id.hex()}: one of them was put there by mistake; put back the right one, or "
+            "have the node join anew with an empty data directory"
         )
 
 
