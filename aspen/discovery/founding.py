@@ -168,6 +168,9 @@ class Founding:
         self._size = size
         self._node_id = node_id
         self._now_ms = 0
+        self._turn = 0
+        self._told_at: dict[EndpointId, int] = {}
+        """The turn in which each contact was told last that this node is here."""
         self._heard: dict[EndpointId, _Heard] = {}
         self._settled_at_ms = 0
         self._proposal: Propose | None = None
@@ -199,9 +202,9 @@ class Founding:
         self._now_ms = now_ms
         if self.outcome is not None:
             return
-        known = [contact for contact in contacts if contact.endpoint_id != self._own_id][:FOUNDING_SEEN]
-        here = Here(self._size, self._node_id, tuple(known))
-        for contact in known:
+        now_told = self._now_told(contacts)
+        here = Here(self._size, self._node_id, tuple(now_told))
+        for contact in now_told:
             self._send(contact.endpoint_id, here)
         if self.record.promised_to:
             self._send(self.record.promised_to, Promise(self.record.promised_ballot))
@@ -211,6 +214,20 @@ class Founding:
             self._withdraw()
         else:
             self._ask(self._proposal)
+
+    def _now_told(self, contacts: Iterable[Contact]) -> list[Contact]:
+        """Whom to tell that this node is here, and of whom: a cluster's worth of those who answer, each time;
+        all others in turn, for those who are needed may be the last of many who never will."""
+        known = {contact.endpoint_id: contact for contact in contacts if contact.endpoint_id != self._own_id}
+        told_at = {endpoint_id: self._told_at.get(endpoint_id, 0) for endpoint_id in known}
+        always = sorted(self._alive().keys() & known.keys())[:RAFT_MEMBERS]
+        others = sorted(
+            known.keys() - set(always), key=lambda endpoint_id: (told_at[endpoint_id], endpoint_id)
+        )
+        now = [*always, *others[: FOUNDING_SEEN - len(always)]]
+        self._turn += 1
+        self._told_at = told_at | dict.fromkeys(now, self._turn)
+        return [known[endpoint_id] for endpoint_id in now]
 
     def receive(self, sender: EndpointId, message: Message, now_ms: int) -> None:
         """A message from a node that has proven the cookie and its key."""
@@ -237,10 +254,16 @@ class Founding:
         if message.size != self._size:
             self.in_the_way = f"a node here waits for a cluster of {message.size}, this one for {self._size}"
             return
-        if sender not in self._alive():
+        alive = self._alive()
+        if sender not in alive:
+            if len(alive) >= FOUNDING_SEEN:
+                # More than a cluster can have. All keep the lowest, so they agree on who these are.
+                highest = max(alive)
+                if sender > highest:
+                    return
+                del alive[highest]
             self._settled_at_ms = self._now_ms + FOUNDING_SETTLE_MS
-        if sender in self._heard or len(self._heard) < FOUNDING_SEEN:
-            self._heard[sender] = _Heard(message.node_id, self._now_ms)
+        self._heard = alive | {sender: _Heard(message.node_id, self._now_ms)}
         if self._proposal is not None and sender < self._own_id:
             self._withdraw()  # the lowest is to propose
 

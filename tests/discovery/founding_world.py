@@ -62,9 +62,11 @@ class World:
         forgets: bool = False,
         node_ids: dict[int, int] | None = None,
         spread_ms: int = 2_000,
+        ghosts: int = 0,
         make: Callable[[bytes, int, int, Record], Founding] = Founding,
     ) -> None:
-        """`forgets`: restarted machines have nothing on their disks, which is a bug put in."""
+        """`forgets`: restarted machines have nothing on their disks, which is a bug put in. `ghosts` are
+        contacts that all know before any other, and that never were."""
         self.rng = random.Random(seed)
         self.now_ms = 0
         self.loss = loss
@@ -72,6 +74,7 @@ class World:
         self.forgets = forgets
         self.make = make
         self.machines = {key_of(i): Waiting(i, size, (node_ids or {}).get(i, 0)) for i in range(machines)}
+        self.ghosts = [key_of(1_000 + i) for i in range(ghosts)]
         self.knows: dict[bytes, set[bytes]] = {key: set() for key in self.machines}
         self.apart: set[bytes] = set()
         """Machines that hear each other, and none of the others."""
@@ -114,7 +117,8 @@ class World:
         if machine.life != life or machine.process is None:
             return
         core = machine.process
-        contacts = [Contact(key, (("10.0.0.1", 7_300),)) for key in sorted(self.knows[machine.endpoint_id])]
+        known = [*self.ghosts, *sorted(self.knows[machine.endpoint_id])]
+        contacts = [Contact(key, (("10.0.0.1", 7_300),)) for key in known]
         core.tick(self.now_ms, contacts)
         self._settle(machine)
         self.at(FOUNDING_TICK_MS, lambda: self._tick(machine, life))
@@ -123,6 +127,7 @@ class World:
         core = machine.process
         assert core is not None
         self.knows[machine.endpoint_id] |= core.told.keys() & self.machines.keys()
+        core.told.clear()
         machine.disk = core.record
         match core.outcome:
             case Decided(seats, founds, cluster_id) if not machine.joined:
@@ -139,7 +144,7 @@ class World:
 
     def send(self, sender: bytes, to: bytes, message: Message) -> None:
         frame = encode(message)
-        if (sender in self.apart) != (to in self.apart):
+        if to not in self.machines or (sender in self.apart) != (to in self.apart):
             return
         for _ in range(2 if self.rng.random() < 0.05 else 1):
             if self.rng.random() >= self.loss:

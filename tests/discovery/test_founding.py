@@ -24,6 +24,7 @@ from aspen.discovery.founding import (
 from aspen.errors import InputError
 from aspen.limits import (
     ADDRESSES_PER_PEER,
+    FOUNDING_ALIVE_MS,
     FOUNDING_BALLOT,
     FOUNDING_FRAME_BYTES,
     FOUNDING_SEEN,
@@ -46,6 +47,14 @@ def test_on_a_good_network_it_takes_seconds(size: int) -> None:
     seats = founder.decided or ()
     assert [seat.endpoint_id for seat in seats] == sorted(world.machines)
     assert [seat.node_id for seat in seats] == list(range(1, size + 1))
+
+
+@pytest.mark.parametrize("ghosts", [FOUNDING_SEEN, 70, 500])
+def test_those_who_are_needed_may_be_the_last_of_many_who_never_answer(ghosts: int) -> None:
+    world = World(seed=6, machines=6, size=6, ghosts=ghosts)
+    world.run(30_000)
+    world.check()
+    assert world.all_joined
 
 
 def in_trouble(seed: int, **bugs: object) -> World:
@@ -105,7 +114,7 @@ class _PromisesTwice(Founding):
 
 @pytest.mark.parametrize(
     ("bug", "seed"),
-    [({"forgets": True}, 1), ({"make": _PromisesTwice}, 127), ({"make": _ForgetsWhoItPromised}, 55)],
+    [({"forgets": True}, 1), ({"make": _PromisesTwice}, 26), ({"make": _ForgetsWhoItPromised}, 31)],
     ids=["forgets at restart", "promises twice", "any withdrawal releases"],
 )
 def test_the_simulation_finds_bugs_that_are_put_in(bug: dict[str, object], seed: int) -> None:
@@ -208,6 +217,29 @@ def test_nodes_that_wait_for_another_size_do_not_count() -> None:
     core.tick(2_000, ALL)
     assert core.here == 2
     assert "waits for a cluster of 5" in core.in_the_way
+
+
+def test_of_more_nodes_than_it_can_keep_in_mind_it_keeps_the_lowest() -> None:
+    """All do, so those that are proposed hear of each other; and who isn't kept holds nothing up."""
+    first, *others = sorted(key_of(i) for i in range(FOUNDING_SEEN + 6))
+    core = Founding(first, 3)
+    for other in reversed(others):
+        core.receive(other, Here(3, 0, ()), 0)
+    assert core.here == FOUNDING_SEEN + 1
+    for other in others[FOUNDING_SEEN:]:
+        core.receive(other, Here(3, 0, ()), 1_400)
+    core.tick(2_000, ())
+    ((_, proposal), _) = sent(core, Propose)
+    assert isinstance(proposal, Propose)
+    assert [seat.endpoint_id for seat in proposal.seats] == [first, *others[:2]]
+
+
+def test_nodes_that_have_left_make_room() -> None:
+    core = Founding(A, 2)
+    for i in range(FOUNDING_SEEN):
+        core.receive(key_of(i), Here(2, 0, ()), 0)
+    core.receive(B, Here(2, 0, ()), FOUNDING_ALIVE_MS + 1)
+    assert core.here == 2
 
 
 def test_whoever_finds_a_cluster_asks_to_be_let_in() -> None:
