@@ -1,6 +1,6 @@
 """Backups: how long a node takes for one of a million packets, how large it is, and what others notice.
 
-    python -m bench.backup [--packets 1000000]
+    python -m bench.backup [--packets 1000000] [--damage 20]
 
 One real node with one UDP worker; packets go straight into its store while it is stopped. Then `aspen
 cluster backup`, `verify` and `restore` run by the command line while DNS is asked and keys are written all
@@ -9,6 +9,8 @@ the time, each every ten milliseconds; first the same for a while without a back
 - `backup_<n>_s`, `_mb`: the command's time, and the file's size; the time of `verify` and `restore`.
 - `backup_<n>_node_mib`: the most that the node's anonymous memory grew meanwhile.
 - `backup_<n>_dns_ms`, `_put_ms`: median and slowest answer meanwhile; `idle` before it.
+- `backup_<n>_flips_refused`, `_cuts_refused`: how many damaged copies were refused at the right place
+  (`bench.backup_damage`), with `--damage`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import threading
 import time
 from pathlib import Path
 
+from bench import backup_damage
 from bench.nodes import NodeProcess, running, sign, wait_until
 from bench.snapshot import SAMPLE_S, Watch, answers, fill
 
@@ -66,7 +69,7 @@ def aspen(*arguments: str) -> float:
     return time.perf_counter() - started
 
 
-def bench(folder: Path, count: int) -> None:
+def bench(folder: Path, count: int, damage: int = 0) -> None:
     with running(folder / "nodes", 1, profile="default", own_sessions=False) as cluster:
         node = cluster.nodes[0]
         known = sign("relay=https://relay.example./")
@@ -93,6 +96,8 @@ def bench(folder: Path, count: int) -> None:
         print(f"bench: {name}_verify_s aspen={aspen('verify', str(file)):.1f}")
         restored = aspen("restore", str(file), "--data-dir", str(folder / "restored"), "--node-id", "1")
         print(f"bench: {name}_restore_s aspen={restored:.1f}", flush=True)
+    if damage:
+        backup_damage.bench(file, name, damage)
 
 
 def main() -> int:
@@ -102,9 +107,12 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--packets", type=int, default=1_000_000)
+    parser.add_argument(
+        "--damage", type=int, default=0, metavar="PLACES", help="Cut it short and flip bits at so many."
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="aspen-bench-") as folder:
-        bench(Path(folder), options.packets)
+        bench(Path(folder), options.packets, options.damage)
     return 0
 
 

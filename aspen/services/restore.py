@@ -69,9 +69,10 @@ def restore(
     """Make a data directory of a new cluster of one. What is there already is never overwritten.
 
     Raises `ConfigError` if the directory is in use or holds anything but a node's key, `BackupError`
-    for a backup that is damaged, `StorageError` if the disk fails; nothing of a state is left then.
+    for a backup that is damaged, `StorageError` if the disk fails; nothing is left behind then.
     """
-    if data_dir.exists():
+    is_new = not data_dir.exists()
+    if not is_new:
         there = sorted(path.name for path in data_dir.iterdir() if path.name not in _MAY_BE_THERE)
         if there:
             raise ConfigError(
@@ -79,7 +80,7 @@ def restore(
             )
     lock = DataDirectoryLock(data_dir)
     try:
-        identity = Identity.load_or_create(identity_file)
+        known = Identity.load(identity_file) if identity_file.exists() else None
         decoder, cluster_id = Decoder(), secrets.token_bytes(CLUSTER_ID_BYTES)
         with _aside(data_dir / _FOLDER) as environment:
             tables = open_tables(environment, create=True)
@@ -87,6 +88,7 @@ def restore(
             header = decoder.header
             if header is None:
                 raise BackupError("a backup without a header")
+            identity = known or Identity.load_or_create(identity_file)
             member = Member(node_id, identity.endpoint_id, addresses, cluster_id)
             hard_state = HardState(header.term, 0, header.index)
             own = Installed(header.index, header.term, hard_state, roster_of_one(member))
@@ -94,6 +96,10 @@ def restore(
                 put_own_part(txn, tables, NodeRecord(node_id, identity.endpoint_id), own)
             environment.sync(True)
         make_current(data_dir, _FOLDER)
+    except BaseException:
+        if is_new:
+            shutil.rmtree(data_dir, ignore_errors=True)
+        raise
     finally:
         lock.release()
     return Restored(header, cluster_id, node_id, identity.endpoint_id)

@@ -193,10 +193,10 @@ class Decoder:
             return None
         start, before = self.offset, self._total.digest() if kind == _TRAILER else b""
         frame = self._take(_FRAME_BYTES + length)
-        name = "header" if kind == _HEADER else "trailer" if kind == _TRAILER else f"chunk {number}"
+        name = f"chunk {number}" if kind == _CHUNK else f"the {_KINDS[kind]}"
         digest, body = frame[_FRAME_BYTES - _DIGEST_BYTES : _FRAME_BYTES], frame[_FRAME_BYTES:]
         if blake3.blake3(frame[: _HEAD.size] + body).digest() != digest:
-            raise BackupError(f"the checksum of the {name} ({length} bytes) does not match", start)
+            raise BackupError(f"the checksum of {name} ({length} bytes) does not match", start)
         if kind == _CHUNK:
             return ReadChunk(self._chunk(body, name, start), start)
         if kind == _HEADER:
