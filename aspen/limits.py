@@ -478,6 +478,7 @@ NET_KEY_PACKETS: Final = 2**22  # sent under one AES-GCM key; half of what RFC 9
 NET_SOCKET_BUFFER_BYTES: Final = 4 * 1_048_576  # asked for; the kernel may grant less
 NET_DATAGRAMS_PER_TURN: Final = 64  # read before anything else gets its turn
 NET_ACK_EVERY: Final = 8  # packets acknowledged by one packet of their own, if no data goes back
+NET_BARE_ACKS: Final = 128  # remembered of those that the peer was not made to acknowledge
 NET_ACK_DELAY_MS: Final = 5  # an acknowledgement waits this long for data to ride with
 ADDRESSES_PER_PEER: Final = 16
 ADDRESS_BOOK_PEERS: Final = 1_024

@@ -8,6 +8,7 @@ import logging
 import random
 import socket
 import tracemalloc
+from itertools import pairwise
 
 import pytest
 from aioquic.quic.crypto import CryptoPair
@@ -129,7 +130,8 @@ async def test_garbage_neither_crashes_nor_leaks_nor_disturbs(station, monkeypat
     assert b.heard.empty()
     assert len(b.endpoint.connections()) == 1
     assert b.endpoint.refusals["malformed"] > 0
-    assert used[3] - used[1] < 100_000, used
+    growth = [later - earlier for earlier, later in pairwise(used[1:])]
+    assert min(growth) < 50_000, used  # a leak grows in every round; a table may once
 
 
 async def test_a_flood_of_half_handshakes_leaves_room_and_no_trace(station, monkeypatch):

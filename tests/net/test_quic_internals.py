@@ -15,6 +15,7 @@ from aioquic.tls import Epoch
 from aspen.identity import Identity
 from aspen.limits import (
     NET_ACK_EVERY,
+    NET_BARE_ACKS,
     NET_RECEIVE_WINDOW_BYTES,
     NET_STREAM_WINDOW_BYTES,
     NET_STREAMS,
@@ -87,6 +88,7 @@ def pair():
         "_loss",
         "_on_max_stream_data_delivery",
         "_peer_cid",
+        "_ping_pending",
         "_probe_pending",
         "_replenish_connection_ids",
         "_retire_connection_ids",
@@ -135,6 +137,17 @@ def test_unacknowledged_bytes_are_those_the_peer_has_not_confirmed(pair):
     pair.now += 1
     pair.settle()
     assert pair.dialler.unacknowledged_bytes(2) == 0
+
+
+def test_who_only_receives_does_not_remember_its_acknowledgements_for_ever(pair):
+    remembered = []
+    for _ in range(20 * NET_BARE_ACKS):
+        pair.now += 1  # so that each is acknowledged alone
+        pair.dialler.send_stream_data(2, b"x")
+        pair.settle()
+        remembered.append(len(pair.listener._spaces[Epoch.ONE_RTT].sent_packets))
+    assert NET_BARE_ACKS <= max(remembered) <= 2 * NET_BARE_ACKS
+    assert remembered.count(max(remembered)) > 1  # it comes to that again and again
 
 
 def test_the_receive_window_slides_and_does_not_grow():
