@@ -20,12 +20,82 @@ PLOT: Final = DOCS / "performance.svg"
 PAGE: Final = DOCS / "performance.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
+PEERS: Final = ("knot", "nsd", "etcd", "etcd leader", "TCP")
+"""Programs that do the same; other figures stand beside a bound, or beside Aspen under other conditions."""
+
+SECTIONS: Final = {
+    "dns": "DNS over UDP",
+    "put": "Writes",
+    "net": "QUIC between nodes",
+    "snapshot": "A snapshot of a million packets to a member",
+    "backup": "A backup of a million packets",
+}
+MEANS: Final = {
+    "dns_hot_qps": "answers a second, 10,000 pkarr names",
+    "dns_hot_cpu_us": "… server CPU an answer, µs",
+    "dns_hot_nsd_qps": "the same beside NSD",
+    "dns_hot_nsd_cpu_us": "… server CPU an answer, µs",
+    "dns_million_qps": "answers a second, a million names at random",
+    "dns_million_cpu_us": "… server CPU an answer, µs",
+    "dns_million_start_ms": "… start until the first answer, ms",
+    "dns_million_memory_mib": "… memory of its own, MiB",
+    "dns_million_start_of_10000_ms": "… start, ms, beside one with 10,000 names",
+    "dns_writes_qps": "answers a second during 1,000 commits a second",
+    "dns_writes_cpu_us": "… server CPU an answer, µs",
+    "dns_writes_p99_ms": "… slowest of a hundred at 10,000 queries a second, ms",
+    "dns_writes_lost": "… queries without an answer",
+    "dns_flood_qps": "answers a second to names that don't exist",
+    "dns_flood_cpu_us": "… server CPU an answer, µs",
+    "dns_flood_others_p99_ms": "… what others wait meanwhile, slowest of a hundred, ms",
+    "dns_flood_others_lost": "… queries of others without an answer",
+    "dns_cookies_qps": "answers a second with DNS cookies",
+    "dns_cookies_cpu_us": "… server CPU an answer, µs",
+    "dns_workers_qps": "answers a second of two workers, on the cores of the load",
+    "dns_workers_cpu_us": "… server CPU an answer, µs",
+    "dns_workers_scale": "… what a second worker would add, by CPU an answer",
+    "dns_zone_qps": "answers a second from a zone of 10,000 names",
+    "dns_zone_cpu_us": "… server CPU an answer, µs",
+    "put_1node_rps": "PUTs a second, one node, 64 connections",
+    "put_1node_p50_ms": "… median, ms",
+    "put_1node_p99_ms": "… slowest of a hundred, ms",
+    "put_1node_lone_p50_ms": "a lone client, one node, median, ms",
+    "put_1node_lone_p99_ms": "… slowest of a hundred, ms",
+    "put_3node_rps": "PUTs a second, three nodes, 64 connections",
+    "put_3node_p50_ms": "… median, ms",
+    "put_3node_p99_ms": "… slowest of a hundred, ms",
+    "put_3node_lone_p50_ms": "a lone client, three nodes, median, ms",
+    "put_3node_lone_p99_ms": "… slowest of a hundred, ms",
+    "put_3node_follower_rps": "PUTs a second to a follower of three, which forwards them",
+    "put_3node_follower_p50_ms": "… median, ms",
+    "put_3node_follower_lone_p50_ms": "… a lone client, median, ms",
+    "net_round_trips": "round trips a second, one after the other",
+    "net_pipelined_round_trips": "round trips a second, 64 under way",
+    "net_throughput_mb": "MB a second",
+    "snapshot_1m_s": "until it is installed and durable, s",
+    "snapshot_1m_mb_s": "… MB a second",
+    "snapshot_1m_sender_mib": "… more memory of the sender, MiB",
+    "snapshot_1m_receiver_mib": "… more memory of the receiver, MiB",
+    "snapshot_1m_dns_ms": "… slowest DNS answer of the sender meanwhile, ms",
+    "backup_1m_s": "`aspen cluster backup`, s",
+    "backup_1m_mb": "… size of the file, MB",
+    "backup_1m_node_mib": "… more memory of the node, MiB",
+    "backup_1m_dns_ms": "… median DNS answer meanwhile, ms",
+    "backup_1m_put_ms": "… median PUT meanwhile, ms",
+    "backup_1m_verify_s": "`verify`, s",
+    "backup_1m_restore_s": "`restore`, s",
+}
+
 LOWER_IS_BETTER: Final = ("_ms", "_s", "_mib", "_us")
-WIDTH, ROW, LEFT, RIGHT = 860, 26, 300, 90
+WIDTH, ROW, LEFT, RIGHT = 980, 26, 430, 90
 
 
 def compared(said: dict[str, Any]) -> list[dict[str, Any]]:
-    return [each for each in said["figures"] if each.get("peer") and each["aspen"] > 0]
+    """Those that stand beside another program, in the order of the page."""
+    return [each for name in SECTIONS for each in section(said, name) if each.get("peer_name") in PEERS]
+
+
+def section(said: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    return [each for each in said["figures"] if each["bench"] == name]
 
 
 def factor(each: dict[str, Any]) -> float:
@@ -53,7 +123,7 @@ def svg(said: dict[str, Any]) -> str:
         end = middle + math.log(factor(each)) * scale
         left, width = min(middle, end), abs(end - middle)
         color = "#2a7f62" if end >= middle else "#b3543a"
-        label = escape(f"{each['name']} ({each['peer_name']})")
+        label = escape(f"{MEANS[each['name']]} ({each['peer_name']})")
         parts += [
             f'<text x="{LEFT - 8}" y="{y + 14}" text-anchor="end">{label}</text>',
             f'<rect x="{left:.1f}" y="{y}" width="{width:.1f}" height="{ROW - 8}" fill="{color}"/>',
@@ -64,22 +134,24 @@ def svg(said: dict[str, Any]) -> str:
 
 
 def table(said: dict[str, Any]) -> str:
-    rows = [
-        f"| `{each['name']}` | {_figure(each['aspen'])} | "
-        + (
-            f"{_figure(each['peer'])} ({each['peer_name']}) | × {factor(each):.2f} |"
-            if each.get("peer")
-            else "| |"
-        )
-        for each in said["figures"]
-    ]
-    head = ["| figure | Aspen | peer | better by |", "|---|---|---|---|"]
+    head = ["| | Aspen | beside | better by |", "|---|---|---|---|"]
     plot = ["![Aspen beside its peers](performance.svg)", ""] if compared(said) else []
-    return "\n".join([f"Measured on {said['machine']}.", "", *plot, *head, *rows])
+    parts = [f"Measured on {said['machine']}.", "", *plot]
+    for name, title in SECTIONS.items():
+        if rows := section(said, name):
+            parts += [f"### {title}", "", *head, *map(_row, rows), ""]
+    return "\n".join(parts[:-1])
+
+
+def _row(each: dict[str, Any]) -> str:
+    beside = (
+        f"{_figure(each['peer'])} ({each['peer_name']}) | × {factor(each):.2f}" if each.get("peer") else "|"
+    )
+    return f"| {MEANS[each['name']]} | {_figure(each['aspen'])} | {beside} |"
 
 
 def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.2f}"
 
 
 def written(page: str, said: dict[str, Any]) -> str:
