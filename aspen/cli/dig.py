@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aspen.cli.common import Addrs, Exit, Json, Token, local, print_json, printable, talk
+from aspen.cli.names import name_argument
 
 if TYPE_CHECKING:
     from aspen.client import NodeClient
@@ -17,7 +18,7 @@ _TRIES = 2
 
 
 def dig(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The whole name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The whole name.", callback=name_argument)],
     rrtype: Annotated[str, typer.Argument(metavar="TYPE", help="A, TXT, ANY, TYPE65280, …")] = "A",
     server: Annotated[
         str | None,

@@ -12,12 +12,13 @@ from aspen.cli.common import (
     Consistency,
     Json,
     Token,
+    local,
     new_app,
     print_json,
     printable,
     talk,
 )
-from aspen.cli.zone_options import not_empty
+from aspen.cli.names import ascii_data, name_argument, name_option
 
 if TYPE_CHECKING:
     from aspen.client import NodeClient
@@ -29,7 +30,7 @@ Owner = Annotated[
     typer.Argument(
         metavar="NAME",
         help="The whole name; with --zone, one without a final dot is relative to it.",
-        callback=not_empty,
+        callback=name_argument,
     ),
 ]
 Type = Annotated[str, typer.Argument(metavar="TYPE", help="A, MX, TXT, TYPE65280, …")]
@@ -39,7 +40,12 @@ Data = Annotated[
 ]
 Zone = Annotated[
     str | None,
-    typer.Option("--zone", metavar="ZONE", help="The zone; without it, the one that NAME is in."),
+    typer.Option(
+        "--zone",
+        metavar="ZONE",
+        help="The zone; without it, the one that NAME is in.",
+        callback=name_option,
+    ),
 ]
 Ttl = Annotated[
     int | None, typer.Option(metavar="SECONDS", help="TTL, 60 to 604800; the zone's default without it.")
@@ -59,7 +65,8 @@ def set_records(
     token: Token = None,
 ) -> None:
     """Make DATA the records of NAME and TYPE; returns once a quorum has them on disk."""
-    change = {"op": "add" if add else "set", "name": name, "type": rrtype, "data": data, "ttl": ttl}
+    written = local(as_json, lambda: [ascii_data(rrtype, text) for text in data])
+    change = {"op": "add" if add else "set", "name": name, "type": rrtype, "data": written, "ttl": ttl}
     _print_changed(_change(addr, token, as_json, zone, change), as_json)
 
 
@@ -78,7 +85,8 @@ def delete(
     token: Token = None,
 ) -> None:
     """Delete records: of a name, of a type of it, or with this data. Exits 3 if there were none."""
-    change = {"op": "delete", "name": name, "type": rrtype, "data": data or []}
+    written = local(as_json, lambda: [ascii_data(rrtype or "", text) for text in data or ()])
+    change = {"op": "delete", "name": name, "type": rrtype, "data": written}
 
     async def action(client: NodeClient) -> dict[str, Any]:
         from aspen.errors import ClientNotFound
@@ -121,7 +129,7 @@ def get(
 
 @app.command(name="list")
 def list_records(
-    zone: Annotated[str, typer.Argument(metavar="ZONE", help="The zone's name.")],
+    zone: Annotated[str, typer.Argument(metavar="ZONE", help="The zone's name.", callback=name_argument)],
     rrtype: Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only this type.")] = None,
     consistency: Consistency = "consistent",
     as_json: Json = False,

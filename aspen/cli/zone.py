@@ -20,6 +20,7 @@ from aspen.cli.common import (
     print_table,
     talk,
 )
+from aspen.cli.names import ascii_data, ascii_name, name_argument, name_options
 from aspen.cli.zone_options import (
     DefaultTtl,
     Name,
@@ -53,10 +54,11 @@ def create(
             "--ns",
             metavar="NAME",
             help="A nameserver (repeatable); relative to the zone without a final dot.",
+            callback=name_options,
         ),
     ],
     responsible: Annotated[
-        str, typer.Option(metavar="NAME", help="Mail address of the SOA, as a name.")
+        str, typer.Option(metavar="NAME", help="Mail address of the SOA, as a name.", callback=name_argument)
     ] = "hostmaster",
     record: Annotated[list[str] | None, typer.Option(metavar="RECORD", help=_RECORD_HELP)] = None,
     default_ttl: DefaultTtl = None,
@@ -270,7 +272,8 @@ def _record(text: str, settings: dict[str, Any]) -> dict[str, Any]:
         words = [words[0], *words[2].split(None, 1)]
     if len(words) != 3:
         raise InputError(f"a record is written: name [TTL] [IN] type data, not {text!r}")
-    return {"name": words[0], "type": words[1], "ttl": ttl, "data": [words[2]]}
+    data = ascii_data(words[1], words[2])
+    return {"name": ascii_name(words[0]), "type": words[1], "ttl": ttl, "data": [data]}
 
 
 def _print_zone(zone: dict[str, Any], as_json: bool, first: str = "") -> None:

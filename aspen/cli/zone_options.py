@@ -6,16 +6,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-
-def not_empty(name: str) -> str:
-    """An argument that a shell variable may have been meant for. Raises `typer.BadParameter`."""
-    if not name:
-        raise typer.BadParameter("it is empty: the root is written '.', a zone's own name '@'")
-    return name
-
+from aspen.cli.names import name_argument
 
 Name = Annotated[
-    str, typer.Argument(metavar="ZONE", help="The zone's name, like example.com.", callback=not_empty)
+    str, typer.Argument(metavar="ZONE", help="The zone's name, like example.com.", callback=name_argument)
 ]
 DefaultTtl = Annotated[
     int | None,

@@ -126,6 +126,26 @@ def test_a_key_that_is_not_there_is_warned_of(one: OneNode, aspen: Aspen) -> Non
     assert "nobody." in aspen("zone", "show", "example.com").stderr
 
 
+def test_international_names_become_a_labels(one: OneNode, aspen: Aspen) -> None:
+    created = aspen(
+        "zone", "create", "Bücher.test", "--ns", "ns1", "--record", "größe 60 CNAME ns1.bücher.test."
+    )
+    assert created.exit_code == 0, created.stderr
+    assert "created xn--bcher-kva.test." in created.stdout
+    assert "Bücher.test is written xn--bcher-kva.test in DNS" in created.stderr
+    aspen("record", "set", "*.bücher.test", "MX", "10 post。bücher.test.")
+    listed = aspen("record", "list", "bücher.test").stdout
+    assert "xn--gre-6ka8i.xn--bcher-kva.test. 60 IN CNAME ns1.xn--bcher-kva.test." in listed
+    assert "*.xn--bcher-kva.test. 3600 IN MX 10 post.xn--bcher-kva.test." in listed
+    assert aspen("record", "set", "t.bücher.test", "TXT", '"ü"').exit_code == 0
+    assert '"\\195\\188"' in aspen("record", "get", "t.bücher.test", "TXT").stdout
+    asked = aspen("dig", "größe.bücher.test", "CNAME", "--short", "--server", one.dns)
+    assert asked.stdout == "ns1.xn--bcher-kva.test.\n"
+    none = aspen("zone", "create", "☃.test", "--ns", "ns1")
+    assert none.exit_code == 2
+    assert "can't be a name in DNS" in none.stderr
+
+
 def test_records_are_set_got_listed_and_deleted(one: OneNode, aspen: Aspen) -> None:
     aspen(*CREATE)
     done = aspen("record", "set", "www.example.com", "A", "192.0.2.1", "192.0.2.2", "--ttl", "300", "--json")
