@@ -39,10 +39,13 @@ run: $(VENV)/.installed
 cluster: $(VENV)/.installed
 	$(BIN)/aspen dev --nodes 3 $(ARGS)
 
-# Files side by side, each file's tests in their order: most of the time goes into waiting for real processes.
+# Files side by side, each file's tests in their order, the longest first (tests/conftest.py).
 # A failed test is tried once more, and named in the summary (docs/hacking.md, "Tests").
+# Hundreds of nodes and commands are started: without compiled modules each would compile all of them again.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --reruns 1 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
+		--reruns 1 $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .

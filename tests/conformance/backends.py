@@ -97,7 +97,7 @@ class Raft:
         await node.shutdown()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not condition():  # noqa: ASYNC110  no event announces all that is waited for
                 await asyncio.sleep(0.01)
 

@@ -86,7 +86,7 @@ async def test_no_network_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("aspen.discovery.mdns.AsyncZeroconf", none)
     node = Node(TOPIC, 17_001)
     node.mdns.start()
-    await asyncio.wait_for(tried.wait(), 5)
+    await asyncio.wait_for(tried.wait(), 30)
     await node.mdns.stop()
 
 

@@ -143,14 +143,14 @@ async def ask(server: tuple[str, int], query: bytes, *, tcp: bool) -> bytes:
         transport, _ = await loop.create_datagram_endpoint(Client, remote_addr=server)
         try:
             transport.sendto(query)
-            return await asyncio.wait_for(answered, 5)
+            return await asyncio.wait_for(answered, 30)
         finally:
             transport.close()
     reader, writer = await asyncio.open_connection(*server)
     try:
         writer.write(len(query).to_bytes(2, "big") + query)
-        size = int.from_bytes(await asyncio.wait_for(reader.readexactly(2), 5), "big")
-        return await asyncio.wait_for(reader.readexactly(size), 5)
+        size = int.from_bytes(await asyncio.wait_for(reader.readexactly(2), 30), "big")
+        return await asyncio.wait_for(reader.readexactly(size), 30)
     finally:
         writer.close()
 

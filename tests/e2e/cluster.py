@@ -168,7 +168,7 @@ class NodeProcess:
         self.process.kill()
         self.process.wait()
 
-    def stop(self, timeout_s: float = 10.0) -> int:
+    def stop(self, timeout_s: float = 30.0) -> int:
         """SIGTERM; returns the exit code."""
         assert self.process is not None
         self.process.terminate()
@@ -337,7 +337,7 @@ class Cluster:
     def node(self, node_id: int) -> NodeProcess:
         return next(node for node in self.nodes if node.node_id == node_id)
 
-    def leader(self, timeout_s: float = 10.0) -> NodeProcess:
+    def leader(self, timeout_s: float = 30.0) -> NodeProcess:
         """The living leader that all living nodes agree on."""
 
         def agreed() -> NodeProcess | None:
@@ -352,7 +352,7 @@ class Cluster:
         leader = self.leader()
         return [node for node in self.living if node is not leader]
 
-    def wait_caught_up(self, timeout_s: float = 15.0) -> int:
+    def wait_caught_up(self, timeout_s: float = 30.0) -> int:
         """Every living node has applied what is committed now; returns that index."""
         target = max((node.status() or {}).get("commit_index", 0) for node in self.living)
         for node in self.living:
@@ -363,7 +363,7 @@ class Cluster:
             )
         return target
 
-    def wait_stored(self, packets: Sequence[Published], timeout_s: float = 15.0) -> None:
+    def wait_stored(self, packets: Sequence[Published], timeout_s: float = 30.0) -> None:
         """Every living node's replica holds every packet."""
         for node in self.living:
             missing = list(packets)

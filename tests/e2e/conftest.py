@@ -24,13 +24,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  
     return report
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Last of all: the quick tests should speak first."""
-    here = Path(__file__).parent
-    items.sort(key=lambda item: here in item.path.parents)
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with running(tmp_path_factory.mktemp("three"), 3) as cluster:
         yield cluster
@@ -38,13 +32,13 @@ def _three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(_three: Cluster) -> Iterator[Cluster]:
-    """Three nodes, shared by all tests; whatever a test kills is started again after it."""
+    """Three nodes, shared by the tests of a file; whatever a test kills is started again after it."""
     _three.restore()
     yield _three
     _three.restore()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with running(tmp_path_factory.mktemp("one"), 1) as cluster:
         yield cluster

@@ -22,17 +22,24 @@ def end_with_parent() -> None:
 
 
 POLL_S = 0.01
+SLOWEST_POLL_S = 0.1
 
 
-def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 10.0, poll_s: float = POLL_S) -> T:
-    """Poll until `condition()` is true; return what it returned. Other processes can only be polled."""
-    deadline = time.monotonic() + timeout_s
+def wait_until(
+    condition: Callable[[], T], what: str, timeout_s: float = 30.0, poll_s: float | None = None
+) -> T:
+    """Poll until `condition()` is true; return what it returned. Other processes can only be polled.
+
+    Unless told how often, it asks less and less: every question costs those who are waited for.
+    """
+    began = time.monotonic()
     while True:
         if value := condition():
             return value
-        if time.monotonic() > deadline:
+        waited_s = time.monotonic() - began
+        if waited_s > timeout_s:
             raise AssertionError(f"not within {timeout_s:g} s: {what}")
-        time.sleep(poll_s)
+        time.sleep(poll_s or min(max(POLL_S, waited_s / 20), SLOWEST_POLL_S))
 
 
 def _stat_fields(pid: int) -> list[str]:

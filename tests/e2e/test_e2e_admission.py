@@ -55,15 +55,15 @@ def test_a_stranger_is_refused_logged_once_and_counted(
     try:
         stranger.start()
         for node in others:
-            wait_until(lambda node=node: refused_lines(node, code), f"{node} logs {code}", timeout_s=15)
-            wait_until(lambda node=node: refusals(node).get(code), f"{node} counts {code}", timeout_s=15)
+            wait_until(lambda node=node: refused_lines(node, code), f"{node} logs {code}", timeout_s=30)
+            wait_until(lambda node=node: refusals(node).get(code), f"{node} counts {code}", timeout_s=30)
         # It comes again, and is counted again, but not logged: a stranger must not fill the log.
         counted = {node: refusals(node)[code] for node in others}
         stranger.kill()
         stranger.start()
         for node in others:
             wait_until(
-                lambda node=node: refusals(node)[code] > counted[node], f"{node} counts another", timeout_s=15
+                lambda node=node: refusals(node)[code] > counted[node], f"{node} counts another", timeout_s=30
             )
         for node in others:
             assert len(refused_lines(node, code)) == 1
@@ -95,7 +95,7 @@ def test_a_member_that_lost_its_disk_founds_no_second_cluster(cluster: Cluster) 
     if cluster.leader() is not first:
         body = json.dumps({"node_id": first.node_id}).encode()
         assert first.request("POST", "/v1/cluster/transfer-leader", body).status == 200
-    wait_until(lambda: cluster.leader() is first, "the first node leads", timeout_s=10)
+    wait_until(lambda: cluster.leader() is first, "the first node leads", timeout_s=30)
     packet = sign("kept=by the others")
     assert first.put(packet).status == 204
     cluster.wait_stored([packet])
@@ -104,12 +104,12 @@ def test_a_member_that_lost_its_disk_founds_no_second_cluster(cluster: Cluster) 
         first.kill()
         lose_disk(first)
         first.start()
-        wait_until(lambda: refusals(others[0]).get("foreign_cluster"), "the others refuse it", timeout_s=15)
+        wait_until(lambda: refusals(others[0]).get("foreign_cluster"), "the others refuse it", timeout_s=30)
         first.wait_answers()
         assert first.put(sign("into=nothing")).status == 503
         assert not first.ready()
         written = sign("meanwhile=yes")
-        wait_until(lambda: others[0].put(written).status == 204, "the others take writes", timeout_s=10)
+        wait_until(lambda: others[0].put(written).status == 204, "the others take writes", timeout_s=30)
         assert (others[0].status() or {})["cluster_id"] == cluster_id
     finally:
         # Its disk is new, its key is the old one: as a mere member it is let in, and gets everything again.

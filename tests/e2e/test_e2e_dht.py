@@ -107,7 +107,7 @@ def test_what_is_published_here_is_read_by_libtorrent(cluster: Cluster, dht: lis
     packet = sign("addr=192.0.2.7:7")
     assert cluster.followers()[0].put(packet).status == 204
     key = decode_key(packet.z32)
-    found = wait_until(lambda: dht[7].get(key), "the DHT has it", timeout_s=10)
+    found = wait_until(lambda: dht[7].get(key), "the DHT has it", timeout_s=30)
     assert found is not None
     assert found[1] + found[0].to_bytes(8, "big") + found[2] == packet.payload
 
@@ -116,7 +116,7 @@ def test_what_was_deleted_here_does_not_come_back_from_there(cluster: Cluster, d
     packet = sign("addr=192.0.2.8:8")
     node = cluster.nodes[0]
     assert node.put(packet).status == 204
-    wait_until(lambda: dht[4].get(decode_key(packet.z32)), "the DHT has it", timeout_s=10)
+    wait_until(lambda: dht[4].get(decode_key(packet.z32)), "the DHT has it", timeout_s=30)
     assert node.request("DELETE", f"/v1/packets/{packet.z32}").status < 300
     cluster.wait_caught_up()
     for each in cluster:

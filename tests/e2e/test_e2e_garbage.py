@@ -33,7 +33,7 @@ def node(single: Cluster) -> Iterator[NodeProcess]:
     assert node.alive
     assert node.pid == pid
     assert node.workers_alive() == workers
-    wait_until(lambda: open_files(pid) <= files + 2, "no connection was left open", timeout_s=15)
+    wait_until(lambda: open_files(pid) <= files + 2, "no connection was left open", timeout_s=30)
     said = node.log()[log_before:]
     assert not [alarm for alarm in ALARMS if alarm in said], said[-4_000:]
 

@@ -35,7 +35,7 @@ def test_a_clean_stop_leaves_no_process(single: Cluster) -> None:
     session = node.pid
     assert node.workers_alive()
     assert node.stop() == 0
-    wait_until(lambda: not session_members(session), "all of the node's processes have ended", timeout_s=5)
+    wait_until(lambda: not session_members(session), "all of the node's processes have ended", timeout_s=30)
 
 
 def test_a_second_start_is_refused_and_told_who_holds_the_data(single: Cluster) -> None:
@@ -62,9 +62,9 @@ def test_a_killed_worker_is_replaced(single: Cluster) -> None:
     assert node.put(packet).status == 204
     (worker,) = node.workers_alive()
     os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: node.workers_alive() - {worker}, "another worker has started", timeout_s=10)
+    wait_until(lambda: node.workers_alive() - {worker}, "another worker has started", timeout_s=30)
     # dnspython waits two seconds: the queue of the socket outlived its worker.
-    wait_until(lambda: node.resolves(packet), "the new worker answers", timeout_s=10)
+    wait_until(lambda: node.resolves(packet), "the new worker answers", timeout_s=30)
     assert node.alive
     assert len(node.workers_alive()) == 1
 
@@ -116,7 +116,7 @@ def test_ctrl_c_ends_a_whole_dev_cluster(tmp_path: Path) -> None:
         # As a terminal does it: to every process of the foreground group.
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(20) == 0, log_path.read_text()
-        wait_until(lambda: not everything(), "no orphan is left", timeout_s=5)
+        wait_until(lambda: not everything(), "no orphan is left", timeout_s=30)
         assert "Traceback" not in log_path.read_text()
     except AssertionError as error:
         error.add_note(log_path.read_text()[-8_000:])

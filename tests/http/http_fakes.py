@@ -325,7 +325,7 @@ class EventLine:
 
     async def block(self) -> bytes | None:
         """What stands before the next empty line; None at the end of the answer."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while b"\n\n" not in self._text:
                 size = int(await self.line.reader.readline(), 16)
                 self._text += await self.line.reader.readexactly(size)

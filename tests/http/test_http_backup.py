@@ -88,4 +88,4 @@ async def test_a_client_that_goes_away_ends_the_source(server: HttpServer, sourc
     await line.send(GET)
     await line.answer()
     await line.close()
-    await within(10, lambda: source.closed == 1)
+    await within(30, lambda: source.closed == 1)

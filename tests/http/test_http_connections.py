@@ -27,7 +27,7 @@ async def exchange(server: HttpServer, data: bytes, *, end: bool = False) -> Ans
     if end:
         line.writer.write_eof()
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await line.answer()
     finally:
         await line.close()
@@ -97,7 +97,7 @@ async def test_chunks_that_turn_out_malformed_end_the_request(serve: Serve) -> N
     server = await serve()
     line = await Line.open(server.address)
     await line.send(PUT_HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
-    await within(2, lambda: server.connections == 1)
+    await within(30, lambda: server.connections == 1)
     await asyncio.sleep(0.02)  # so that the handler waits for more of the body
     await line.send(b"zzz\r\n")
     assert (await line.answer()).error == (400, "bad_body")
@@ -126,7 +126,7 @@ async def test_a_gigabyte_sent_regardless_is_cut_off_soon(serve: Serve) -> None:
     except ConnectionError:
         pass
     assert sent < 32 * 2**20  # what sockets buffer, not what was announced
-    await within(2, lambda: server.connections == 0)
+    await within(30, lambda: server.connections == 0)
     await line.close()
 
 
@@ -187,7 +187,7 @@ async def test_a_half_closed_client_hears_that_its_body_is_incomplete(serve: Ser
     server = await serve()
     answer = await exchange(server, PUT_HEAD + sent, end=True)
     assert answer.error == (400, "bad_body")
-    await within(2, lambda: server.connections == 0)
+    await within(30, lambda: server.connections == 0)
 
 
 async def test_a_half_closed_client_gets_its_answer(serve: Serve, cluster: FakeCluster) -> None:
@@ -197,7 +197,7 @@ async def test_a_half_closed_client_gets_its_answer(serve: Serve, cluster: FakeC
     body = PACKET.payload
     answer = await exchange(server, PUT_HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body, end=True)
     assert answer.status == 204
-    await within(2, lambda: server.connections == 0)
+    await within(30, lambda: server.connections == 0)
 
 
 async def test_a_half_closed_client_without_a_request_is_let_go(serve: Serve) -> None:
@@ -208,7 +208,7 @@ async def test_a_half_closed_client_without_a_request_is_let_go(serve: Serve) ->
         line.writer.write_eof()
         assert await line.ended()
         await line.close()
-    await within(2, lambda: server.connections == 0)
+    await within(30, lambda: server.connections == 0)
 
 
 async def test_a_client_that_vanishes_leaves_nothing_behind(serve: Serve, cluster: FakeCluster) -> None:
@@ -220,12 +220,12 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(serve: Serve, cluste
     ):
         line = await Line.open(server.address)
         await line.send(PUT_HEAD + sent)
-        await within(2, lambda: server.connections == 1)
+        await within(30, lambda: server.connections == 1)
         await asyncio.sleep(0.02)
         raw = line.writer.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # reset, not FIN
         line.writer.transport.abort()
-        await within(2, lambda: server.connections == 0)
+        await within(30, lambda: server.connections == 0)
     cluster.held.set()
     assert (await exchange(server, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")).status == 200
 
@@ -303,7 +303,7 @@ async def test_who_does_not_take_its_answers_is_cut_off(serve: Serve, cluster: F
         )
     await asyncio.sleep(0.2)
     assert server.connections == 1
-    await within(3, lambda: server.connections == 0)
+    await within(30, lambda: server.connections == 0)
 
 
 # --- many -------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ async def test_connections_beyond_the_bound_are_told_so(serve: Serve) -> None:
     assert (await extra.answer()).error == (503, "overloaded")
     assert await extra.ended()
     await clients[0].close()
-    await within(2, lambda: server.connections == 1)
+    await within(30, lambda: server.connections == 1)
     assert (await exchange(server, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")).status == 200
     await clients[1].close()
     await extra.close()
@@ -386,7 +386,7 @@ async def test_requests_beyond_the_bound_are_told_so(serve: Serve, cluster: Fake
     cluster.held = asyncio.Event()
     clients = [Client(server.address) for _ in range(3)]
     waiting = [asyncio.create_task(one.put(PATH, PACKET.payload)) for one in clients[:2]]
-    await within(2, lambda: len(cluster.commands) == 2)
+    await within(30, lambda: len(cluster.commands) == 2)
     answer = await clients[2].get(PATH)
     assert answer.error == (503, "overloaded")
     assert answer.headers["retry-after"] == "1"
@@ -403,7 +403,7 @@ async def test_slow_bodies_take_no_room_from_others(serve: Serve) -> None:
     slow = [await Line.open(server.address) for _ in range(5)]
     for line in slow:
         await line.send(PUT_HEAD + b"Content-Length: 300\r\n\r\nx")
-    await within(2, lambda: server.connections == 5)
+    await within(30, lambda: server.connections == 5)
     await asyncio.sleep(0.02)
     assert (await exchange(server, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")).status == 200
     for line in slow:
@@ -416,12 +416,12 @@ async def test_closing_lets_what_is_under_way_finish(serve: Serve, cluster: Fake
     busy, idle = Client(server.address), Client(server.address)
     assert (await idle.get("/healthz")).status == 200
     putting = asyncio.create_task(busy.put(PATH, PACKET.payload))
-    await within(2, lambda: len(cluster.commands) == 1)
+    await within(30, lambda: len(cluster.commands) == 1)
     address = server.address
     closing = asyncio.create_task(server.close())
     asyncio.get_running_loop().call_later(0.05, cluster.held.set)
     assert (await putting).status == 204
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         await closing
     with pytest.raises(OSError):  # noqa: PT011  (refused or reset: nobody listens)
         await Line.open(address)

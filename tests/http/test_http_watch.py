@@ -28,7 +28,7 @@ async def node(serve: Serve) -> AsyncIterator[NodeClient]:
 async def take(changes: AsyncIterator[Changes], count: int) -> list[Changes]:
     """The next batches of changes, without signs of life."""
     found: list[Changes] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(found) < count:
             told = await anext(changes)
             if told.changes:

@@ -139,14 +139,14 @@ async def test_who_sends_an_octet_now_and_then_is_cut_off(
         pass
     else:
         assert (await line.answer()).error == (408, "timeout")
-    await within(5.0, lambda: server.connections == 0)
+    await within(30, lambda: server.connections == 0)
 
 
 async def test_too_many_connections_are_told_so(serve_https: Serve, context: ssl.SSLContext) -> None:
     server = await serve_https(limits=HttpLimits(connections=2))
     assert server.https_address is not None
     lines = [await tls_line(server.https_address, context) for _ in range(2)]
-    await within(5.0, lambda: server.connections == 2)
+    await within(30, lambda: server.connections == 2)
     over = await tls_line(server.https_address, context)
     assert (await over.answer()).error == (503, "overloaded")
     assert len(lines) == 2

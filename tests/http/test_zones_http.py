@@ -296,7 +296,7 @@ async def test_an_import_cut_short_changes_nothing(http: Client, member: OneMemb
     head = f"POST {ZONE}/import HTTP/1.1\r\n{host}\r\nContent-Length: 9999999\r\n\r\n"
     await line.send(head.encode() + FILE + rest)
     await within(
-        5, lambda: any(isinstance(command, ZoneStage) and command.sequence for command in member.commands)
+        30, lambda: any(isinstance(command, ZoneStage) and command.sequence for command in member.commands)
     )
     under_way = (await http.get(ZONE + "/import")).json["imports"]
     assert len(under_way) == 1

@@ -69,7 +69,7 @@ def sealed_nonsense(rng):
 
 async def idle_again(station, connections):
     """Returns once every connection that garbage had opened is gone."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(station.endpoint._transceiver.connections) > connections:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

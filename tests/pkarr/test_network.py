@@ -203,7 +203,7 @@ async def published(network: DhtNetwork, dht: FakeDht, *packets: SignedPacket) -
     for each in packets:
         await network.publish(each)
     network.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while network.waiting:
             dht.put_done.clear()
             await dht.put_done.wait()

@@ -1,0 +1,55 @@
+"""The order of the suite, and how many run side by side.
+
+Side by side, the files that take longest begin first, so that nobody sits alone over one of them in the
+end; a single process begins with the quick ones, which should speak first. `costs.txt` says what a file
+takes; `make test ARGS=--costs` writes it anew.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+COSTS = Path(__file__).with_name("costs.txt")
+WORTH_A_LINE_S = 2.0
+"""Files that take less are not listed, and count as nothing."""
+
+_took_s: Counter[str] = Counter()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--costs", action="store_true", help=f"write what each file took into {COSTS.name}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Twice as many as processors: more than half of the time is spent waiting for other processes."""
+    return 2 * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    lines = (line.split() for line in COSTS.read_text().splitlines())
+    cost_s = {file: int(seconds) for seconds, file in lines}
+    sign = -1 if hasattr(config, "workerinput") else 1
+    items.sort(key=lambda item: sign * cost_s.get(_file(item.nodeid), 0))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _took_s[_file(report.nodeid)] += report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.option.costs and not hasattr(session.config, "workerinput"):
+        long = [(took_s, file) for file, took_s in _took_s.items() if took_s >= WORTH_A_LINE_S]
+        lines = [
+            f"{took_s:4.0f} {file}\n" for took_s, file in sorted(long, key=lambda one: (-one[0], one[1]))
+        ]
+        COSTS.write_text("".join(lines))
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
