@@ -163,6 +163,14 @@ class Progress:
         self.next = snapshot_index + 1
         self.sent_commit = snapshot_index
 
+    @property
+    def committable(self) -> int:
+        """How far it may commit by a heartbeat, which it does without a check: no further than its log is
+        known to match. A learner that is not answering may have lost it (`maybe_decrease`)."""
+        if self.is_learner and self.state is not ReplicationState.REPLICATE:
+            return 0
+        return self.match
+
     # --- sending ------------------------------------------------------------------------------
 
     def sent_entries(self, count: int, size: int) -> None:
@@ -199,7 +207,9 @@ class Progress:
         """It refused an append after `rejected`, and may agree up to `hint`. False if that is stale.
 
         Messages may be reordered: never step back to or below `match`, and in PROBE heed only
-        the answer to the one probe that is out.
+        the answer to the one probe that is out. But a learner that is probed and refuses what it had
+        acknowledged has lost its log: nothing was built on that, since it has no vote, so it is sent all
+        again. Of a voter's disk that much must be true (§5.1: its log survives), and it gets nothing.
         """
         if self.state is ReplicationState.REPLICATE:
             if rejected <= self.match:
@@ -208,6 +218,8 @@ class Progress:
         else:
             if self.next - 1 != rejected:
                 return False
+            if self.is_learner and rejected <= self.match:
+                self.match = 0
             self.next = max(min(rejected, hint + 1), self.match + 1)
             self.probe_sent = False
         self.sent_commit = min(self.sent_commit, self.next - 1)

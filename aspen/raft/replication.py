@@ -155,8 +155,7 @@ def broadcast_heartbeat(raft: RaftState) -> None:
     for node_id, progress in raft.progress.items():
         if node_id == raft.node_id:
             continue
-        # No further than its log is known to match: it commits this without a check.
-        commit = min(progress.match, committed)
+        commit = min(progress.committable, committed)
         raft.emit(
             Message(
                 MessageType.HEARTBEAT,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -38,6 +39,7 @@ from aspen.net.endpoint import ALPN_TICKET, Endpoint, Hello, Service
 from aspen.node import PROTOCOL_VERSION, Node, bootstrap_node
 from aspen.ratelimit import Rate, RateLimiter
 from aspen.services.recovery import StoppedNode
+from aspen.state.kv_commands import KvSet
 
 COOKIE = "joining-7c1d-only-for-these-tests"
 HOST = "127.0.0.1"
@@ -213,6 +215,26 @@ def test_what_is_no_cluster_id_is_not_what_aspen_wrote(tmp_path: Path, cluster_i
     (tmp_path / JOINED_FILE).write_text(f'node_id = 2\ncluster_id = "{cluster_id}"\n')
     with pytest.raises(ConfigError, match=f"{JOINED_FILE}: not what Aspen wrote there: cluster_id is"):
         read_joined(tmp_path)
+
+
+async def test_a_learner_that_lost_its_data_comes_back_by_the_same_command(
+    member: Node, tmp_path: Path
+) -> None:
+    """It has no vote, so nothing was built on what it had: it gets all again, under its node id."""
+    settings: dict[str, Any] = {"ticket": signed(member), "learner": True}
+    async with running(tmp_path / "new", **settings) as new:
+        await member.proposer.propose(KvSet(((b"k", b"v"),)))
+        await until(lambda: new.kv.get(b"k") is not None, "it has what was written")
+    leads = member.consensus.driver.raw.term
+    key = (tmp_path / "new" / "identity.key").read_bytes()
+    shutil.rmtree(tmp_path / "new")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "identity.key").write_bytes(key)
+    async with running(tmp_path / "new", **settings) as again:
+        assert again.node_id == new.node_id
+        await until(lambda: again.kv.get(b"k") is not None, "it has it again")
+        await until(lambda: "learner beside 1 voters" in SAID[-1], "it has caught up")
+    assert member.consensus.driver.raw.term == leads  # the same leader, who knew how far it had been
 
 
 async def test_who_has_joined_needs_no_valid_ticket_any_more(member: Node, tmp_path: Path) -> None:

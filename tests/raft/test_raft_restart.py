@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from raft_cluster import Cluster, entries, lone_node, raw_node, storage, take
+import pytest
+from raft_cluster import Cluster, entries, lone_node, raw_node, storage, storage_of, take
 
+from aspen.errors import InvariantViolation
 from aspen.raft.messages import Entry, HardState, Message, MessageType
+from aspen.raft.progress import ReplicationState
 from aspen.raft.storage import LmdbLog
 from aspen.state.store import Store
 
@@ -67,3 +70,61 @@ def test_what_is_committed_outlives_any_minority_of_crashes(cluster: Build) -> N
             nodes.restart(node_id)
         nodes.tick_all(1)
     assert all(nodes.data_of(i) == [b"a", b"3", b"1", b"2"] for i in nodes.raws)
+
+
+def comes_back_empty(nodes: Cluster, node_id: int) -> None:
+    """Its disk is lost; it knows its name and nothing else. The leader has noticed that it was away."""
+    nodes.crash(node_id)
+    nodes[1].report_unreachable(node_id)
+    nodes.applied[node_id] = []
+    nodes.storages[node_id] = storage_of(())
+    nodes.start(node_id)
+    nodes.tick_all(3)
+
+
+@pytest.mark.parametrize("compacted", [False, True], ids=["by its log", "by a snapshot"])
+def test_a_learner_that_lost_its_log_is_brought_up_to_date_afresh(cluster: Build, compacted: bool) -> None:
+    """It has no vote, so nothing was built on what it had acknowledged."""
+    nodes = cluster(3, learners=(3,))
+    nodes.elect(1)
+    nodes.propose(1, b"a", b"b")
+    assert nodes[1].raft.progress[3].match == nodes[1].last_index
+    if compacted:
+        leader = storage(nodes[1])
+        leader.create_snapshot(nodes[1].commit_index, leader._snapshot.metadata.conf_state, b"state")
+        leader.compact(nodes[1].commit_index)
+    comes_back_empty(nodes, 3)
+    assert (nodes[3].last_index, nodes[3].commit_index) == (nodes[1].last_index, nodes[1].commit_index)
+    nodes.propose(1, b"c")
+    assert nodes.applied[3][-1].data == b"c"
+
+
+def test_a_learner_that_lost_its_log_in_the_middle_of_a_snapshot_is_sent_another(cluster: Build) -> None:
+    nodes = cluster(3, learners=(3,))
+    nodes.elect(1)
+    nodes.propose(1, b"a")
+    nodes.isolate(3)
+    nodes.propose(1, b"b", b"c")
+    leader = storage(nodes[1])
+    leader.create_snapshot(nodes[1].commit_index, leader._snapshot.metadata.conf_state, b"state")
+    leader.compact(nodes[1].commit_index)
+    nodes.heal()
+    nodes.drops = lambda message: message.type is T.SNAP
+    nodes.tick_all(3)
+    progress = nodes[1].raft.progress[3]
+    assert (progress.state, progress.match > 0) == (ReplicationState.SNAPSHOT, True)
+    comes_back_empty(nodes, 3)
+    assert nodes[3].last_index == 0
+    nodes.drops = lambda message: False
+    nodes[1].report_snapshot(3, failed=True)
+    nodes.tick_all(3)
+    assert nodes[3].commit_index == nodes[1].commit_index
+
+
+def test_a_voter_that_lost_its_log_halts(cluster: Build) -> None:
+    """What it had acknowledged may be committed by its word (§5.1): it must not go on as if it were new."""
+    nodes = cluster(3)
+    nodes.elect(1)
+    nodes.propose(1, b"a")
+    with pytest.raises(InvariantViolation, match="commit index past the log"):
+        comes_back_empty(nodes, 3)
