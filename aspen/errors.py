@@ -73,7 +73,11 @@ def invariant(condition: object, message: str) -> None:
 
 
 class ConfigError(AspenError):
-    """A setting can't be used. The message names the setting and where it came from."""
+    """Settings can't be used. The message names each and its source; `problems` has them one by one."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 class CertificateError(ConfigError):

@@ -170,9 +170,15 @@ def local(as_json: bool, action: Callable[[], T]) -> T:
 def fail(error: AspenError, as_json: bool = False) -> NoReturn:
     """Say what went wrong and end with the exit code that fits."""
     code = error.code if isinstance(error, ClientError | JoinError) else type(error).__name__
+    problems = error.problems if isinstance(error, ConfigError) else ()
     if as_json:
         current = {"current": error.current} if isinstance(error, ClientCompareFailed) else {}
-        print(json.dumps({"error": code, "reason": str(error), **current}), file=sys.stderr)
+        each = {"problems": problems} if problems else {}
+        print(json.dumps({"error": code, "reason": str(error), **current, **each}), file=sys.stderr)
+    elif len(problems) > 1:
+        print(f"aspen: {len(problems)} problems with the configuration:", file=sys.stderr)
+        for problem in problems:
+            print(f"  {problem}", file=sys.stderr)
     else:
         print(f"aspen: {error}", file=sys.stderr)
         for hint in _hints(error):

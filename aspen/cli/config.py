@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -12,7 +13,7 @@ import typer
 from aspen.cli.common import EXIT_CODES, Json, local, new_app, print_json, print_table
 
 if TYPE_CHECKING:
-    from aspen.config.sources import LoadedConfig
+    from aspen.config.sources import LoadedConfig, Problems
 
 app = new_app(
     "A node's configuration.\n\n"
@@ -21,6 +22,8 @@ app = new_app(
 
 # What is commonly given when a node is started rather than in its file.
 _GIVEN_AT_START: Final = {"node_id": 1, "cookie": "stands in for the real one"}
+
+_NAME: Final = re.compile(r"[a-z_]+")
 
 File = Annotated[Path | None, typer.Argument(metavar="[FILE]", help="TOML file of settings.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="The same.")]
@@ -42,8 +45,9 @@ def check(
     Exits 2 if a node would refuse it. A node id and a cookie may be left to whoever starts
     the node; then it says that they are still needed.
     """
-    loaded, overruled = local(as_json, lambda: _load(config if config is not None else file))
-    missing, warnings, security = local(as_json, lambda: _checked(loaded))
+    problems: Problems = []
+    loaded, overruled = local(as_json, lambda: _load(config if config is not None else file, problems))
+    missing, warnings, security = local(as_json, lambda: _checked(loaded, problems))
     warnings = [*warnings, *overruled]
     rows = _rows(loaded, everything=origin)
     if as_json:
@@ -77,27 +81,38 @@ def show(
         _print_settings(rows, with_origin=origin)
 
 
-def _load(file: Path | None) -> tuple[LoadedConfig, list[str]]:
-    """The configuration as a node would have it, and what was overruled."""
+def _load(file: Path | None, problems: Problems | None = None) -> tuple[LoadedConfig, list[str]]:
+    """The configuration as a node would have it, and what was overruled; `problems` as for `load_config`."""
     from aspen.config.security import apply_security_defaults
     from aspen.config.sources import NODE_DEFAULTS, load_config
 
-    loaded = load_config(config_file=file, environment=os.environ, flags={}, defaults=NODE_DEFAULTS)
+    loaded = load_config(
+        config_file=file, environment=os.environ, flags={}, defaults=NODE_DEFAULTS, problems=problems
+    )
     overruled = apply_security_defaults(loaded.config)
     for path in overruled:
         loaded.sources[path] += " (overruled)"
     return loaded, list(overruled.values())
 
 
-def _checked(loaded: LoadedConfig) -> tuple[list[str], list[str], Mapping[str, str]]:
-    """Settings still missing, warnings, and the report on security. Raises `ConfigError`."""
+def _checked(loaded: LoadedConfig, problems: Problems) -> tuple[list[str], list[str], Mapping[str, str]]:
+    """Settings still missing, warnings, the report on security. Raises `ConfigError` with all problems."""
     from aspen.config.security import security_report
     from aspen.config.sources import LoadedConfig
+    from aspen.errors import ConfigError
 
     missing = [name for name in _GIVEN_AT_START if not getattr(loaded.config, name)]
     stand_ins = {name: _GIVEN_AT_START[name] for name in missing if name not in loaded.sources}
     complete = LoadedConfig(loaded.config.replace(**stand_ins), loaded.sources)
-    return missing, complete.validate(), security_report(loaded.config, loaded.origin)
+    try:
+        warnings = complete.validate()
+    except ConfigError as error:
+        # What was left out before has its default now, of which nothing is to be said.
+        left_out = {path.rpartition(".")[2] for path, _text in problems}
+        problems += [("", text) for text in error.problems if not left_out & set(_NAME.findall(text))]
+    if problems:
+        raise ConfigError(*(text for _setting, text in problems))
+    return missing, warnings, security_report(loaded.config, loaded.origin)
 
 
 def _rows(loaded: LoadedConfig, *, everything: bool) -> list[tuple[str, Any, str]]:

@@ -96,14 +96,14 @@ def _configuration(file: Path | None) -> tuple[LoadedConfig | None, list[Finding
     try:
         loaded = load_config(config_file=file, environment=os.environ, flags={}, defaults=NODE_DEFAULTS)
     except ConfigError as error:
-        return None, [problem(topic, str(error), correct)]
+        return None, [problem(topic, part, correct) for part in error.problems]
     given_at_start: dict[str, Any] = {"node_id": 1} if not loaded.config.node_id else {}
     if not loaded.config.cookie and "cookie" not in loaded.sources:
         given_at_start["cookie"] = "stands in for the real one"
     try:
         warnings = type(loaded)(loaded.config.replace(**given_at_start), loaded.sources).validate()
     except ConfigError as error:
-        return loaded, [problem(topic, part, correct) for part in str(error).split("; ")]
+        return loaded, [problem(topic, part, correct) for part in error.problems]
     said = [warning(topic, text, "see docs/configuration.md") for text in warnings]
     return loaded, said or [ok(topic, str(file) if file is not None else "of the environment")]
 

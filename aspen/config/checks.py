@@ -53,7 +53,7 @@ def check(config: ClusterBootstrapConfig, given: frozenset[str] = frozenset()) -
     if not problems:  # of the right types: look at what they say
         problems = list(_value_errors(config))
     if problems:
-        raise ConfigError("; ".join(problems))
+        raise ConfigError(*problems)
     return [*_warnings(config), *_without_effect(config, given)]
 
 

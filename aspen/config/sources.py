@@ -12,7 +12,7 @@ separated by commas).
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -99,6 +99,9 @@ _FLAG_NAMES: Final = {
 Layer = dict[str, tuple[Any, str]]
 """Dotted setting name → value, and the source it came from."""
 
+Problems = list[tuple[str, str]]
+"""What is wrong, each with the setting that is left out for it (empty: none)."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
@@ -133,32 +136,39 @@ def load_config(
     environment: Mapping[str, str],
     flags: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
+    problems: Problems | None = None,
 ) -> LoadedConfig:
     """Build a configuration from its sources. Raises `ConfigError`; does not validate.
 
-    `flags` and `defaults` map dotted setting names to values; a flag that is None was not given.
+    `flags` and `defaults` map dotted setting names to values; a flag that is None was not given. With a list
+    for `problems`, what can't be read is told there and left out, and only what leaves nothing to look at
+    is raised.
     """
+    wrong: Problems = [] if problems is None else problems
     if config_file is None and environment.get(CONFIG_VARIABLE):
         config_file = Path(environment[CONFIG_VARIABLE])
     merged: Layer = {}
     for layer in (
         {name: (value, "default") for name, value in (defaults or {}).items()},
-        read_environment(environment),
-        read_toml(config_file) if config_file is not None else {},
-        _read_flags(flags),
+        _read_environment(environment, wrong),
+        _read_toml(config_file, wrong) if config_file is not None else {},
+        _read_flags(flags, wrong),
     ):
         for secret, (file, accepted) in _SECRET_FILES.items():
             if secret in layer and file in layer:
-                raise ConfigError(f"{layer[file][1]}: give {secret} or {file}, not both")
+                wrong.append((secret, f"{layer[file][1]}: give {secret} or {file}, not both"))
+                del layer[secret]
             if secret in layer or file in layer:
                 for other in {secret, file, accepted} - layer.keys():
                     merged.pop(other, None)
         for spellings in _SPELLINGS:
             if spellings & layer.keys():
-                _check_agreement(layer, spellings)
+                wrong += _disagreements(layer, spellings)
                 for other in spellings - layer.keys():
                     merged.pop(other, None)
         merged |= layer
+    if wrong and problems is None:
+        raise ConfigError(*(text for _setting, text in wrong))
     values = {name: value for name, (value, _source) in merged.items()}
     sources = {name: source for name, (_value, source) in merged.items() if source != "default"}
     config = with_secret_files(_build(values))
@@ -198,14 +208,15 @@ def read_secrets(setting: str, file: Path) -> list[str]:
     return secrets
 
 
-def _check_agreement(layer: Layer, spellings: frozenset[str]) -> None:
-    """One source may give a setting under two names only if it says the same twice."""
+def _disagreements(layer: Layer, spellings: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """One source may give a setting under two names only if it says the same twice; else one is left out."""
     if "dns_server.origins" in spellings:
         return  # these two add up
     first, *others = sorted(spellings & layer.keys())
     for other in others:
         if layer[first][0] != layer[other][0]:
-            raise ConfigError(f"{layer[other][1]}: {first} and {other} are one setting and disagree")
+            yield first, f"{layer[other][1]}: {first} and {other} are one setting and disagree"
+            del layer[other]
 
 
 def variable_of(path: str) -> str:
@@ -213,8 +224,8 @@ def variable_of(path: str) -> str:
     return PREFIX + path.replace(".", "_").upper()
 
 
-def read_environment(environment: Mapping[str, str]) -> Layer:
-    """The settings among the environment's `ASPEN_*` variables. Raises `ConfigError`."""
+def _read_environment(environment: Mapping[str, str], wrong: Problems) -> Layer:
+    """The settings among the environment's `ASPEN_*` variables."""
     names = {variable_of(path): path for path in setting_types()}
     layer: Layer = {}
     for variable, text in sorted(environment.items()):
@@ -224,14 +235,14 @@ def read_environment(environment: Mapping[str, str]) -> Layer:
             continue
         source = f"environment variable {variable}"
         if variable not in names:
-            raise ConfigError(f"{source}: no such setting{_suggestion(variable, names)}")
-        path = names[variable]
-        layer[path] = (_from_text(path, text, source), source)
+            wrong.append(("", f"{source}: no such setting{_suggestion(variable, names)}"))
+            continue
+        _take(layer, names[variable], text, source, wrong, is_text=True)
     return layer
 
 
-def read_toml(file: Path) -> Layer:
-    """The settings in a TOML file. Raises `ConfigError`."""
+def _read_toml(file: Path, wrong: Problems) -> Layer:
+    """The settings in a TOML file. Raises `ConfigError` if it is none."""
     try:
         document = tomllib.loads(file.read_text("utf-8"))
     except OSError as error:
@@ -239,52 +250,48 @@ def read_toml(file: Path) -> Layer:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not TOML: {error}") from None
     layer: Layer = {}
-    _flatten(document, "", str(file), layer)
+    _flatten(document, "", str(file), layer, wrong)
     return layer
 
 
-def _flatten(table: dict[str, Any], prefix: str, source: str, layer: Layer) -> None:
+def _flatten(table: dict[str, Any], prefix: str, source: str, layer: Layer, wrong: Problems) -> None:
     types = setting_types()
     for key, value in table.items():
         path = prefix + key
         if path in types:
-            layer[path] = (_convert(path, value, source, strict=True), source)
+            _take(layer, path, value, source, wrong)
         elif any(name.startswith(path + ".") for name in types):
-            if not isinstance(value, dict):
-                raise ConfigError(f"{source}: {path} is a section, not a value")
-            _flatten(value, path + ".", source, layer)
+            if isinstance(value, dict):
+                _flatten(value, path + ".", source, layer, wrong)
+            else:
+                wrong.append(("", f"{source}: {path} is a section, not a value"))
         else:
-            if path in ELSEWHERE:
-                raise ConfigError(f"{source}: no such setting: {path}; {ELSEWHERE[path]}")
-            raise ConfigError(f"{source}: no such setting: {path}{_suggestion(path, types)}")
+            hint = f"; {ELSEWHERE[path]}" if path in ELSEWHERE else _suggestion(path, types)
+            wrong.append(("", f"{source}: no such setting: {path}{hint}"))
 
 
-def _read_flags(flags: Mapping[str, Any]) -> Layer:
+def _read_flags(flags: Mapping[str, Any], wrong: Problems) -> Layer:
     layer: Layer = {}
     for path, value in flags.items():
         if value is None:
             continue
         source = "flag --" + _FLAG_NAMES.get(path, path.rpartition(".")[2].replace("_", "-"))
-        if isinstance(value, str):
-            layer[path] = (_from_text(path, value, source), source)
-        else:
-            layer[path] = (_convert(path, value, source, strict=True), source)
+        _take(layer, path, value, source, wrong, is_text=isinstance(value, str))
     return layer
 
 
-def _from_text(path: str, text: str, source: str) -> Any:
-    value: Any = text
-    if setting_types()[path] == list[str]:
-        value = [part.strip() for part in text.split(",") if part.strip()]
-    return _convert(path, value, source, strict=False)
-
-
-def _convert(path: str, value: Any, source: str, *, strict: bool) -> Any:
+def _take(
+    layer: Layer, path: str, value: Any, source: str, wrong: Problems, *, is_text: bool = False
+) -> None:
+    """Put a value into a layer, if it is of the setting's type; as text it may spell another type."""
+    kind = setting_types()[path]
+    if is_text and kind == list[str]:
+        value = [part.strip() for part in value.split(",") if part.strip()]
     try:
-        return msgspec.convert(value, setting_types()[path], strict=strict)
+        layer[path] = (msgspec.convert(value, kind, strict=not is_text), source)
     except msgspec.ValidationError:
         shown = "" if path in SECRET_SETTINGS else f"{value!r} is "
-        raise ConfigError(f"{source}: {path}: {shown}not {expected(setting_types()[path])}") from None
+        wrong.append((path, f"{source}: {path}: {shown}not {expected(kind)}"))
 
 
 def _build(values: dict[str, Any]) -> ClusterBootstrapConfig:

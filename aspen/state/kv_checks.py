@@ -168,7 +168,8 @@ def _validate_leases(leases: Sequence[int]) -> None:
 def _validate_ttl(ttl_ms: int) -> None:
     _require(
         LEASE_TTL_MIN_MS <= ttl_ms <= LEASE_TTL_MAX_MS,
-        f"a time to live is {LEASE_TTL_MIN_MS} to {LEASE_TTL_MAX_MS} milliseconds",
+        f"a time to live is {LEASE_TTL_MIN_MS // 1_000} to {LEASE_TTL_MAX_MS // 1_000} seconds "
+        "(ttl_ms counts milliseconds)",
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import Result
 
 from aspen.config import (
     ClusterBootstrapConfig,
@@ -23,6 +26,7 @@ from aspen.config.sources import LoadedConfig, load_config
 from aspen.errors import ConfigError
 from aspen.identity import Identity
 
+Aspen = Callable[..., Result]
 COOKIE = "correct horse battery"
 # Every TOML block that users of the earlier documents have in their files.
 DOCUMENTED_BLOCKS = {
@@ -375,3 +379,25 @@ def test_staging_certificates_are_warned_of(tmp_path: Path) -> None:
     text += 'domains = ["a.example"]\n'
     assert any("staging" in warning for warning in load(tmp_path, text).validate())
     assert not any("staging" in w for w in load(tmp_path, text + "letsencrypt_prod = true\n").validate())
+
+
+def test_all_that_is_wrong_is_said_at_once(
+    aspen: Aspen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "aspen.toml"
+    file.write_text(
+        'nod_id = 1\nquic_port = "x"\nheartbeat_interval_ms = 0\nhttp_addr = "nonsense"\n'
+        'election_timeout_min_ms = 5000\nelection_timeout_max_ms = "a"\n[dns_server]\norigins = ["a..b"]\n'
+    )
+    monkeypatch.setenv("ASPEN_COLOUR", "blue")
+    told = aspen("config", "check", str(file), "--json")
+    assert told.exit_code == 2
+    problems = json.loads(told.stderr)["problems"]
+    for name in ("COLOUR", "nod_id", "quic_port", "heartbeat", "http_addr", "timeout_max", "origins"):
+        assert len([text for text in problems if name in text]) == 1, name
+    assert len(problems) == 7  # and nothing of what 5000 ms would be beside the default
+    lines = aspen("config", "check", str(file)).stderr.splitlines()
+    assert lines == ["aspen: 7 problems with the configuration:", *(f"  {text}" for text in problems)]
+    with pytest.raises(ConfigError) as refused:
+        load_config(config_file=file, environment={}, flags={})
+    assert len(refused.value.problems) == 3  # what can't be read; a node looks no further
