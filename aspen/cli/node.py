@@ -349,10 +349,12 @@ def _reload_on_hangup(
         for node in running:
             manager.reloading()
             try:
-                taken_over, waiting = reload(node, load())
+                taken_over, waiting, warnings = reload(node, load())
             except AspenError as error:
                 log.error("configuration not reloaded", reason=str(error))
             else:
+                for text in warnings:
+                    log.warning("configuration", says=text)
                 log.info("configuration reloaded", taken_over=taken_over, waits_for_restart=waiting)
             manager.ready()
 

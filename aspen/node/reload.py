@@ -20,11 +20,13 @@ class Reloaded(NamedTuple):
     """Settings that have changed and count from now on."""
     waiting: list[str]
     """Those that have changed and wait for a restart."""
+    warnings: list[str]
+    """What probably is a mistake in the configuration as it is now."""
 
 
 def reload(node: Node, config: ClusterBootstrapConfig) -> Reloaded:
     """Take over what can be taken over. Raises `ConfigError` and changes nothing if it can't be used."""
-    config.validate()
+    warnings = config.validate()
     before = {path: value for path, value, _default in settings(node.config)}
     after = {path: value for path, value, _default in settings(config)}
     changed = [path for path in after if after[path] != before.get(path)]
@@ -35,4 +37,4 @@ def reload(node: Node, config: ClusterBootstrapConfig) -> Reloaded:
         node.discovery.gossip.announce_soon()
     taken_over = [path for path in changed if path in _IN_PLACE]
     node.config = node.config.replace(**{path: after[path] for path in taken_over})
-    return Reloaded(taken_over, [path for path in changed if path not in _IN_PLACE])
+    return Reloaded(taken_over, [path for path in changed if path not in _IN_PLACE], warnings)

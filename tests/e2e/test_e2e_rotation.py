@@ -168,6 +168,11 @@ def test_the_admin_token_is_changed_and_both_are_taken_for_a_while(guarded: Node
     write(file, NEW_TOKEN)
     reload(guarded)
     assert (status_with(guarded, TOKEN), status_with(guarded, NEW_TOKEN)) == (401, 200)
+    assert "admin_token is shorter than" not in guarded.log()
+    write(file, "short")
+    reload(guarded)
+    assert status_with(guarded, "short") == 200
+    assert "admin_token is shorter than 16 characters" in guarded.log()
 
 
 def test_what_can_not_be_used_changes_nothing(guarded: NodeProcess) -> None:
