@@ -428,6 +428,8 @@ PROFILE_MS: Final = 60_000  # a profile lasts no longer
 PROFILE_DEFAULT_MS: Final = 5_000
 PROFILE_INTERVAL_MS: Final = 5  # between two looks
 PROFILE_FRAMES: Final = 64  # of a stack, the innermost
+PROFILE_ASK_MS: Final = 15_000  # for another member's, beyond its own time: to be reached, and to send it
+PROFILE_BYTES: Final = 32 * 1_048_576  # of another member's
 PROFILE_STACKS: Final = 20_000  # different ones; those after them count without their frames
 
 # --- backups -----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import typer
 from aspen.cli.common import EXIT_CODES, Addrs, Json, Token, local, print_json, print_table, talk
 from aspen.limits import PROFILE_DEFAULT_MS, PROFILE_MS
 
-_EXAMPLE = "Example: aspen cluster profile --seconds 10 --flame node.svg"
+_EXAMPLE = "Example: aspen cluster profile --node 2 --seconds 10 --flame node.svg"
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -21,6 +21,12 @@ def profile(
     seconds: Annotated[
         float, typer.Option(help="Look for so long.", min=0.1, max=PROFILE_MS / 1000)
     ] = PROFILE_DEFAULT_MS / 1000,
+    node: Annotated[
+        int | None,
+        typer.Option(
+            help="Of this member, wherever it is; without it of the node asked.", metavar="ID", min=1
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(help="Functions to show.", min=1)] = 15,
     flame: Annotated[
         Path | None,
@@ -38,9 +44,9 @@ def profile(
 
     Shares are of the time in which a thread did something, waiting for the disk included. UDP workers are
     processes of their own: of them, only the processor time is told. Looking costs a few percent while it
-    lasts.
+    lasts. Any member can be asked for any other's: the nodes hand it on.
     """
-    told = talk(addr, token, as_json, lambda client: client.profile(seconds))
+    told = talk(addr, token, as_json, lambda client: client.profile(seconds, node))
     if flame is not None:
         stacks: dict[str, int] = told["stacks"]
         local(as_json, lambda: flame.write_text(_file(flame, stacks, told), "utf-8"))

@@ -14,7 +14,7 @@ import msgspec
 from aspen.client.kv import Changes, KvCalls, read_event, watch_query
 from aspen.client.transport import Answer, Query, Transport, read_json
 from aspen.errors import ClientError
-from aspen.limits import CLIENT_REQUEST_MS, CONTROL_MS
+from aspen.limits import CLIENT_REQUEST_MS, CONTROL_MS, PROFILE_ASK_MS
 
 
 class NodeClient(Transport, KvCalls):
@@ -79,13 +79,14 @@ class NodeClient(Transport, KvCalls):
         )
         return read_json(body, dict[str, Any])
 
-    async def profile(self, seconds: float) -> dict[str, Any]:
-        """What the node's time goes into, for so many seconds."""
+    async def profile(self, seconds: float, node_id: int | None = None) -> dict[str, Any]:
+        """What the time of the node asked, or of another member, goes into, for so many seconds."""
+        wanted: dict[str, Any] = {"seconds": seconds} | ({} if node_id is None else {"node_id": node_id})
         body = await self._request(
             "POST",
             "/v1/cluster/profile",
-            body=msgspec.json.encode({"seconds": seconds}),
-            timeout_ms=round(seconds * 1000) + CLIENT_REQUEST_MS,
+            body=msgspec.json.encode(wanted),
+            timeout_ms=round(seconds * 1000) + PROFILE_ASK_MS + CLIENT_REQUEST_MS,
         )
         return read_json(body, dict[str, Any])
 

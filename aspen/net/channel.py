@@ -156,6 +156,12 @@ class Channel:
                     link.openers.remove(opener)
         return connection.streams.open()
 
+    def hang_up(self, endpoint_id: EndpointId) -> None:
+        """End what this node dialled to a peer, with all that is on it."""
+        link = self._links.get(endpoint_id)
+        if link is not None:
+            self._dialler.abandon(link)
+
     @property
     def accepted_peers(self) -> int:
         """Proven peers that have dialled this node and are connected."""

@@ -29,6 +29,7 @@ __all__ = [
     "ALPN_FOUND",
     "ALPN_GOSSIP",
     "ALPN_JOIN",
+    "ALPN_PROFILE",
     "ALPN_RAFT",
     "ALPN_TICKET",
     "AddressBook",
@@ -45,6 +46,7 @@ ALPN_RAFT: Final = "aspen-raft/1"
 ALPN_GOSSIP: Final = "aspen-gossip/1"
 ALPN_FOUND: Final = "aspen-found/1"
 ALPN_JOIN: Final = "aspen-join/1"
+ALPN_PROFILE: Final = "aspen-profile/1"
 ALPN_TICKET: Final = "aspen-ticket/1"
 """To join without knowing the cookie; open to strangers."""
 

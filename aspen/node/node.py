@@ -56,6 +56,7 @@ from aspen.node.join import Report
 from aspen.node.lookups import NodeLookups
 from aspen.node.metrics import NodeMetrics
 from aspen.node.pkarr import PkarrParts, assemble_pkarr
+from aspen.node.profiles import NodeProfiles
 from aspen.node.tls import acme_duty, open_certificates
 from aspen.raft.cluster import Consensus, Timing
 from aspen.raft.control import MembershipControl
@@ -279,6 +280,8 @@ class Node:
             on_connected=lambda peer: self._connected(peer),
             on_stream=lambda peer, stream: consensus.driver.catch_up.offers.serve(peer.node_id, stream),
         )
+        hello = raft.hello
+        self.profiles = profiles = NodeProfiles(consensus, lambda: self._endpoint, lambda: self.dns)
         self.door = door = Door(consensus, lambda: self.config.cookie, self.address_book)
         self.discovery = discovery = Discovery(
             config, self.identity, self.cookies, self.address_book, consensus, lambda: self.quic_address
@@ -286,7 +289,7 @@ class Node:
         endpoint = Endpoint(
             identity=self.identity,
             cookies=self.cookies,
-            services=[raft, *door.services(raft.hello), *discovery.services(raft.hello)],
+            services=[raft, profiles.service(hello), *door.services(hello), *discovery.services(hello)],
             address_book=self.address_book,
             relays=discovery.relays.pool,
         )
@@ -299,11 +302,8 @@ class Node:
             on_restarted=lambda node_id: consensus.driver.catch_up.offers.restarted(node_id),
         )
         self._endpoint, self._transport = endpoint, transport
-        consensus.start(
-            transport,
-            Listeners(self._dns_changed, self._progressed, self._failed, self._replaced, slow),
-            open_stream=transport.open_stream,
-        )
+        listeners = Listeners(self._dns_changed, self._progressed, self._failed, self._replaced, slow)
+        consensus.start(transport, listeners, open_stream=transport.open_stream)
         self._stack.push_async_callback(consensus.stop)
         self.proposer = proposer = ClusterProposer(consensus, self._settings)
         self._stack.push_async_callback(ClusterLevel(consensus, proposer, self._settings).start())
@@ -357,8 +357,7 @@ class Node:
         proxies = parse_networks(self.config.trusted_proxies, "trusted_proxies")
         self.http = open_http(self.config, self.certificates, proxies, self._sockets)
         if self.dns is not None:
-            client = ClientAddress(proxies)
-            DohRoutes(self.dns.answers, self.proposer, client).add_routes(self.http.public)
+            DohRoutes(self.dns.answers, self.proposer, ClientAddress(proxies)).add_routes(self.http.public)
         if self._pkarr is not None:
             self._pkarr.add_routes(self.http)
         self.acme_challenges.add_routes(self.http.public)
@@ -371,7 +370,7 @@ class Node:
         metrics = NodeMetrics(self, store, self._endpoint, self._pkarr)
         MetricsRoutes(metrics.render).add_routes(self.http.admin)
         self.backups = Backups(store, self.consensus, self._clock).serve(self.http.admin)
-        ProfileRoutes(self.dns.workers if self.dns is not None else dict).add_routes(self.http.admin)
+        ProfileRoutes(self.profiles).add_routes(self.http.admin)
         ControlRoutes(self.control, self, self.view).add_routes(self.http.admin)
         self.rotation = IdentityRotation(self.config, self.consensus, self.identity, self.shutdown)
         RotationRoutes(self.rotation).add_routes(self.http.admin)

@@ -6,12 +6,14 @@ import json
 import threading
 from pathlib import Path
 
-from cluster import Cluster
+from cluster import Cluster, NodeProcess
 from processes import wait_until
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from aspen.cli.common import Exit
 from aspen.cli.main import app
+
+PATH = "/v1/cluster/profile"
 
 
 def test_a_busy_node_says_what_it_does(tmp_path: Path, single: Cluster) -> None:
@@ -28,7 +30,7 @@ def test_a_busy_node_says_what_it_does(tmp_path: Path, single: Cluster) -> None:
     command = ["cluster", "profile", "--seconds", "2", "--addr", node.addr]
 
     def take(seconds: float) -> int:
-        return node.request("POST", "/v1/cluster/profile", b'{"seconds": %g}' % seconds, timeout_s=30).status
+        return node.request("POST", PATH, b'{"seconds": %g}' % seconds, timeout_s=30).status
 
     first = threading.Thread(target=lambda: wait_until(lambda: take(3) == 200, "a profile", 60))
     try:
@@ -52,4 +54,50 @@ def test_a_busy_node_says_what_it_does(tmp_path: Path, single: Cluster) -> None:
     assert ":" in stack
     assert int(count) > 0
     assert "with callees" in text.stdout
-    assert node.request("POST", "/v1/cluster/profile", b'{"seconds": 61}').status == 400
+    assert node.request("POST", PATH, b'{"seconds": 61}').status == 400
+
+
+def test_any_member_is_looked_at_through_any_other(cluster: Cluster) -> None:
+    asked, other, _ = cluster.nodes
+
+    def profile(of: int, *more: str) -> Result:
+        command = [
+            "cluster",
+            "profile",
+            "--seconds",
+            "0.5",
+            "--addr",
+            asked.addr,
+            "--node",
+            str(of),
+            "--json",
+        ]
+        return CliRunner().invoke(app, [*command, *more])
+
+    def cpu_s(node: NodeProcess) -> float:
+        fields = Path(f"/proc/{node.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / 100
+
+    other_before_s = cpu_s(other)
+    told = json.loads(profile(other.node_id).stdout)
+    assert told["seconds"] >= 0.5
+    assert {"node", "worker 1"} <= told["cpu"].keys()
+    assert told["cpu"]["node"] <= cpu_s(other) - other_before_s + 0.02  # the other's, not the own
+    assert any("aspen.node" in stack or "asyncio" in stack for stack in told["stacks"])
+    assert json.loads(profile(asked.node_id).stdout)["seconds"] >= 0.5
+    assert "aspen-profile/1" not in asked.request("GET", "/metrics").body.decode()  # it has hung up
+
+    # One at a time, whoever asks; and the node asked for says so.
+    busy = threading.Thread(target=lambda: other.request("POST", PATH, b'{"seconds": 4}', timeout_s=60))
+    busy.start()
+    body = b'{"seconds": 0.1, "node_id": %d}' % other.node_id
+    wait_until(lambda: asked.request("POST", PATH, body, timeout_s=30).status == 503, "it is busy", 30)
+    busy.join()
+
+    stranger = profile(99)
+    assert stranger.exit_code == Exit.NOT_FOUND
+    assert "node 99 is not a member" in stranger.stderr
+    other.kill()
+    gone = profile(other.node_id)
+    assert gone.exit_code == Exit.UNAVAILABLE
+    assert f"no profile of node {other.node_id}: " in gone.stderr
