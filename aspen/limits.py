@@ -444,6 +444,8 @@ BACKUP_COMMIT_CHUNKS: Final = 32  # of a backup restored in one transaction
 # --- checkpoints (is every member's state the same?) -------------------------------------------
 CLUSTER_LEVEL_CHECK_MS: Final = 5_000  # between two looks whether all members can apply newer commands
 CHECKPOINT_MS: Final = 30_000  # for every member to say what it has
+CHECKPOINT_UNREACHED_MS: Final = 3_000  # … one that the node asked has no connection with
+CHECKPOINT_LOOK_MS: Final = 1_000  # between two reports to whoever waits for it
 CHECKPOINTS_KEPT: Final = 8
 CHECKPOINT_BATCH_PAIRS: Final = 512  # hashed before others have their turn
 CHECKPOINT_PAUSE_MS: Final = 0.5

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from aspen.cli import backup, profile
+from aspen.cli import backup, check, profile
 from aspen.cli.common import (
     EXIT_CODES,
     Addrs,
-    Exit,
     Json,
     Token,
     local,
@@ -21,7 +20,6 @@ from aspen.cli.common import (
     talk,
 )
 from aspen.limits import (
-    CHECKPOINT_MS,
     CONTROL_MAX_MS,
     CONTROL_MS,
     CONTROL_POLL_MS,
@@ -177,36 +175,6 @@ def snapshot(as_json: Json = False, addr: Addrs = None, token: Token = None) -> 
     )
 
 
-@app.command(epilog=EXIT_CODES)
-def check(
-    timeout: Annotated[
-        float | None, _seconds(CHECKPOINT_MS, "Wait so long for every member's answer.")
-    ] = None,
-    as_json: Json = False,
-    addr: Addrs = None,
-    token: Token = None,
-) -> None:
-    """Compare the state of all members at one point of the log, and say who differs.
-
-    Each member hashes everything the log has made there, while writes go on. Exits 1 if a member
-    differs, 4 if none does but some don't answer.
-    """
-    timeout_ms = CHECKPOINT_MS if timeout is None else round(timeout * 1000)
-    answer = talk(addr, token, as_json, lambda client: client.control("check", {}, timeout_ms=timeout_ms))
-    members = answer.get("members", [])
-    if as_json:
-        print_json(answer)
-    else:
-        print(f"state at index {answer.get('index')}:")
-        rows = [(str(m.get("node_id")), str(m.get("state")), str(m.get("hash") or "–")) for m in members]
-        print_table(None, ("node", "state", "hash"), rows)
-    states = {member.get("state") for member in members}
-    if "differs" in states:
-        raise typer.Exit(Exit.FAILED)
-    if not answer.get("alike"):
-        raise typer.Exit(Exit.UNAVAILABLE)
-
-
 def _change(
     action: str,
     request: dict[str, Any],
@@ -323,6 +291,7 @@ async def _rotate(client: NodeClient, timeout_ms: int) -> dict[str, Any]:
 
 
 backup.add_commands(app)
+check.add_commands(app)
 profile.add_commands(app)
 
 

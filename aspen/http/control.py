@@ -41,6 +41,8 @@ class MemberCheck(msgspec.Struct, frozen=True):
     """`alike`, `differs` or `silent`."""
     hash: str | None
     """Hexadecimal; None if the member did not answer in time."""
+    reached: bool = True
+    """Whether the node asked has a connection with it."""
 
 
 class CheckReport(msgspec.Struct, frozen=True):
@@ -81,8 +83,8 @@ class LocalNode(Protocol):
         """Cut the log short now; the oldest index it still has."""
         ...
 
-    async def check(self, timeout_ms: int) -> CheckReport:
-        """Compare the state of all members."""
+    async def check(self, timeout_ms: int, index: int = 0) -> CheckReport:
+        """Compare the state of all members, at an index where that has begun already, or anew."""
         ...
 
 
@@ -122,6 +124,11 @@ class _Voters(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
     timeout_ms: TimeoutMs = CHECKPOINT_MS
+
+
+class _Check(_Nothing, forbid_unknown_fields=True):
+    index: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+    """Of an earlier answer: wait for the members whose hash of the state there is still to come."""
 
 
 class _Cut(msgspec.Struct):
@@ -166,7 +173,7 @@ class ControlRoutes:
             "change-membership": (self.change_membership, _change_of("Say who votes", _Voters)),
             "transfer-leader": (self.transfer_leader, _change_of("Hand the lead to a voter", _OneNode)),
             "snapshot": (self.snapshot, _operation("Cut this node's log short", _Nothing, _Cut)),
-            "check": (self.check, _operation("Compare the state of all members", _Nothing, CheckReport)),
+            "check": (self.check, _operation("Compare the state of all members", _Check, CheckReport)),
         }
         for name, (handler, operation) in handlers.items():
             path = f"{PATH}/{name}"
@@ -208,8 +215,8 @@ class ControlRoutes:
         return json_response(_Cut(status.node_id, status.applied_index, first_index))
 
     async def check(self, request: Request, _rest: str) -> web.StreamResponse:
-        body = await read_request(request, _Nothing)
-        return json_response(await self._node.check(body.timeout_ms))
+        body = await read_request(request, _Check)
+        return json_response(await self._node.check(body.timeout_ms, body.index))
 
     async def _with_node(
         self, request: Request, act: Callable[[int, int], Awaitable[None]]

@@ -142,6 +142,10 @@ class Endpoint:
         for channel in self._channels.values():
             channel.relays_changed()
 
+    def reaches(self, endpoint_id: EndpointId) -> bool:
+        """Whether there is a proven connection with that node."""
+        return any(connection.endpoint_id == endpoint_id for connection in self.connections())
+
     def connections(self) -> list[ConnectionStatus]:
         """Every proven connection."""
         if not self._transceiver.is_running:

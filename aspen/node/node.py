@@ -307,7 +307,7 @@ class Node:
         self._stack.push_async_callback(consensus.stop)
         self.proposer = proposer = ClusterProposer(consensus, self._settings)
         self._stack.push_async_callback(ClusterLevel(consensus, proposer, self._settings).start())
-        self._check.start(consensus, proposer)
+        self._check.start(consensus, proposer, endpoint.reaches)
         self._stack.push_async_callback(self._check.stop)
         try:
             self.quic_address = await endpoint.start(config.quic_host, config.quic_port)
@@ -387,9 +387,9 @@ class Node:
         """Cut the log short now; the oldest index it still has."""
         return await self.consensus.compact()
 
-    async def check(self, timeout_ms: int) -> CheckReport:
+    async def check(self, timeout_ms: int, index: int = 0) -> CheckReport:
         """Compare the state of all members."""
-        return await self._check.check(timeout_ms)
+        return await self._check.check(timeout_ms, index)
 
     # --- what the parts tell the node ---------------------------------------------------------
 

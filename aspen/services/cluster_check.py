@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import structlog
 
 from aspen.errors import ControlPlaneError, NoLeader, OutcomeUnknown, ProposalError
 from aspen.http.control import CheckReport, MemberCheck
-from aspen.limits import CONTROL_PAUSE_MAX_MS
+from aspen.identity import EndpointId
+from aspen.limits import CHECKPOINT_UNREACHED_MS, CONTROL_PAUSE_MAX_MS
 from aspen.raft.cluster import Consensus
+from aspen.raft.roster import Member
 from aspen.services.proposer import ClusterProposer
 from aspen.state.checkpoint import Checkpoints
 from aspen.state.commands import Checkpoint, CheckpointReport, CheckpointResult
@@ -33,8 +36,16 @@ class ClusterCheck:
         self._loop: asyncio.AbstractEventLoop
         self._consensus: Consensus
         self._proposer: ClusterProposer
+        self._reaches: Callable[[EndpointId], bool]
 
-    def start(self, consensus: Consensus, proposer: ClusterProposer) -> None:
+    def start(
+        self,
+        consensus: Consensus,
+        proposer: ClusterProposer,
+        reaches: Callable[[EndpointId], bool] = lambda _: True,
+    ) -> None:
+        """`reaches`: whether this node has a connection with another."""
+        self._reaches = reaches
         self._loop = asyncio.get_running_loop()
         self._consensus = consensus
         self._proposer = proposer
@@ -71,14 +82,33 @@ class ClusterCheck:
 
     # --- asking -------------------------------------------------------------------------------
 
-    async def check(self, timeout_ms: int) -> CheckReport:
-        """Have all members hash their state at one index, and wait for what they say.
+    async def check(self, timeout_ms: int, index: int = 0) -> CheckReport:
+        """Have all members hash their state at one index, and wait for what they say: for those that this
+        node can't reach, a short while only. With an `index`, wait for those that are still to come there.
 
         Raises `ControlPlaneError.NotInitialized`, `.Timeout` or `.OutcomeUnknown` if there is no
         checkpoint; a member that doesn't answer in time is part of the report.
         """
-        if not self._consensus.roster.members:
+        members = self._consensus.roster.members
+        if not members:
             raise ControlPlaneError.NotInitialized("this node belongs to no cluster yet")
+        index = index or await self._checkpoint()
+        asked = self._loop.time()
+        while True:
+            reports = self.checkpoints.reports(index)
+            missing = [member for member in members if member.node_id not in reports]
+            waited_ms = (self._loop.time() - asked) * 1000
+            patience_ms = timeout_ms
+            if not any(map(self._reached, missing)):
+                patience_ms = min(timeout_ms, CHECKPOINT_UNREACHED_MS)
+            if not missing or waited_ms >= patience_ms:
+                break
+            await asyncio.sleep(_LOOK_MS / 1000)
+        reached = [member.node_id for member in members if self._reached(member)]
+        return compare(index, [m.node_id for m in members], reports, self._leader_id, reached)
+
+    async def _checkpoint(self) -> int:
+        """Its index."""
         try:
             result = await self._proposer.propose(Checkpoint())
         except OutcomeUnknown as error:
@@ -89,20 +119,23 @@ class ClusterCheck:
             raise ControlPlaneError.Failed(str(error)) from None
         if not isinstance(result, CheckpointResult):
             raise ControlPlaneError.Failed(f"the checkpoint was refused: {result}")
-        members = [member.node_id for member in self._consensus.roster.members]
-        deadline = self._loop.time() + timeout_ms / 1000
-        while self._loop.time() < deadline:
-            if self.checkpoints.reports(result.index).keys() >= set(members):
-                break
-            await asyncio.sleep(_LOOK_MS / 1000)
-        return compare(result.index, members, self.checkpoints.reports(result.index), self._leader_id)
+        return result.index
+
+    def _reached(self, member: Member) -> bool:
+        return member.node_id == self._consensus.node_id or self._reaches(member.endpoint_id)
 
     @property
     def _leader_id(self) -> int:
         return self._consensus.leader_id
 
 
-def compare(index: int, members: list[int], reports: dict[int, bytes], leader_id: int) -> CheckReport:
+def compare(
+    index: int,
+    members: Sequence[int],
+    reports: Mapping[int, bytes],
+    leader_id: int,
+    reached: Collection[int],
+) -> CheckReport:
     """Who has the hash that most have (of equally many, the leader's), who another, who none."""
     counts = Counter(reports[node_id] for node_id in members if node_id in reports)
     leaders = reports.get(leader_id)
@@ -111,5 +144,6 @@ def compare(index: int, members: list[int], reports: dict[int, bytes], leader_id
     for node_id in members:
         digest = reports.get(node_id)
         state = "silent" if digest is None else "alike" if digest == common else "differs"
-        checks.append(MemberCheck(node_id, state, None if digest is None else digest.hex()))
+        shown = None if digest is None else digest.hex()
+        checks.append(MemberCheck(node_id, state, shown, node_id in reached))
     return CheckReport(index, all(check.state == "alike" for check in checks), tuple(checks))

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from aspen.cli import check
 from aspen.cli.common import exit_code
 from aspen.errors import JoinError
 from aspen.identity import Identity
-from aspen.limits import CHECKPOINT_MS, CONTROL_MS
+from aspen.limits import CONTROL_MS
 
 Aspen = Callable[..., Result]
 IDENTITY = Identity.from_seed(b"\2" * 32)
@@ -109,9 +110,18 @@ def test_snapshot(aspen: Aspen, node: Any) -> None:
         (["alike", "silent"], 4),
     ],
 )
-def test_check_tells_who_differs(states: list[str], exit_code: int, aspen: Aspen, node: Any) -> None:
+def test_check_tells_who_differs(
+    states: list[str], exit_code: int, aspen: Aspen, node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "CHECKPOINT_LOOK_MS", 50)
+    monkeypatch.setattr(check, "CHECKPOINT_UNREACHED_MS", 90)
     members = [
-        {"node_id": n, "state": state, "hash": None if state == "silent" else f"{n:064x}"}
+        {
+            "node_id": n,
+            "state": state,
+            "hash": None if state == "silent" else f"{n:064x}",
+            "reached": state != "silent",
+        }
         for n, state in enumerate(states, 1)
     ]
     node.check = {"index": 77, "alike": set(states) == {"alike"}, "members": members}
@@ -123,7 +133,15 @@ def test_check_tells_who_differs(states: list[str], exit_code: int, aspen: Aspen
     as_json = aspen("cluster", "check", "--timeout", "2", "--json", "--addr", node.url)
     assert as_json.exit_code == exit_code
     assert json.loads(as_json.stdout) == node.check
-    assert [body["timeout_ms"] for _, body in node.changes] == [CHECKPOINT_MS, 2_000]
+    bodies = [body for _, body in node.changes]
+    assert max(body["timeout_ms"] for body in bodies) == 50
+    if "silent" in states:  # it is asked for again for a moment, and who has answered is told
+        assert {name: body[name] for body in bodies for name in body if name != "timeout_ms"} == {"index": 77}
+        assert "node 1 has hashed its state" in result.stderr
+        assert f"waiting for node {len(states)} (not reached)" in result.stderr
+    else:
+        assert len(bodies) == 2
+        assert result.stderr == ""
 
 
 @pytest.mark.parametrize(

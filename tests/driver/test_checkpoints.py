@@ -85,7 +85,9 @@ async def test_the_hash_is_that_of_the_very_index(tmp_path: Path) -> None:
         await check.stop()
 
 
-async def test_a_replica_that_differs_is_named_and_one_that_is_away_too(tmp_path: Path) -> None:
+async def test_a_replica_that_differs_is_named_and_one_that_is_away_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with cluster(tmp_path) as members:
         checks = await checking(members)
         await put(members[1], b"k", b"v")
@@ -101,7 +103,15 @@ async def test_a_replica_that_differs_is_named_and_one_that_is_away_too(tmp_path
         report = await checks[leader.node_id].check(timeout_ms=300)
         states = {m.node_id: m.state for m in report.members}
         assert states == {leader.node_id: "alike", liar.node_id: "differs", away.node_id: "silent"}
+        # Nobody waits long for a member that isn't reached; asked again, only for what is still missing.
+        checks[leader.node_id]._reaches = lambda endpoint_id: endpoint_id != away.consensus.endpoint_id
+        monkeypatch.setattr("aspen.services.cluster_check.CHECKPOINT_UNREACHED_MS", 50)
+        async with asyncio.timeout(30):
+            report = await checks[leader.node_id].check(timeout_ms=3_600_000)
+        assert [m.node_id for m in report.members if not m.reached] == [away.node_id]
         leader.network.cut = set()
+        again = await checks[leader.node_id].check(timeout_ms=5_000, index=report.index)
+        assert again.index == report.index
         for check in checks.values():
             await check.stop()
 
@@ -117,12 +127,13 @@ async def test_a_node_without_a_cluster_checks_nothing(tmp_path: Path) -> None:
 
 def test_most_are_right_and_of_equals_the_leader() -> None:
     one, two = b"1" * 32, b"2" * 32
-    three = compare(7, [1, 2, 3], {1: one, 2: two, 3: two}, leader_id=1)
+    three = compare(7, [1, 2, 3], {1: one, 2: two, 3: two}, leader_id=1, reached=[1, 2])
+    assert [m.reached for m in three.members] == [True, True, False]
     assert [m.state for m in three.members] == ["differs", "alike", "alike"]
-    pair = compare(7, [1, 2], {1: one, 2: two}, leader_id=2)
+    pair = compare(7, [1, 2], {1: one, 2: two}, leader_id=2, reached=[1, 2])
     assert [m.state for m in pair.members] == ["differs", "alike"]
-    assert compare(7, [1, 2], {1: one, 2: one}, leader_id=0).alike
-    nobody = compare(7, [1], {}, leader_id=1)
+    assert compare(7, [1, 2], {1: one, 2: one}, leader_id=0, reached=[]).alike
+    nobody = compare(7, [1], {}, leader_id=1, reached=[1])
     assert not nobody.alike
     assert nobody.members[0].hash is None
 

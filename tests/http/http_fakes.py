@@ -159,7 +159,7 @@ class FakeCluster:
     async def compact(self) -> int:
         return 40
 
-    async def check(self, timeout_ms: int) -> CheckReport:
+    async def check(self, timeout_ms: int, index: int = 0) -> CheckReport:
         self.changes.append(("check", timeout_ms))
         return CheckReport(42, False, (MemberCheck(1, "alike", "ab"), MemberCheck(2, "silent", None)))
 

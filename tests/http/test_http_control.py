@@ -65,7 +65,7 @@ async def test_snapshot_and_check(client: Client, cluster: FakeCluster) -> None:
     answer = await post(client, "check", {"timeout_ms": 5})
     assert answer.json["index"] == 42
     assert answer.json["alike"] is False
-    assert answer.json["members"][1] == {"node_id": 2, "state": "silent", "hash": None}
+    assert answer.json["members"][1] == {"node_id": 2, "state": "silent", "hash": None, "reached": True}
     await post(client, "check")
     assert cluster.changes == [("check", 5), ("check", CHECKPOINT_MS)]
 
