@@ -21,21 +21,42 @@ from aspen.state.level import CLUSTER_SETTING, LEVEL
 from aspen.state.store import Store
 
 REPOSITORY = Path(__file__).parents[2]
-FROM = os.environ.get("ASPEN_UPGRADE_FROM", "HEAD~1")
-"""The commit whose build is upgraded: of this repository's history."""
+FROM = os.environ.get("ASPEN_UPGRADE_FROM", "")
+"""The commit whose build is upgraded, of this repository's history; by default the one before the last change
+of the program."""
 PAUSE_S = 0.05
 
 
-def tree_of(commit: str, into: Path) -> Path:
-    """The program as it was at a commit."""
-    command = ["git", "-C", str(REPOSITORY), "archive", commit, "aspen"]
+def git(*arguments: str) -> bytes:
+    """Raises `OSError` or `CalledProcessError`."""
+    command = ["git", "-C", str(REPOSITORY), *arguments]
+    return subprocess.run(command, capture_output=True, timeout=120, check=True).stdout
+
+
+def earlier() -> str:
+    """The commit to upgrade from. A shallow clone, as of CI, is deepened as far as it takes."""
+    last = git("rev-list", "-1", "HEAD", "--", "aspen").decode().strip()
+    commit = FROM or f"{last}~1"
     try:
-        archive = subprocess.run(command, capture_output=True, timeout=60, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip(f"no history here: {commit} can't be had")
+        git("cat-file", "-e", commit)
+    except subprocess.CalledProcessError:
+        if git("rev-parse", "--is-shallow-repository").strip() != b"true":
+            raise
+        git("fetch", "--quiet", *(["--unshallow"] if FROM else ["--deepen=1"]))
+    return git("rev-parse", commit).decode().strip()
+
+
+def tree_of(into: Path) -> tuple[str, Path]:
+    """A commit, and the program as it was there."""
+    try:
+        commit = earlier()
+        archive = git("archive", commit, "aspen")
+    except (OSError, subprocess.SubprocessError) as error:
+        said = error.stderr.decode().strip() if isinstance(error, subprocess.CalledProcessError) else error
+        pytest.skip(f"no earlier build to upgrade from: {said}")
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(into, filter="data")
-    return into
+    return commit, into
 
 
 @dataclass
@@ -106,11 +127,6 @@ class Load:
                 break
 
 
-@pytest.fixture
-def old(tmp_path: Path) -> Path:
-    return tree_of(FROM, tmp_path / "old")
-
-
 def upgrade(cluster: Cluster, node: NodeProcess) -> None:
     """One node: have another lead, stop it, start the new version, wait until it has caught up."""
     if cluster.leader(30) is node:
@@ -122,7 +138,8 @@ def upgrade(cluster: Cluster, node: NodeProcess) -> None:
     node.wait_ready(60)
 
 
-def test_a_rolling_upgrade_under_load_loses_nothing(tmp_path: Path, old: Path) -> None:
+def test_a_rolling_upgrade_under_load_loses_nothing(tmp_path: Path) -> None:
+    commit, old = tree_of(tmp_path / "old")
     cluster = Cluster(tmp_path, 3)
     for node in cluster:
         node.tree = old
@@ -141,7 +158,7 @@ def test_a_rolling_upgrade_under_load_loses_nothing(tmp_path: Path, old: Path) -
                 )
                 assert node.resolves(load.acknowledged[0])
         print(
-            f"upgrade from {FROM}: {len(load.acknowledged)} packets and {load.counted} increments "
+            f"upgrade from {commit[:12]}: {len(load.acknowledged)} packets and {load.counted} increments "
             f"acknowledged, {load.refused} refused, {load.unknown} of unknown outcome, "
             f"longest gap {load.longest_gap_s:.2f} s"
         )
