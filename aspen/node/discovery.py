@@ -200,13 +200,23 @@ class Discovery:
             self.gossip.announce_soon()
         return self._topology
 
+    def members_changed(self, roster: Roster) -> None:
+        """Look for members where they were added, and for those that were removed no more."""
+        for member in roster.members:
+            for address in member.addresses:
+                self._address_book.add(member.endpoint_id, address, "membership")
+        for former in roster.removed:
+            self._address_book.remove(former.endpoint_id)
+
     def peers(self) -> PeersStatus:
-        """Every node known here, for people."""
+        """Every node known here, for people, but for those that were removed from the cluster."""
         roster, book, core = self._consensus.roster, self._address_book, self.gossip.core
         connections = [] if self._endpoint is None else self._endpoint.connections()
         ids = dict.fromkeys(member.endpoint_id for member in roster.members)
         ids.update(dict.fromkeys((*book.peers(), *core.known, *(c.endpoint_id for c in connections))))
         ids.pop(self._identity.endpoint_id, None)
+        for former in roster.removed:
+            ids.pop(former.endpoint_id, None)
         by_peer: dict[bytes, list[ConnectionStatus]] = {}
         for connection in connections:
             by_peer.setdefault(connection.endpoint_id, []).append(connection)
@@ -263,10 +273,12 @@ class Discovery:
         return None if member is None else member.endpoint_id
 
     def _contacts(self) -> list[GossipPeer]:
-        """Members, and everyone else whose address is known."""
-        own_id = self._identity.endpoint_id
-        known = dict.fromkeys(member.endpoint_id for member in self._consensus.roster.members)
+        """Members, and everyone else whose address is known and who wasn't removed."""
+        own_id, roster = self._identity.endpoint_id, self._consensus.roster
+        known = dict.fromkeys(member.endpoint_id for member in roster.members)
         known.update(dict.fromkeys(self._address_book.peers()))
+        for former in roster.removed:  # who still runs may tell of itself
+            known.pop(former.endpoint_id, None)
         return [
             GossipPeer(endpoint_id, tuple(self._address_book.addresses(endpoint_id)))
             for endpoint_id in known

@@ -411,9 +411,7 @@ class Node:
 
     def _members_changed(self, roster: Roster) -> None:
         self._known_roster = roster
-        for member in roster.members:
-            for address in member.addresses:
-                self.address_book.add(member.endpoint_id, address, "membership")
+        self.discovery.members_changed(roster)
         self._transport.greet([member.node_id for member in roster.members])
         self._endpoint.channel(ALPN_RAFT).recheck(self._still_admit)
         asyncio.get_running_loop().call_later(

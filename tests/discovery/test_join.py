@@ -431,6 +431,25 @@ async def test_a_ticket_that_a_removed_node_may_have_seen_lets_nobody_in(
         assert new.node_id == 3
 
 
+async def test_a_removed_node_is_no_peer_any_more(member: Node, tmp_path: Path) -> None:
+    """Though it runs on and asks to be heard."""
+
+    def peers() -> list[str]:
+        return [peer.endpoint_id for peer in member.discovery.peers().peers]
+
+    async with running(tmp_path / "two", ticket=signed(member), learner=True) as two:
+        await until(lambda: bool(two.consensus.roster.members), "it knows the members")
+        assert peers() == [two.identity.z32]
+        await member.control.remove(2)
+        assert peers() == []
+        assert two.identity.endpoint_id not in member.address_book.peers()
+        await until(lambda: bool(member._endpoint.refusals["removed"]), "it has come back, and was refused")
+        assert peers() == []
+        assert two.identity.endpoint_id not in [
+            contact.endpoint_id for contact in member.discovery._contacts()
+        ]
+
+
 async def test_a_wrong_cookie_is_told(member: Node, tmp_path: Path) -> None:
     """The topic is of the cookie, so this takes a ticket that was tampered with."""
     plain = parse_ticket(member.discovery.ticket())
