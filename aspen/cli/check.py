@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import Callable
@@ -55,7 +54,7 @@ def check(
     else:
         print(f"state at index {answer.get('index')}:")
         rows = [(str(m.get("node_id")), _state(m), str(m.get("hash") or "–")) for m in members]
-        print_table(None, ("node", "state", "hash"), rows)
+        print_table(None, ("node", "state", "hash"), rows, whole="hash")
     states = {member.get("state") for member in members}
     if "differs" in states:
         raise typer.Exit(Exit.FAILED)
@@ -65,6 +64,8 @@ def check(
 
 async def _compared(client: NodeClient, timeout_ms: int, shown: Callable[[str], None]) -> Report:
     """The node's last report. Until then, who has answered meanwhile is `shown`."""
+    import asyncio
+
     started, told = time.monotonic(), set[int]()
     request: dict[str, Any] = {}
     while True:

@@ -319,7 +319,7 @@ def _show(answer: dict[str, Any], as_json: bool) -> None:
         print("it belongs to no cluster: found one with `aspen cluster init`, or ask a member to take it in:")
         print(f"  aspen cluster add-learner {this}")
         return
-    print_table(None, ("node", "role", "endpoint id", "addresses"), rows)
+    print_table(None, ("node", "role", "endpoint id", "addresses"), rows, whole="endpoint id")
 
 
 def _row(member: dict[str, Any], leader: int) -> tuple[str, ...]:

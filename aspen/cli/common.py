@@ -82,6 +82,8 @@ Consistency = Annotated[
 ]
 
 _SHOWN_CHARS = 60
+_GAP_CHARS = 3  # between two columns
+_PIPED_CHARS = 200
 
 
 def new_app(summary: str, *, completion: bool = False) -> typer.Typer:
@@ -237,20 +239,37 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False))
 
 
-def print_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output. Cells are shown as they are, control characters escaped."""
+def print_table(
+    title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]], *, whole: str = ""
+) -> None:
+    """A table on standard output. Cells are shown as they are, control characters escaped.
+
+    The column `whole` is never broken, so that what is in it can be copied: in a terminal that is too narrow
+    each row is a block of lines.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
+    # Piped, a table must not be cut to some terminal's width.
+    console.width = console.width if sys.stdout.isatty() else _PIPED_CHARS
+    cells = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    if whole and sum(width + _GAP_CHARS for width in widths) > console.width:
+        print(*([title] if title else []), sep="")
+        for row in cells:
+            for name, cell in zip(columns, row, strict=True):
+                print(f"{name:<{max(map(len, columns))}}  {cell}")
+            print()
+        return
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    # Piped, a table must not be cut to some terminal's width.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+        table.add_column(column, overflow="fold", no_wrap=bool(whole) and column == whole)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    console.print(table)
 
 
 def printable(text: str) -> str:

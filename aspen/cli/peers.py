@@ -20,7 +20,8 @@ def peers(as_json: Json = False, addr: Addrs = None, token: Token = None) -> Non
         print_json(told)
         return
     rows = [_row(peer) for peer in told["peers"]]
-    print_table(f"{len(rows)} peers; gossip with {told['neighbours']}", _COLUMNS, rows)
+    whole = "" if all(peer["member"] for peer in told["peers"]) else "endpoint id"
+    print_table(f"{len(rows)} peers; gossip with {told['neighbours']}", _COLUMNS, rows, whole=whole)
     if told["refused"]:
         refused = ", ".join(f"{reason} {count}" for reason, count in told["refused"].items())
         print(f"announcements not believed: {refused}")
@@ -32,7 +33,8 @@ def _row(peer: dict[str, Any]) -> tuple[str, ...]:
     addresses = " ".join(f"{known['address']} ({', '.join(known['sources'])})" for known in peer["addresses"])
     return (
         (str(peer["node_id"]) if peer["node_id"] else "?") + ("" if peer["member"] else " (no member)"),
-        peer["endpoint_id"][:_SHORT_CHARS] + "…",
+        # A member's node id names it; whoever is none can be named by the whole endpoint id only.
+        peer["endpoint_id"][:_SHORT_CHARS] + "…" if peer["member"] else peer["endpoint_id"],
         peer["path"],
         f"{min(rtts):.1f}" if rtts else "-",
         f"{announced / 1000:.0f} s ago" if announced >= 0 else "-",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from typer.testing import Result
 
 from aspen.cli import check
-from aspen.cli.common import exit_code
+from aspen.cli.common import exit_code, print_table
 from aspen.errors import JoinError
 from aspen.identity import Identity
 from aspen.limits import CONTROL_MS
@@ -100,6 +101,17 @@ def test_exit_codes_say_whether_it_was_changed(
 def test_snapshot(aspen: Aspen, node: Any) -> None:
     assert "from 39 on" in aspen("cluster", "snapshot", "--addr", node.url).stdout
     assert json.loads(aspen("cluster", "snapshot", "--json", "--addr", node.url).stdout)["first_index"] == 39
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_an_endpoint_id_is_whole_in_any_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    key = Identity.from_seed(b"\1" * 32).z32
+    print_table(None, ("node", "endpoint id", "of it"), [("1", key, "a " * 20)] * 2, whole="endpoint id")
+    assert capsys.readouterr().out.count(key) == 2
 
 
 @pytest.mark.parametrize(
