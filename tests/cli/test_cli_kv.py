@@ -226,8 +226,8 @@ def test_shells_complete_commands() -> None:
         check=False,
     )
     assert done.stdout.split() == ["lease"]
-    shown = subprocess.run(
-        [sys.executable, "-m", "aspen.cli.main", "--show-completion", "bash"],
+    shown = subprocess.run(  # which shell asks is told by the processes above it
+        ["bash", "-c", f"{sys.executable} -m aspen.cli.main --show-completion bash; exit $?"],
         env={"PATH": "/usr/bin:/bin", "SHELL": "/bin/bash", "PYTHONPATH": ":".join(sys.path)},
         capture_output=True,
         text=True,

@@ -52,7 +52,9 @@ def roles(status: dict[str, Any]) -> dict[int, str]:
 
 
 class Writers:
-    """Keys put without a pause, through the nodes in turn; what was acknowledged, and how long it took."""
+    """Keys put one by one, through the nodes in turn; what was acknowledged, and how long it took."""
+
+    PAUSE_S = 0.005
 
     def __init__(self, nodes: list[NodeProcess], count: int = 3) -> None:
         self.nodes = nodes
@@ -78,7 +80,7 @@ class Writers:
     def _write(self, writer: int) -> None:
         last = time.monotonic()
         for i in itertools.count():
-            if self._stopping.is_set():
+            if self._stopping.wait(self.PAUSE_S):
                 return
             nodes = list(self.nodes)
             key = f"load-{writer}-{i}"

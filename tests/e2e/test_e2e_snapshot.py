@@ -92,7 +92,7 @@ class Digger:
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
+        while not self._stopping.wait(0.005):
             try:
                 answer = self._node.dig(self._packet.name())
             except (OSError, dns.exception.DNSException) as error:

@@ -93,6 +93,10 @@ class SmallDisk:
     def make_room(self) -> None:
         self._mount("-o", f"remount,size={self.ROOM_BYTES}")
 
+    def give_up(self) -> None:
+        """With all that is on it. A folder that something is mounted on can't be deleted."""
+        subprocess.run(["umount", "--lazy", str(self.path)], capture_output=True, check=False)
+
 
 # --- networks ---------------------------------------------------------------------------------
 

@@ -196,6 +196,9 @@ class Testbed(Cluster):
         for node in self:
             node.resume()
         super().end()
+        for node in self:
+            if node.disk is not None:
+                node.disk.give_up()
 
 
 @contextmanager
