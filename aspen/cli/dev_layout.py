@@ -101,8 +101,8 @@ def prepare(
 ) -> list[DevNode]:
     """Make every node's directory, identity and configuration file.
 
-    Raises `ConfigError` if the directory holds a cluster of another size, `AspenError` if a port
-    is taken.
+    Raises `ConfigError` if the directory holds a cluster of another size or two listeners were to have one
+    port, `AspenError` if a port is taken.
     """
     existing = sum(1 for path in data_dir.glob("node-*") if (path / "identity.key").exists())
     if existing not in (0, nodes):
@@ -120,6 +120,7 @@ def prepare(
         )
         for index in range(nodes)
     ]
+    _check_overlaps(laid_out)
     _check_ports(laid_out)
     endpoint_ids = {}
     for node in laid_out:
@@ -161,6 +162,29 @@ def _configuration(node: DevNode, peers: list[str], settings: Mapping[str, str])
     )
 
 
+def _listeners(node: DevNode) -> tuple[tuple[str, socket.SocketKind, int], ...]:
+    """Option, kind and port."""
+    return (
+        ("dns", socket.SOCK_DGRAM, node.dns_port),
+        ("dns", socket.SOCK_STREAM, node.dns_port),
+        ("http", socket.SOCK_STREAM, node.http_port),
+        ("quic", socket.SOCK_DGRAM, node.quic_port),
+    )
+
+
+def _check_overlaps(nodes: list[DevNode]) -> None:
+    """Each node takes the ports after the one before it: the ranges must not meet."""
+    taken: dict[tuple[socket.SocketKind, int], tuple[int, str]] = {}
+    for node in nodes:
+        for use, kind, port in _listeners(node):
+            other, other_use = taken.setdefault((kind, port), (node.node_id, use))
+            if (other, other_use) != (node.node_id, use):
+                raise ConfigError(
+                    f"port {port} would be both the {other_use} port of node {other} and the {use} port of node "
+                    f"{node.node_id}: choose --{other_use}-port and --{use}-port at least {len(nodes)} apart"
+                )
+
+
 def _check_ports(nodes: list[DevNode]) -> None:
     """Raise if a port can't be bound: a second UDP listener could even share one unnoticed.
 
@@ -176,12 +200,7 @@ def _check_ports(nodes: list[DevNode]) -> None:
 def _taken_port(nodes: list[DevNode]) -> str | None:
     """What to say about the first port that can't be bound."""
     for node in nodes:
-        for use, kind, port in (
-            ("dns", socket.SOCK_DGRAM, node.dns_port),
-            ("dns", socket.SOCK_STREAM, node.dns_port),
-            ("http", socket.SOCK_STREAM, node.http_port),
-            ("quic", socket.SOCK_DGRAM, node.quic_port),
-        ):
+        for use, kind, port in _listeners(node):
             with socket.socket(socket.AF_INET, kind) as probe:
                 if kind == socket.SOCK_STREAM:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the node does

@@ -107,6 +107,27 @@ def test_a_taken_port_is_named(
     assert not (tmp_path / "node-1").exists()
 
 
+@pytest.mark.parametrize(
+    ("nodes", "ports", "says"),
+    [
+        (3, (8081, 8080, 7300), "port 8081 would be both the dns port of node 1 and the http port of node 2"),
+        (1, (7300, 8080, 7300), "the dns port of node 1 and the quic port of node 1"),
+        (2, (5300, 8080, 5301), "the dns port of node 2 and the quic port of node 1"),
+    ],
+)
+def test_ports_that_meet_are_named(
+    nodes: int, ports: tuple[int, int, int], says: str, tmp_path: Path
+) -> None:
+    dns, http, quic = ports
+    with pytest.raises(ConfigError) as refused:
+        dev_layout.prepare(
+            tmp_path, nodes=nodes, dns_port=dns, http_port=http, quic_port=quic, settings=SETTINGS
+        )
+    both = str(refused.value)
+    assert all(part in both for part in says.removeprefix("port ").split(" and ")), both
+    assert not (tmp_path / "node-1").exists()
+
+
 # --- processes ---------------------------------------------------------------------------------
 
 OBEDIENT = (
