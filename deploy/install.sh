@@ -64,7 +64,10 @@ install_files() {
   done
   install -m 0644 "$source_dir/deploy/systemd/aspen.sysusers.conf" "$destdir$sysusersdir/aspen.conf"
   install -m 0644 "$source_dir/deploy/systemd/aspen.tmpfiles.conf" "$destdir$tmpfilesdir/aspen.conf"
-  install -m 0644 "$source_dir"/docs/*.md "$source_dir/LICENSE" "$destdir$doc"
+  install -m 0644 "$source_dir/LICENSE" "$destdir$doc"
+  # Pages, and the pictures in them.
+  (cd "$source_dir/docs" && find . -type f \( -name '*.md' -o -name '*.svg' -o -name '*.png' \) \
+    -exec install -D -m 0644 {} "$destdir$doc/{}" \;)
   for file in aspen.toml aspen.env; do
     [[ -e "$destdir/etc/aspen/$file" ]] ||
       install -m 0640 "$source_dir/deploy/systemd/$file" "$destdir/etc/aspen/$file"

@@ -179,9 +179,10 @@ def _check_overlaps(nodes: list[DevNode]) -> None:
         for use, kind, port in _listeners(node):
             other, other_use = taken.setdefault((kind, port), (node.node_id, use))
             if (other, other_use) != (node.node_id, use):
+                one, two = f"the {other_use} port of node {other}", f"the {use} port of node {node.node_id}"
                 raise ConfigError(
-                    f"port {port} would be both the {other_use} port of node {other} and the {use} port of node "
-                    f"{node.node_id}: choose --{other_use}-port and --{use}-port at least {len(nodes)} apart"
+                    f"port {port} would be both {one} and {two}: "
+                    f"choose --{other_use}-port and --{use}-port at least {len(nodes)} apart"
                 )
 
 

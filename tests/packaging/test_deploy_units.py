@@ -142,6 +142,17 @@ def test_the_user_is_made_and_owns_the_state(root: Path) -> None:
     assert 0 < int(user.split(":")[2]) < 1_000
 
 
+def test_the_pages_come_with_their_pictures(root: Path) -> None:
+    doc = root / "usr/local/share/doc/aspen"
+    pictures = [
+        (page.parent / target)
+        for page in doc.rglob("*.md")
+        for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text("utf-8"))
+    ]
+    assert len(pictures) > 2
+    assert [picture for picture in pictures if not picture.is_file()] == []
+
+
 def test_settings_that_are_there_stay(root: Path) -> None:
     settings = root / "etc/aspen/aspen.toml"
     settings.write_text("node_id = 7\n")
