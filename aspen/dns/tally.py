@@ -42,19 +42,29 @@ LATENCY_BUCKETS: Final = len(LATENCY_BOUNDS_NS) + 1
 class ResponseTally:
     """The answers of one transport since the node started."""
 
-    __slots__ = ("buckets", "rcodes", "sum_ns")
+    __slots__ = ("buckets", "rcodes", "sums_ns")
 
     def __init__(self) -> None:
         self.rcodes = [0] * EXTENDED_RCODES
-        self.buckets = [0] * LATENCY_BUCKETS
-        """Each by itself, not cumulative."""
-        self.sum_ns = 0
+        self.buckets = [[0] * LATENCY_BUCKETS for _ in self.rcodes]
+        """By response code; each by itself, not cumulative."""
+        self.sums_ns = [0] * EXTENDED_RCODES
 
     def note(self, reply: bytes, elapsed_ns: int) -> None:
         """Count a whole message that answers a query."""
-        self.rcodes[response_code(reply)] += 1
-        self.buckets[bisect_left(LATENCY_BOUNDS_NS, elapsed_ns)] += 1
-        self.sum_ns += elapsed_ns
+        rcode = response_code(reply)
+        self.rcodes[rcode] += 1
+        self.buckets[rcode][bisect_left(LATENCY_BOUNDS_NS, elapsed_ns)] += 1
+        self.sums_ns[rcode] += elapsed_ns
+
+    def add(self, other: ResponseTally) -> None:
+        """Count what another has counted, too."""
+        for rcode, count in enumerate(other.rcodes):
+            self.rcodes[rcode] += count
+            self.sums_ns[rcode] += other.sums_ns[rcode]
+            self.buckets[rcode] = [
+                a + b for a, b in zip(self.buckets[rcode], other.buckets[rcode], strict=True)
+            ]
 
 
 def response_code(reply: bytes) -> int:

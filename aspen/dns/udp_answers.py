@@ -98,24 +98,32 @@ class Counter(IntEnum):
     """Replies by response code: NOERROR, and the fifteen words after it. Those beyond the header's four bits
     have words of their own."""
     LATENCY_0 = 32
-    """Replies by the time they took: the buckets of `aspen.dns.tally`. Those from the loop's ready replies
-    aren't timed and count in the first."""
-    LATENCY_SUM_NS = LATENCY_0 + LATENCY_BUCKETS
-    """Of those that were timed."""
+    """Replies by response code and the time they took, a row for each of the words from `BADVERS` on: the
+    buckets of `aspen.dns.tally`, then the sum in nanoseconds. Those from the loop's ready replies aren't
+    timed and count in NOERROR's first bucket."""
 
 
-assert Counter.RCODE_0 + RCODES <= Counter.LATENCY_0
-COUNTERS: Final = Counter.LATENCY_SUM_NS + 1
+_ROW: Final = LATENCY_BUCKETS + 1
+
+
+def latency_row(rcode_word: int) -> int:
+    """Where the times begin of the replies that a word counts."""
+    return _ROWS + rcode_word * _ROW
+
+
 # Plain numbers where every query passes: arithmetic on an enumeration costs as much as a look-up.
+_ROWS: Final = int(Counter.LATENCY_0) - int(Counter.BADVERS) * _ROW
+COUNTERS: Final = latency_row(Counter.RCODE_0 + RCODES)
+assert Counter.BADVERS + 1 == Counter.BADCOOKIE == Counter.RCODE_0 - 1
+assert Counter.RCODE_0 + RCODES <= Counter.LATENCY_0
 _MISSES: Final = int(Counter.MISSES)
 _RCODE_0: Final = int(Counter.RCODE_0)
-_LATENCY_0: Final = int(Counter.LATENCY_0)
-_LATENCY_SUM_NS: Final = int(Counter.LATENCY_SUM_NS)
-_RCODE_WORDS: Final = {code: _RCODE_0 + code for code in range(RCODES)} | {
+RCODE_WORDS: Final = {code: _RCODE_0 + code for code in range(RCODES)} | {
     int(Rcode.BADVERS): int(Counter.BADVERS),
     int(Rcode.BADCOOKIE): int(Counter.BADCOOKIE),
 }
-assert set(Rcode) <= set(_RCODE_WORDS)
+"""Where replies are counted, by response code."""
+assert set(Rcode) <= set(RCODE_WORDS)
 _NO_ID: Final = bytes(ID_BYTES)
 _STANDINGS: Final = {
     Standing.NEW: Counter.COOKIES_NEW,
@@ -174,8 +182,9 @@ class UdpAnswers:
         self._plain_mask = self._error_mask = 0
         self.asked = 0
         """Queries that `reply_to` was given."""
-        self._silent = 0  # of them, those without a reply
-        self._timed_at = self._asked_before = 0  # replies when one was last timed, queries at the last tick
+        self._asked_before = 0  # queries at the last tick
+        self._timed = [0] * Counter.LATENCY_0
+        """By the words of response codes: replies when one was last timed."""
         self._failure_logged_at_s = -float("inf")
         self._timed_mask = 0
         """One reply of so many is to be timed, less one: all, or one of sixteen where there are many."""
@@ -214,13 +223,12 @@ class UdpAnswers:
                     if not quick & self._plain_mask and self._caching:
                         self._keep_plain(query_untrusted, reply)
                     if began_ns:
-                        self._note_time(began_ns)
+                        self._note_time(began_ns, _RCODE_0)
                     return reply
                 self._keep(query_untrusted, reply)
             elif (reply := self._with_cookie(query_untrusted, host)) is None:
                 return self._count(self._look_up(query_untrusted, host), began_ns)
         except UnknownKey:
-            self._silent += 1
             if self._waiting:
                 raise
             self.must_pass_on = True
@@ -228,25 +236,24 @@ class UdpAnswers:
         except Exception as error:
             return self._count(self._fail(query_untrusted, error), began_ns)
         # As `_count` does, of replies that are none of the rare ones.
-        tally = self.tally
-        tally[_RCODE_0 + (reply[1] & 0x0F)] += 1
+        tally, word = self.tally, _RCODE_0 + (reply[1] & 0x0F)
+        tally[word] += 1
         if reply[0] & FLAG_TC:
             tally[Counter.TRUNCATED] += 1
         if began_ns:
-            self._note_time(began_ns)
+            self._note_time(began_ns, word)
         return reply
 
     def _count(self, reply: bytes | None, began_ns: int) -> bytes | None:
         """Count what `reply_to` gives, whatever it is."""
         if reply is None:
-            self._silent += 1
             return None
-        tally = self.tally
-        tally[_RCODE_WORDS[response_code(_NO_ID + reply)]] += 1
+        tally, word = self.tally, RCODE_WORDS[response_code(_NO_ID + reply)]
+        tally[word] += 1
         if reply[0] & FLAG_TC:
             tally[Counter.TRUNCATED] += 1
         if began_ns:
-            self._note_time(began_ns)
+            self._note_time(began_ns, word)
         return reply
 
     def _fail(self, query_untrusted: bytes, error: Exception) -> bytes | None:
@@ -280,14 +287,15 @@ class UdpAnswers:
         totals[_RCODE_0] += self._quick
         return totals
 
-    def _note_time(self, began_ns: int) -> None:
-        """Count what it took to make a reply, for all since the last one that was timed."""
+    def _note_time(self, began_ns: int, word: int) -> None:
+        """Count what it took to make a reply, for all of its response code since the last one timed."""
         elapsed_ns = time.perf_counter_ns() - began_ns
-        made = self.asked - self._silent
-        replies, self._timed_at = made - self._timed_at, made
-        tally = self.tally
-        tally[_LATENCY_0 + bisect_left(LATENCY_BOUNDS_NS, elapsed_ns)] += replies
-        tally[_LATENCY_SUM_NS] += elapsed_ns * replies
+        tally, timed = self.tally, self._timed
+        made = tally[word] + self._quick if word == _RCODE_0 else tally[word]
+        replies, timed[word] = made - timed[word], made
+        row = _ROWS + word * _ROW
+        tally[row + bisect_left(LATENCY_BOUNDS_NS, elapsed_ns)] += replies
+        tally[row + LATENCY_BUCKETS] += elapsed_ns * replies
 
     def tick(self, plain_hits: int) -> None:
         """`DNS_TICK_MS` have passed; `plain_hits` is how often the loop found what it looked for, in all."""

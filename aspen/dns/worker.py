@@ -41,7 +41,7 @@ from aspen.dns.members import LiveNodes
 from aspen.dns.members_file import read_nodes
 from aspen.dns.policy import Staleness
 from aspen.dns.sockets import ANCILLARY_BYTES, Ancillary, is_wildcard, reply_source
-from aspen.dns.udp_answers import COUNTERS, Counter, UdpAnswers
+from aspen.dns.udp_answers import COUNTERS, Counter, UdpAnswers, latency_row
 from aspen.errors import AspenError, StorageError
 from aspen.limits import DNS_CACHE_LIFE_MS, DNS_QUERY_BYTES, DNS_TICK_MS
 from aspen.logs import configure
@@ -293,7 +293,7 @@ class Worker:
         totals = self._answers.totals()
         totals[Counter.HITS] += self._fast
         totals[Counter.RCODE_0] += self._fast
-        totals[Counter.LATENCY_0] += self._fast
+        totals[latency_row(Counter.RCODE_0)] += self._fast
         for counter, total in enumerate(totals):
             self._counters.add(counter, total - self._published[counter])
         self._counters.add(PULSE, 1)

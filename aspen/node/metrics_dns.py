@@ -12,9 +12,9 @@ from prometheus_client.process_collector import ProcessCollector
 
 from aspen.dns.notify import Notifier
 from aspen.dns.primary import Primary
-from aspen.dns.tally import EXTENDED_RCODES, LATENCY_BOUNDS_NS, LATENCY_BUCKETS, RCODES
+from aspen.dns.tally import LATENCY_BOUNDS_NS, LATENCY_BUCKETS, ResponseTally
 from aspen.dns.udp import UdpWorkers
-from aspen.dns.udp_answers import Counter
+from aspen.dns.udp_answers import RCODE_WORDS, Counter, latency_row
 from aspen.dns.wire import Rcode
 from aspen.metric_shapes import counter, counters, cumulative, gauge
 from aspen.node.dns import NodeDns
@@ -26,26 +26,20 @@ _RCODE_NAMES: Final = {code.value: code.name for code in Rcode}
 
 def dns_metrics(dns: NodeDns) -> Iterator[Metric]:
     udp = dns.udp_tally()
-    queries = CounterMetricFamily("aspen_dns_queries", "Queries answered.", labels=["transport", "rcode"])
-    times = HistogramMetricFamily(
-        "aspen_dns_response_seconds", "Time to make an answer.", labels=["transport"]
-    )
+    labels = ["transport", "rcode"]
+    queries = CounterMetricFamily("aspen_dns_queries", "Queries answered.", labels=labels)
+    times = HistogramMetricFamily("aspen_dns_response_seconds", "Time to make an answer.", labels=labels)
     for transport in sorted({"udp", *dns.tallies}):
-        rcodes, buckets, sum_ns = [0] * EXTENDED_RCODES, [0] * LATENCY_BUCKETS, 0
+        tally = ResponseTally()
+        if transport in dns.tallies:
+            tally.add(dns.tallies[transport])
         if transport == "udp":
-            rcodes[:RCODES] = udp[Counter.RCODE_0 : Counter.RCODE_0 + RCODES]
-            rcodes[Rcode.BADVERS], rcodes[Rcode.BADCOOKIE] = udp[Counter.BADVERS], udp[Counter.BADCOOKIE]
-            buckets = udp[Counter.LATENCY_0 : Counter.LATENCY_0 + LATENCY_BUCKETS]
-            sum_ns = udp[Counter.LATENCY_SUM_NS]
-        tally = dns.tallies.get(transport)
-        if tally is not None:
-            rcodes = _sums(rcodes, tally.rcodes)
-            buckets = _sums(buckets, tally.buckets)
-            sum_ns += tally.sum_ns
-        for code, count in enumerate(rcodes):
+            tally.add(_of_workers(udp))
+        for code, count in enumerate(tally.rcodes):
             if count or not code:
-                queries.add_metric([transport, _RCODE_NAMES.get(code, str(code))], count)
-        times.add_metric([transport], cumulative(_BOUNDS_S, buckets), sum_ns / _NS)
+                of = [transport, _RCODE_NAMES.get(code, str(code))]
+                queries.add_metric(of, count)
+                times.add_metric(of, cumulative(_BOUNDS_S, tally.buckets[code]), tally.sums_ns[code] / _NS)
     yield queries
     yield times
     yield from _udp(udp)
@@ -64,6 +58,17 @@ def dns_metrics(dns: NodeDns) -> Iterator[Metric]:
         yield counter("aspen_dns_tcp_refused", "DNS over TCP connections over a limit.", dns.tcp.refused)
     if dns.primary is not None and dns.notifier is not None:
         yield from _secondaries(dns.primary, dns.notifier)
+
+
+def _of_workers(udp: Sequence[int]) -> ResponseTally:
+    """What UDP workers have answered, out of their words."""
+    tally = ResponseTally()
+    for code, word in RCODE_WORDS.items():
+        row = latency_row(word)
+        tally.rcodes[code] = udp[word]
+        tally.buckets[code] = list(udp[row : row + LATENCY_BUCKETS])
+        tally.sums_ns[code] = udp[row + LATENCY_BUCKETS]
+    return tally
 
 
 def _udp(udp: Sequence[int]) -> Iterator[Metric]:
@@ -117,7 +122,3 @@ def _workers(pids: Sequence[int]) -> Iterator[Metric]:
                 if sample.name in families:
                     families[sample.name].add_metric([str(index)], sample.value)
     yield from families.values()
-
-
-def _sums(one: Sequence[int], other: Sequence[int]) -> list[int]:
-    return [a + b for a, b in zip(one, other, strict=True)]

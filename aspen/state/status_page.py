@@ -19,7 +19,7 @@ from aspen.errors import StorageError, invariant
 from aspen.limits import DNS_CHANGES, DNS_WORKERS
 from aspen.state.store import allocate, private_opener
 
-MAGIC: Final = int.from_bytes(b"aspen\x00\x00\x01", "big")
+MAGIC: Final = int.from_bytes(b"aspen\x00\x00\x02", "big")
 
 STATUS_PAGE_FILE: Final = "status.page"
 """Its name in a data directory."""
@@ -47,7 +47,7 @@ _RING_START: Final = 64
 CHANGE_MARK_BYTES: Final = 8
 _EVERYTHING: Final = 0
 _HEADER_WORDS: Final = _RING_START + DNS_CHANGES
-COUNTERS_PER_WORKER: Final = 64
+COUNTERS_PER_WORKER: Final = 384
 PULSE: Final = COUNTERS_PER_WORKER - 1
 """Of a worker's counters: moves with every tick, so that the node sees one that is stuck."""
 _WORD_BYTES: Final = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import dns.message
@@ -12,11 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from aspen.dns.answers import Answers
 from aspen.dns.tally import LATENCY_BOUNDS_NS, LATENCY_BUCKETS, ResponseTally
-from aspen.dns.udp_answers import COUNTERS, Counter
+from aspen.dns.udp_answers import COUNTERS, RCODE_WORDS, Counter, latency_row
 from aspen.metric_shapes import cumulative
 from aspen.raft.measures import CommitTimes
 from aspen.raft.messages import Entry
-from aspen.state.status_page import COUNTERS_PER_WORKER
+from aspen.state.status_page import COUNTERS_PER_WORKER, PULSE
 
 NXDOMAIN_REPLY = bytes([0, 7, 0x84, 3]) + bytes(8)
 
@@ -58,8 +59,9 @@ async def test_the_route_is_described(client: Client) -> None:
 def test_a_time_belongs_to_the_first_bucket_that_holds_it(elapsed_ns: int, bucket: int) -> None:
     tally = ResponseTally()
     tally.note(NXDOMAIN_REPLY, elapsed_ns)
-    assert tally.buckets[bucket] == sum(tally.buckets) == 1
-    assert (tally.rcodes[3], sum(tally.rcodes), tally.sum_ns) == (1, 1, elapsed_ns)
+    assert tally.buckets[3][bucket] == sum(map(sum, tally.buckets)) == 1
+    assert (tally.rcodes[3], sum(tally.rcodes)) == (1, 1)
+    assert tally.sums_ns[3] == sum(tally.sums_ns) == elapsed_ns
 
 
 def test_buckets_grow_and_end_in_infinity() -> None:
@@ -71,7 +73,10 @@ def test_buckets_grow_and_end_in_infinity() -> None:
 
 
 def test_a_worker_has_room_for_its_counters() -> None:
-    assert Counter.LATENCY_0 + LATENCY_BUCKETS == Counter.LATENCY_SUM_NS < COUNTERS <= COUNTERS_PER_WORKER
+    rows = sorted(map(latency_row, RCODE_WORDS.values()))
+    assert rows[0] == Counter.LATENCY_0
+    assert {after - before for before, after in pairwise(rows)} == {LATENCY_BUCKETS + 1}
+    assert rows[-1] + LATENCY_BUCKETS + 1 == COUNTERS <= PULSE < COUNTERS_PER_WORKER
 
 
 async def test_an_answer_of_several_messages_counts_once() -> None:
@@ -83,11 +88,11 @@ async def test_an_answer_of_several_messages_counts_once() -> None:
         sent.append(message)
 
     noting = answers.noting(send)
-    assert sum(answers.tally.buckets) == 0
+    assert sum(answers.tally.rcodes) == 0
     for _ in range(3):
         await noting(NXDOMAIN_REPLY)
     assert sent == [NXDOMAIN_REPLY] * 3
-    assert (sum(answers.tally.buckets), answers.tally.rcodes[3]) == (1, 1)
+    assert (sum(answers.tally.buckets[3]), answers.tally.rcodes[3]) == (1, 1)
 
 
 def reply_with(code: int) -> bytes:
