@@ -42,7 +42,8 @@ def relay(
         list[str] | None,
         typer.Option(
             metavar="HOST[:PORT]",
-            help="What nodes call this relay, if a proxy changes the Host header; repeat it for more.",
+            help="What nodes call this relay, as in its URL; repeat it for more. [the names in its "
+            "certificate, and the address it is reached at]",
         ),
     ] = None,
     admin_addr: Annotated[

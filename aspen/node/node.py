@@ -378,7 +378,7 @@ class Node:
         self._stack.push_async_callback(self.rotation.stop)
         TsigKeyRoutes(self.proposer, self.tsig_keys).add_routes(self.http.admin)
         UiRoutes().add_routes(self.http.admin)
-        self.discovery.relays.serve(self.http)
+        self.discovery.relays.serve(self.http, self.certificates)
         self._stack.push_async_callback(self.http.close)
         await self.http.start()
         self._sockets.check_all_taken()

@@ -27,6 +27,7 @@ from aspen.net.reachable import reachable_addresses
 from aspen.relay.access import COOKIE_CONTEXT, Access, RelayUrl, parse_relay_url
 from aspen.relay.pool import RelayPool
 from aspen.relay.server import RelayServer
+from aspen.tls.certificates import Certificates
 
 log = structlog.get_logger("aspen.relay")
 
@@ -66,13 +67,15 @@ class NodeRelays:
                     authenticators=authenticators,
                     names=[] if url is None else [parse_relay_url("iroh.relay_server_url", url).name],
                     refuses=lambda endpoint_id: roster().has_removed(endpoint_id),
-                )
+                ),
+                certified=lambda: () if self._certificates is None else self._certificates.bundle.names,
             )
         self.observed: tuple[Address, ...] = ()
         """Where relays see this node's QUIC port, beyond a NAT if there is one."""
         self._probe_at = 0.0
         self._observing = False
         self._http: HttpServer | None = None
+        self._certificates: Certificates | None = None
         self._known: Known = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -85,11 +88,11 @@ class NodeRelays:
         self._look()
         self._task = asyncio.create_task(self._keep_looking(), name="relays")
 
-    def serve(self, http: HttpServer) -> None:
+    def serve(self, http: HttpServer, certificates: Certificates | None) -> None:
         """Add the route, if this node is to be a relay."""
         if self.server is not None:
             self.server.add_routes(http.public)
-            self._http = http
+            self._http, self._certificates = http, certificates
 
     async def stop(self) -> None:
         """After the endpoint has said goodbye."""

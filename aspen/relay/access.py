@@ -1,10 +1,11 @@
 """Who may use a relay, and how a client proves it (core).
 
 Whoever connects signs, with the key that its endpoint id is, the relay's random nonce and the relay's
-name: a proof that was overheard is worth nothing later, nor at a relay that knows its own name. Who
-holds a key may use an `open` relay; otherwise the endpoint id must be on a list, or the client knows a
-cluster's cookie and shows so by a MAC over the same and the signature. Its key is derived from the
-cookie with a context of its own.
+name: a proof that was overheard is worth nothing later, nor at another relay. For that a relay must know
+what it is called, and never believes it of a client: it was told, or it goes by the names in its
+certificate and the address at which the client has reached it. Who holds a key may use an `open` relay;
+otherwise the endpoint id must be on a list, or the client knows a cluster's cookie and shows so by a MAC
+over the same and the signature. Its key is derived from the cookie with a context of its own.
 
 A relay that is shown such a MAC could try cookies against it, as whoever holds a ticket can: a cookie is
 to be long and random. A relay that doesn't ask for it is shown none.
@@ -13,8 +14,10 @@ to be long and random. A relay that doesn't ask for it is shown none.
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -28,6 +31,7 @@ PATH: Final = "/relay"
 REMOVED: Final = "this endpoint id was removed from the cluster"
 _SIGNED: Final = b"aspen 2026 relay proof v1\0"
 _SCHEMES: Final = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+_PORT: Final = re.compile(r":\d{1,5}\Z")
 _PORTS: Final = {"ws": 80, "wss": 443}
 
 
@@ -41,8 +45,7 @@ class Access:
     authenticators: Sequence[Authenticator] = ()
     """Of the cookies whose holders may use it; they may change."""
     names: Collection[str] = ()
-    """What the relay is called by its clients; without any, what each client's request calls it, and then
-    who is taken for another relay can use its clients' proofs here."""
+    """What the relay was told that it is called, `host` or `host:port`, and then nothing else."""
     refuses: Callable[[EndpointId], bool] = lambda endpoint_id: False
     """Those who may not, whatever they prove."""
 
@@ -51,16 +54,17 @@ class Access:
         """Whether a client should show that it knows a cookie."""
         return not self.open and bool(self.authenticators)
 
-    def check(self, proof_untrusted: Proof, nonce: bytes, asked_for: str) -> EndpointId:
+    def check(self, proof_untrusted: Proof, nonce: bytes, own_names: Collection[str]) -> EndpointId:
         """The endpoint id that is proven, and may use this relay. Raises `RelayError`.
 
-        `asked_for` is the name in the client's request (its Host header).
+        `own_names` are what it goes by if it was told no names.
         """
         proof = proof_untrusted
-        names = {name.lower() for name in self.names} or {asked_for.lower()}
-        if proof.name not in names:
+        if not is_called(proof.name, self.names or own_names):
             raise RelayError(
-                "wrong_name", f"the client means the relay {proof.name!r}, and this is {_shown(names)}"
+                "wrong_name",
+                f"the client means the relay {proof.name!r}, and this one doesn't know that it is called so: "
+                "tell it (--name, or iroh.relay_server_url of a node)",
             )
         signed = _signed(nonce, proof.name)
         # The MAC first, where it decides: without the cookie nobody makes this relay verify a signature.
@@ -123,9 +127,30 @@ def parse_relay_url(setting: str, text: str) -> RelayUrl:
     return RelayUrl(f"{scheme}://{name}{path}", name)
 
 
-def _shown(names: Collection[str]) -> str:
-    """For people: a Host header may hold octets that are no text."""
-    return " or ".join(sorted(names)).encode("ascii", "backslashreplace").decode()
+def is_called(name_untrusted: str, names: Collection[str]) -> bool:
+    """Whether a relay that goes by `names` is meant. One without a port is good for all ports of its host;
+    a wildcard (`*.example.com`) is no name, for others may be called so too."""
+    name = name_untrusted.lower()
+    host = _host(name)
+    known = [each.lower() for each in names]
+    return name in known or (
+        host != "" and any(not _has_port(each) and _host(each) == host for each in known)
+    )
+
+
+def _has_port(name: str) -> bool:
+    return _PORT.search(name) is not None and (name.startswith("[") or name.count(":") == 1)
+
+
+def _host(name: str) -> str:
+    """Without the port, and an address in the one spelling that it is compared by."""
+    host = (_PORT.sub("", name) if _has_port(name) else name).strip("[]").rstrip(".")
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    return str(mapped or address)
 
 
 def _signed(nonce: bytes, name: str) -> bytes:

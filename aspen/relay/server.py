@@ -11,6 +11,7 @@ import asyncio
 import os
 import time
 from collections import Counter
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from typing import Final, cast
 
@@ -18,6 +19,7 @@ import structlog
 from aiohttp import WSMsgType, web
 
 from aspen.errors import HttpError, RelayError
+from aspen.http.admin import names_loopback
 from aspen.http.connection import Connection
 from aspen.http.errors import RETRY_AFTER_SECONDS
 from aspen.http.openapi import Answer, Operation
@@ -64,11 +66,18 @@ _OPERATION: Final = Operation(
 class RelayServer:
     """The relay of one process, on any number of listeners."""
 
-    def __init__(self, access: Access, limits: RelayLimits | None = None) -> None:
+    def __init__(
+        self,
+        access: Access,
+        limits: RelayLimits | None = None,
+        certified: Callable[[], Collection[str]] = lambda: (),
+    ) -> None:
+        """`certified` are the names in its certificate, as of now."""
         self.hub = Hub(limits or RelayLimits())
         self.refusals = Refusals(time.monotonic)
         self.observer: Observer | None = None
         self._access = access
+        self._certified = certified
         self._tokens: dict[bytes, Session] = {}
         self._unproven: Counter[str] = Counter()
         """By address (of IPv6, by /64)."""
@@ -78,6 +87,11 @@ class RelayServer:
     def handshakes(self) -> int:
         """Clients that have not proven themselves yet."""
         return self._unproven.total()
+
+    @property
+    def called(self) -> list[str]:
+        """The names that it was told or that are in its certificate."""
+        return [*(self._access.names or self._certified())]
 
     def add_routes(self, public: Router) -> None:
         public.add(PATH, {"GET": self.connect}, public=True, operations={"GET": _OPERATION})
@@ -153,7 +167,7 @@ class RelayServer:
     async def _serve(self, socket: web.WebSocketResponse, request: Request, unproven: ExitStack) -> None:
         try:
             async with asyncio.timeout(RELAY_HANDSHAKE_MS / 1000):
-                endpoint_id = await self._prove(socket, request.host)
+                endpoint_id = await self._prove(socket, request)
         except TimeoutError:
             raise RelayError("timeout", "the client did not say who it is in time") from None
         finally:
@@ -181,7 +195,7 @@ class RelayServer:
             await asyncio.gather(writer, return_exceptions=True)
             log.info("relay client disconnected", endpoint_id=z32, clients=len(self.hub))
 
-    async def _prove(self, socket: web.WebSocketResponse, asked_for: str) -> bytes | None:
+    async def _prove(self, socket: web.WebSocketResponse, request: Request) -> bytes | None:
         """Who the client is; None if it went away."""
         nonce = os.urandom(NONCE_BYTES)
         await socket.send_bytes(encode_frame(Challenge(nonce, self._access.wants_key)))
@@ -190,7 +204,7 @@ class RelayServer:
             return None
         if not isinstance(frame, Proof):
             raise RelayError("malformed", "a client's first frame is its proof")
-        return self._access.check(frame, nonce, asked_for)
+        return self._access.check(frame, nonce, (*self._certified(), *_reached_at(request)))
 
 
 def _peer(request: Request) -> str:
@@ -199,6 +213,15 @@ def _peer(request: Request) -> str:
         return peer_of(request.remote or "")
     except ValueError:
         return ""
+
+
+def _reached_at(request: Request) -> tuple[str, ...]:
+    """This machine's address that the client has connected to, whatever its request says."""
+    name = None if request.transport is None else request.transport.get_extra_info("sockname")
+    if not isinstance(name, tuple):
+        return ()
+    host = str(name[0])
+    return (host, "localhost") if names_loopback(host) else (host,)
 
 
 class _Line(Stream):

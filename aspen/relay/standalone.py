@@ -47,7 +47,8 @@ class StandaloneRelay:
         tokens: Sequence[str] = (),
     ) -> None:
         """`certificates` make it listen by TLS. Any of the `tokens` opens the metrics."""
-        self.server = RelayServer(access, limits)
+        certified = (lambda: ()) if certificates is None else (lambda: certificates.bundle.names)
+        self.server = RelayServer(access, limits, certified)
         self._guard = AdminGuard(tokens)
         self._limits = HttpLimits(streams=limits.clients + RELAY_UNPROVEN)
         self._context = None if certificates is None else certificates.context
@@ -80,7 +81,12 @@ class StandaloneRelay:
         self.metrics_address = self._listeners[-1].address if here or admin is not None else None
         await self.server.observe(*address)
         metrics = "nowhere" if self.metrics_address is None else "{}:{}".format(*self.metrics_address)
-        log.info("relay started", address="{}:{}".format(*self.address), metrics=metrics)
+        log.info(
+            "relay started",
+            address="{}:{}".format(*self.address),
+            called=self.server.called or "by the address it is reached at",
+            metrics=metrics,
+        )
 
     async def _listen(
         self, address: tuple[str, int], router: Router, context: Callable[..., ssl.SSLContext] | None

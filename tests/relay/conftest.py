@@ -46,8 +46,8 @@ def relay(stack: AsyncExitStack) -> Relays:
 def caller(stack: AsyncExitStack) -> Callers:
     """A WebSocket to a relay, which says whatever a test wants."""
 
-    async def connect(to: StandaloneRelay) -> Caller:
-        return await stack.enter_async_context(Caller.connected(to.address))
+    async def connect(to: StandaloneRelay, host: str = "") -> Caller:
+        return await stack.enter_async_context(Caller.connected(to.address, host))
 
     return connect
 

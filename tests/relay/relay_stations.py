@@ -67,10 +67,14 @@ class Caller:
 
     @classmethod
     @asynccontextmanager
-    async def connected(cls, address: tuple[str, int]) -> AsyncIterator[Caller]:
+    async def connected(cls, address: tuple[str, int], host: str = "") -> AsyncIterator[Caller]:
+        """`host` is what the request calls the relay, if that isn't its address."""
         name = "{}:{}".format(*address)
-        async with aiohttp.ClientSession() as session, session.ws_connect(f"ws://{name}/relay") as socket:
-            yield cls(socket, name)
+        async with (
+            aiohttp.ClientSession(headers={"Host": host or name}) as session,
+            session.ws_connect(f"ws://{name}/relay") as socket,
+        ):
+            yield cls(socket, host or name)
 
     async def says(self, frame: Frame | bytes) -> None:
         await self.socket.send_bytes(frame if isinstance(frame, bytes) else encode_frame(frame))

@@ -13,7 +13,7 @@ from relay_stations import COOKIE, Caller, Callers, Lines, Relays, macs
 from aspen.identity import Identity
 from aspen.limits import RELAY_DATAGRAM_BYTES, RELAY_UNPROVEN_PER_ADDRESS
 from aspen.ratelimit import Rate
-from aspen.relay.access import Access, prove
+from aspen.relay.access import Access, is_called, prove
 from aspen.relay.frames import Challenge, Datagram, Gone, Refused, Welcome, decode_frame, encode_frame
 from aspen.relay.hub import RelayLimits
 
@@ -128,6 +128,61 @@ async def test_a_proof_made_for_another_relay_is_refused(relay: Relays, caller: 
     talker = await caller(await relay())
     await talker.says(await talker.proof(ONE, name="relay.example.com"))
     assert await talker.refused() == "wrong_name"
+
+
+async def test_who_poses_as_another_relay_can_not_use_its_clients_proofs_here(
+    relay: Relays, caller: Callers
+) -> None:
+    """It passes this relay's challenge on to a client of its own, and calls this one by its own name."""
+    there = await relay()
+    poser = await caller(there, host="evil.example.com")
+    await poser.says(await poser.proof(ONE))
+    assert await poser.refused() == "wrong_name"
+    assert not there.server.hub.sessions
+
+
+async def test_a_relay_that_was_told_nothing_goes_by_the_address_at_which_it_is_reached(
+    relay: Relays, caller: Callers
+) -> None:
+    there = await relay()
+    await _enters(await caller(there), ONE)
+    await _enters(await caller(there), ONE, name=f"localhost:{there.address[1]}")
+
+
+async def test_a_relay_by_tls_goes_by_the_names_in_its_certificate_too(
+    relay: Relays, caller: Callers
+) -> None:
+    there = await relay()
+    there.server._certified = lambda: ("relay.example.com", "*.example.org")
+    await _enters(await caller(there), ONE, name="relay.example.com")
+    await _enters(await caller(there), ONE, name="relay.example.com:8443")
+    talker = await caller(there)
+    await talker.says(await talker.proof(ONE, name="other.example.org"))
+    assert await talker.refused() == "wrong_name"
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "meant"),
+    [
+        ("relay.example.com", ["Relay.example.com"], True),
+        ("relay.example.com:8443", ["relay.example.com"], True),
+        ("relay.example.com:8443", ["relay.example.com:8443"], True),
+        ("relay.example.com", ["relay.example.com:8443"], False),
+        ("relay.example.com.", ["relay.example.com"], True),
+        ("192.0.2.1:3340", ["192.0.2.1"], True),
+        ("192.0.2.1:3340", ["::ffff:192.0.2.1"], True),
+        ("[2001:db8:0:0::1]:3340", ["2001:db8::1"], True),
+        ("[2001:db8::1]", ["[2001:db8::1]:3340"], False),
+        ("[2001:db8::1]:3340", ["[2001:db8::1]"], True),
+        ("[2001:db8::2]", ["2001:db8::1"], False),
+        ("m.example.com", ["*.example.com"], False),
+        ("", ["relay.example.com"], False),
+        ("]:1", ["[", ":1"], False),
+        ("relay.example.com", [], False),
+    ],
+)
+def test_what_a_relay_is_called(name: str, names: list[str], meant: bool) -> None:
+    assert is_called(name, names) is meant
 
 
 async def test_a_host_header_that_is_no_text_is_refused_as_any_wrong_name(relay: Relays) -> None:
