@@ -2,7 +2,7 @@
 
 Side by side, the files that take longest begin first, so that nobody sits alone over one of them in the
 end; a single process begins with the quick ones, which should speak first. `costs.txt` says what a file
-takes; `make test ARGS=--costs` writes it anew.
+takes; `make test ARGS=--costs` brings it up to date.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    lines = (line.split() for line in COSTS.read_text().splitlines())
-    cost_s = {file: int(seconds) for seconds, file in lines}
+    costs_s = _known_costs_s()
     sign = -1 if hasattr(config, "workerinput") else 1
-    items.sort(key=lambda item: sign * cost_s.get(_file(item.nodeid), 0))
+    items.sort(key=lambda item: sign * costs_s.get(_file(item.nodeid), 0))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -43,12 +42,21 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.config.option.costs and not hasattr(session.config, "workerinput"):
-        long = [(took_s, file) for file, took_s in _took_s.items() if took_s >= WORTH_A_LINE_S]
-        lines = [
-            f"{took_s:4.0f} {file}\n" for took_s, file in sorted(long, key=lambda one: (-one[0], one[1]))
-        ]
-        COSTS.write_text("".join(lines))
+    """What this run knows nothing of stays as it was, unless it is gone."""
+    if not session.config.option.costs or hasattr(session.config, "workerinput"):
+        return
+    costs_s = {**_known_costs_s(), **_took_s}
+    listed = [
+        (-cost_s, file)
+        for file, cost_s in costs_s.items()
+        if cost_s >= WORTH_A_LINE_S and (session.config.rootpath / file).exists()
+    ]
+    COSTS.write_text("".join(f"{-cost_s:4.0f} {file}\n" for cost_s, file in sorted(listed)))
+
+
+def _known_costs_s() -> dict[str, float]:
+    lines = (line.split() for line in COSTS.read_text().splitlines())
+    return {file: float(seconds) for seconds, file in lines}
 
 
 def _file(nodeid: str) -> str:
