@@ -1,7 +1,8 @@
 """Run every benchmark, each in a process of its own; the exit code says whether all of them ran.
 
-    python -m bench [--json FILE] [NAME ...]
+    python -m bench [--json FILE] [NAME ...] [--OPTION=VALUE ...]
 
+Options that aren't known here go to the benchmarks named: `python -m bench net --seconds=1`.
 With `--json`, the figures go into a file as well, for `python scripts/plots.py FILE` to draw.
 """
 
@@ -31,14 +32,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the figures, for machines")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
-    options = parser.parse_args()
+    options, further = parser.parse_known_args()
+    if further and not options.names:
+        parser.error(f"{further[0]}: for which benchmark?")
     wanted = options.names or [name for name in NAMES if (here / f"{name}.py").exists()]
     print(f"# Python {platform.python_version()}, {build()}")
     failed: list[str] = []
     figures: list[dict[str, Any]] = []
     for name in wanted:
         print(f"# {name}", flush=True)
-        if run(name, here.parent, figures):
+        if run(name, here.parent, figures, further):
             failed.append(name)
     if failed:
         print(f"# failed: {', '.join(failed)}")
@@ -57,9 +60,9 @@ def build() -> str:
     return "optimised" if optimised else "built without --enable-optimizations, which costs about a fifth"
 
 
-def run(name: str, folder: Path, figures: list[dict[str, Any]]) -> int:
+def run(name: str, folder: Path, figures: list[dict[str, Any]], options: list[str]) -> int:
     """Run one, show what it says, and keep its figures; its exit code."""
-    command = [sys.executable, "-m", f"bench.{name}"]
+    command = [sys.executable, "-m", f"bench.{name}", *options]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

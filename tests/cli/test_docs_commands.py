@@ -1,10 +1,13 @@
-"""Every block of code in docs/ is run or read by a test.
+"""Every block of code in README and docs is run or read by a test.
 
-`sh` blocks of a page are run in their order beside a cluster of three nodes, as they stand. Where that can't
-be, a line above the block says so, invisible to who reads the page:
+`sh` blocks of a page are run in their order beside a cluster of three nodes, as they stand. Those that want
+something else (a machine of their own, a file, another server) have a test of their own. A line above the
+block names it, invisible to who reads the page:
 
-    <!-- not run: why -->
-    <!-- run by: tests/… -->          another test runs it, which names the page
+    <!-- run by: tests/…::test_… -->     that test is given the block by `blocks_for(request)`
+    <!-- run by: tests/… -->             those tests take the page's blocks by themselves
+    <!-- run by: .ci/run -->             the suite is part of what the block does
+    <!-- not run: why -->                nothing does
 
 Blocks in other languages must parse. What is none of that is `text`, or has no language.
 """
@@ -13,48 +16,20 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
 from configparser import ConfigParser
 from pathlib import Path
-from textwrap import dedent
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from documented import ROOT, own_ports, run, running_cluster
-
-PAGES = sorted((ROOT / "docs").glob("*.md"))
-BLOCK = re.compile(
-    r"^(?: *<!-- (?P<how>not run|run by): (?P<what>[^>]+) -->\n)?"
-    r"^ *```(?P<language>\w*)\n(?P<code>.*?)^ *```$",
-    re.MULTILINE | re.DOTALL,
-)
-
-
-class Block(NamedTuple):
-    page: Path
-    language: str
-    code: str
-    how: str
-    """`not run`, `run by`, or nothing: it is run here."""
-    what: str
-
-
-def blocks(page: Path) -> list[Block]:
-    return [
-        Block(
-            page, found["language"], dedent(found["code"]), found["how"] or "", (found["what"] or "").strip()
-        )
-        for found in BLOCK.finditer(page.read_text("utf-8"))
-    ]
-
+from documented import PAGES, ROOT, Block, blocks, own_ports, run, running_cluster
 
 ALL = [block for page in PAGES for block in blocks(page)]
 KILLS_A_NODE = "start.md"
@@ -90,10 +65,23 @@ def test_no_page_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "block", [block for block in ALL if block.how == "run by"], ids=lambda b: b.page.name
+    "block", [block for block in ALL if block.how == "run by"], ids=lambda block: f"{block.name} {block.what}"
 )
 def test_a_block_that_another_test_runs_is_known_there(block: Block) -> None:
-    assert block.page.name in (ROOT / block.what).read_text("utf-8")
+    file, _, name = block.what.partition("::")
+    text = (ROOT / file).read_text("utf-8")
+    if name:
+        (test,) = [
+            node
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.FunctionDef) and node.name == name
+        ]
+        assert "(request" in ast.unparse(test), f"{name} doesn't ask for its blocks"
+    elif file == ".ci/run":
+        for line in block.code.splitlines():
+            assert f"\n{line.partition(' #')[0].rstrip()} " in text, line
+    else:
+        assert block.page.name in text
 
 
 @pytest.mark.parametrize(
@@ -103,7 +91,11 @@ def test_other_blocks_parse(block: Block) -> None:
     def python(code: str) -> Any:
         return compile(code, block.page.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
 
+    def crontab(code: str) -> None:
+        assert all(len(line.split(maxsplit=5)) == 6 for line in code.splitlines())
+
     readers = {
+        "crontab": crontab,
         "json": json.loads,
         "toml": tomllib.loads,
         "ini": ConfigParser(strict=False, interpolation=None).read_string,
