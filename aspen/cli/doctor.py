@@ -61,7 +61,8 @@ def _print(findings: list[Finding]) -> None:
         if finding.do:
             print(f"{MARKS[finding.level]} {finding.topic}: {finding.says}\n  → {finding.do}")
     counts = Counter(finding.level for finding in findings)
-    print(f"{counts['problem']} problems, {counts['warning']} warnings")
+    told = (f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in ("problem", "warning"))
+    print(", ".join(told))
 
 
 async def _examine(file: Path | None, addr: list[str] | None, token: str | None) -> list[Finding]:
@@ -77,6 +78,8 @@ async def _examine(file: Path | None, addr: list[str] | None, token: str | None)
     told, of_node = await _node(addresses(where), token, asked_for=bool(addr))
     if loaded is not None:
         running = told is not None
+        if running and addr and not _names_a_node(file, loaded):
+            return [*findings, *of_node]  # a node that runs elsewhere, maybe
         if told is not None and not addr and (stranger := is_stranger(told, loaded.config)):
             if not _names_a_node(file, loaded):
                 return [_of_its_own(told), *findings, *of_node]

@@ -279,6 +279,9 @@ async def _serve(
             quic=f"{config.quic_host}:{config.quic_port}",
             data_dir=str(config.data_path),
         )
+        if show_joining:
+            dns, http = _address(node.dns_address), _address(node.http.address)
+            _show(f"running: DNS {dns}, HTTP http://{http}; Ctrl-C ends it, the same command starts it again")
         reporting = asyncio.create_task(report(manager, node), name="service manager")
         ended = asyncio.ensure_future(node.wait_closed())
         await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
