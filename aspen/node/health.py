@@ -104,7 +104,7 @@ def check_replica(consensus: Consensus, out_of_touch_ms: int, max_stale_ms: int)
 
 def check_disk(data_dir: Path, driver: RaftDriver) -> Check:
     if driver.room.error is not None:
-        return Check("disk", _UNHEALTHY, f"no room on disk: {driver.room.error}")
+        return Check("disk", _UNHEALTHY, f"no room: {driver.room.error}")
     try:
         disk = os.statvfs(data_dir)
     except OSError as error:

@@ -271,6 +271,8 @@ class Store:
 def open_environment(path: Path, *, read_only: bool, map_bytes: int, sync: bool = True) -> Any:
     """Open an LMDB environment. `sync=False` leaves flushing to an explicit `sync(True)`.
 
+    It can grow to `map_bytes`, and to twice what it holds already: a store that has filled its map has room
+    again when it is opened anew, and what is on the disk is what bounds it.
     Raises `StorageFull` if there is no room to create it, else `StorageError`.
     """
     try:
@@ -280,7 +282,7 @@ def open_environment(path: Path, *, read_only: bool, map_bytes: int, sync: bool 
                 allocate(readers.fileno(), LMDB_READERS_BYTES)
         environment = lmdb.open(
             str(path),
-            map_size=map_bytes,
+            map_size=max(map_bytes, 2 * _size_of(path)),
             max_dbs=LMDB_TABLES,
             max_readers=LMDB_READERS,
             readonly=read_only,
@@ -301,13 +303,27 @@ def open_environment(path: Path, *, read_only: bool, map_bytes: int, sync: bool 
     return environment
 
 
+def _size_of(path: Path) -> int:
+    """Of an environment's file, if there is one yet."""
+    try:
+        return (path / "data.mdb").stat().st_size
+    except OSError:
+        return 0
+
+
 @contextmanager
 def write_to(environment: Any) -> Iterator[Txn]:
     """A write transaction on any environment; errors as `Store.write`."""
     try:
         with environment.begin(write=True) as txn:
             yield txn
-    except (lmdb.MapFullError, lmdb.DiskError) as error:
+    except lmdb.MapFullError as error:
+        size_mib = environment.info()["map_size"] // 1_048_576
+        raise StorageFull(
+            f"the store has reached the {size_mib} MiB that it could grow to: start the node again, "
+            "and it may grow to twice that"
+        ) from error
+    except lmdb.DiskError as error:
         raise StorageFull(f"the store has no room: {error}") from error
     except lmdb.PanicError as error:
         raise StorageError(f"the store could not commit: {error}") from error

@@ -113,7 +113,7 @@ def test_a_disk_that_fills(
 
 def test_no_room_at_all_is_said_in_the_store_s_words(tmp_path: Path) -> None:
     check = node_health.check_disk(tmp_path, driver(no_room=StorageFull("quota")))
-    assert (check.status, check.reason) == (UNHEALTHY, "no room on disk: quota")
+    assert (check.status, check.reason) == (UNHEALTHY, "no room: quota")
 
 
 def test_the_map_of_a_real_store(tmp_path: Path) -> None:

@@ -68,6 +68,32 @@ def test_a_full_map_changes_nothing_and_what_fits_is_still_taken(tmp_path: Path)
     store.close()
 
 
+def put(store: Store, key: bytes) -> None:
+    with store.write() as txn:
+        txn.put(key, bytes(8_192), db=store.tables["kv"])
+
+
+def fill(store: Store, mark: bytes) -> int:
+    """How many values went in before there was no room."""
+    for number in range(10_000):
+        try:
+            put(store, b"%s%d" % (mark, number))
+        except StorageFull:
+            return number
+    raise AssertionError("it is never full")
+
+
+def test_a_store_that_has_filled_its_map_has_room_again_when_it_is_opened_anew(tmp_path: Path) -> None:
+    store = Store.open(tmp_path, map_bytes=256 * 1024)
+    before = fill(store, b"before")
+    with pytest.raises(StorageFull, match="start the node again"):
+        put(store, b"another")
+    store.close()
+    store = Store.open(tmp_path, map_bytes=256 * 1024)
+    assert fill(store, b"after") > before / 2
+    store.close()
+
+
 def full_disk(store: Store, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def refuse(descriptor: int, size: int) -> None:
         raise OSError(code, os.strerror(code))
