@@ -5,7 +5,7 @@ Names follow Prometheus' conventions: base units; a counter's `_total` is added 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -23,9 +23,12 @@ def counter(name: str, meaning: str, value: float) -> Metric:
     return CounterMetricFamily(name, meaning, value=value)
 
 
-def counters(name: str, meaning: str, label: str, counts: Mapping[str, int]) -> Metric:
+def counters(
+    name: str, meaning: str, label: str, counts: Mapping[str, int], known: Iterable[str] = ()
+) -> Metric:
+    """`known` values are there from the start, at 0: so a rate sees the first of them."""
     family = CounterMetricFamily(name, meaning, labels=[label])
-    for value, count in sorted(counts.items()):
+    for value, count in sorted({**dict.fromkeys(known, 0), **counts}.items()):
         family.add_metric([value], count)
     return family
 

@@ -31,6 +31,7 @@ from aspen.node.metrics_dns import dns_metrics
 from aspen.node.metrics_raft import raft_metrics
 from aspen.node.pkarr import PkarrParts
 from aspen.node.relay import NodeRelays
+from aspen.pkarr.gate import LIMITS
 from aspen.raft.cluster import Consensus
 from aspen.relay.metrics import relay_metrics
 from aspen.services.backup import Backups
@@ -214,5 +215,9 @@ def _pkarr(pkarr: PkarrParts) -> Iterator[Metric]:
         "aspen_pkarr_put_stage_seconds", "Time a PUT spends in each of its stages.", "stage", puts.stages
     )
     yield counters(
-        "aspen_pkarr_rate_limited", "Requests refused for coming too often.", "limit", pkarr.gate.limited
+        "aspen_pkarr_rate_limited",
+        "Requests refused for coming too often.",
+        "limit",
+        pkarr.gate.limited,
+        LIMITS,
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from aspen.errors import NoLeader, NoRoom, OutcomeUnknown, Overloaded
 from aspen.metric_shapes import counter, counters, gauge, histogram
 from aspen.raft.cluster import Consensus
 from aspen.raft.rawnode import Role, Status
@@ -45,6 +46,7 @@ def raft_metrics(consensus: Consensus) -> Iterator[Metric]:
         "Writes of this node that failed.",
         "reason",
         driver.proposals.failures,
+        (error.code for error in (NoLeader, NoRoom, OutcomeUnknown, Overloaded)),
     )
     yield histogram(
         "aspen_raft_commit_seconds",

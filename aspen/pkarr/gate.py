@@ -26,6 +26,7 @@ from aspen.z32 import encode_key
 _LISTS: Final = "pkarr/"
 DENIED: Final = _LISTS + "denied/"
 ALLOWED: Final = _LISTS + "allowed/"
+LIMITS: Final = ("put_per_address", "put_per_key", "put_in_all", "get_per_address", "watches")
 """Settings of the whole cluster: these prefixes and a key's z-base-32; the value is a reason."""
 
 UNLIMITED: Final = Rate(0, 0)
@@ -75,7 +76,7 @@ class Gate:
         self._gets = RateLimiter(rules.get_per_address)
         self._watching: Counter[str] = Counter()
         self.limited: Counter[str] = Counter()
-        """Requests refused for coming too often, by the limit they were over."""
+        """Requests refused for coming too often, by the limit they were over, of `LIMITS`."""
 
     def before_put(self, request: Request) -> None:
         """Before the body is read."""

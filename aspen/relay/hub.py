@@ -30,6 +30,7 @@ from aspen.relay.frames import Datagram, Gone, encode_datagram, encode_frame
 
 DATAGRAMS: Final = Rate(RELAY_DATAGRAMS_PER_S, RELAY_DATAGRAMS_BURST)
 BYTES: Final = Rate(RELAY_BYTES_PER_S, RELAY_BYTES_BURST)
+DROPS: Final = ("gone", "queue", "rate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class Hub:
         self.forwarded = 0
         self.forwarded_bytes = 0
         self.dropped: Counter[str] = Counter()
-        """Datagrams that went no further, by cause: `rate`, `gone`, `queue`."""
+        """Datagrams that went no further, by cause, of `DROPS`."""
 
     def __len__(self) -> int:
         return len(self._sessions)

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from aspen import __version__
 from aspen.metric_shapes import counter, counters, gauge
 from aspen.relay.access import Access
+from aspen.relay.hub import DROPS
 from aspen.relay.server import RelayServer
 from aspen.tls.certificates import Certificates
 from aspen.tls.metrics import certificate_metrics
@@ -32,7 +33,7 @@ def relay_metrics(server: RelayServer | None) -> Iterator[Metric]:
     yield gauge("aspen_relay_queued_bytes", "What waits for clients to take it.", hub.queued_bytes)
     yield counter("aspen_relay_forwarded_datagrams", "Datagrams passed on.", hub.forwarded)
     yield counter("aspen_relay_forwarded_bytes", "Bytes of those.", hub.forwarded_bytes)
-    yield counters("aspen_relay_dropped_datagrams", "Datagrams dropped.", "reason", hub.dropped)
+    yield counters("aspen_relay_dropped_datagrams", "Datagrams dropped.", "reason", hub.dropped, DROPS)
     yield counters("aspen_relay_refused", "Clients refused.", "reason", server.refusals.counts)
 
 

@@ -145,6 +145,13 @@ async def test_every_transport_counts_what_it_answered(tmp_path: Path) -> None:
     def ask() -> None:
         wait_until(lambda: http_request(http_port, "GET", "/readyz").status == 200, "the node is ready", 10)
         before = scraped(http_port)
+        for family, label in (
+            ("aspen_pkarr_rate_limited", "limit"),
+            ("aspen_raft_proposal_failures", "reason"),
+        ):
+            told = {each.labels[label]: each.value for each in before[family].samples if label in each.labels}
+            assert len(told) >= 4
+            assert set(told.values()) == {0}
         assert http_request(http_port, "PUT", packet.path, packet.payload).status == 204
         assert http_request(http_port, "PUT", packet.path, packet.payload).status == 204
         assert http_request(http_port, "PUT", packet.path, older.payload).status == 409
