@@ -91,17 +91,28 @@ def with_joined(config: ClusterBootstrapConfig) -> ClusterBootstrapConfig:
     file = config.data_path / JOINED_FILE
     if config.node_id not in (0, joined.node_id):
         raise ConfigError(f"node_id is {config.node_id}, but this node joined as {joined.node_id} ({file})")
-    known = {parse_peer(text).node_id for text in config.peers}
+    given = [text for text in config.peers if _agrees(text, joined, founding=config.auto_cluster > 0)]
+    known = {parse_peer(text).node_id for text in given}
     return config.replace(
         node_id=joined.node_id,
         cookie=config.cookie or joined.cookie,
         data_dir=config.data_path,
-        peers=[*config.peers, *(text for text in joined.peers if parse_peer(text).node_id not in known)],
+        peers=[*given, *(text for text in joined.peers if parse_peer(text).node_id not in known)],
         learner=config.learner or joined.learner,
         # A node that has joined founds nothing, whatever its settings say.
         init=joined.init and not config.ticket,
         auto_cluster=0 if joined.init else config.auto_cluster,
     )
+
+
+def _agrees(text: str, joined: Joined, *, founding: bool) -> bool:
+    """Whether one of `peers` is to count. For nodes that found a cluster these are places to look for each
+    other: who has which node id is what they agreed on, and who didn't promise itself is no founder."""
+    peer = parse_peer(text)
+    agreed = {other.node_id: other.endpoint_id for other in map(parse_peer, joined.peers)}
+    if joined.init or (founding and (peer.node_id in agreed or peer.endpoint_id in agreed.values())):
+        return agreed.get(peer.node_id) == peer.endpoint_id
+    return True
 
 
 def _toml(value: object) -> str:

@@ -13,6 +13,7 @@ from test_join import HOST, config, until
 from aspen.config import IrohConfig
 from aspen.config.joined import read_joined
 from aspen.errors import JoinError
+from aspen.identity import Identity
 from aspen.node import Node, bootstrap_node
 from aspen.node.founding import RECORD_FILE
 
@@ -103,6 +104,31 @@ async def test_node_ids_that_are_given_are_kept(tmp_path: Path) -> None:
         assert [node.node_id for node in nodes] == [8, 1]
         assert not promises(tmp_path)  # all is fulfilled
         await until(lambda: all(voters(node) == (1, 8) for node in nodes), "both know both")
+    finally:
+        await stop(*nodes)
+
+
+async def test_peers_that_promised_nothing_are_no_members(tmp_path: Path) -> None:
+    """They tell where to look; whoever is there."""
+    machines = Machines(tmp_path, size=2, count=2)
+    absent = [f"{2 + i}@{Identity.generate().z32}@{HOST}:{1 + i}" for i in range(70)]
+    nodes = await asyncio.gather(*(machines.start(i, peers=absent) for i in range(2)))
+    try:
+        await until(lambda: all(voters(node) == (1, 2) for node in nodes), "both know both, and no others")
+    finally:
+        await stop(*nodes)
+
+
+async def test_node_ids_are_those_agreed_on_whatever_peers_say(tmp_path: Path) -> None:
+    """Who lists one or two, so that all hear of all, can't know in which order the keys will be."""
+    machines = Machines(tmp_path, size=3, count=3)
+    keys = [Identity.load_or_create(tmp_path / f"machine-{i}" / "identity.key").endpoint_id for i in range(3)]
+    order = sorted(range(3), key=lambda i: keys[i])
+    peers = [f"{3 - n}@{keys[i].hex()}@{HOST}:{machines.ports[i]}" for n, i in enumerate(order)]
+    nodes = await asyncio.gather(*(machines.start(i, peers=peers) for i in range(3)))
+    try:
+        await until(lambda: all(voters(node) == (1, 2, 3) for node in nodes), "all know all")
+        assert [nodes[i].node_id for i in order] == [1, 2, 3]
     finally:
         await stop(*nodes)
 
