@@ -10,6 +10,7 @@ import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zipfile import ZipFile
 
 from processes import children, wait_until
 
@@ -17,6 +18,10 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 SYSTEM_PYTHON = "/usr/bin/python3"
 CGROUPS = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
+PACKAGES = "/opt/packages"
+"""Where a booted machine has what Aspen depends on."""
+SOURCES = "/usr/src/aspen"
+"""Where it has this repository."""
 NAMESPACES = ("--mount", "--pid", "--fork", "--cgroup", "--net", "--uts", "--ipc", "--kill-child")
 
 
@@ -70,6 +75,12 @@ class Machine:
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}\n{self.journal()}"
         return done.stdout.strip()
 
+    def block(self, script: str, **environment: str) -> str:
+        """Commands of the documentation, typed in by root, in a checkout."""
+        given = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", **environment}
+        shell = ["env", "-i", f"--chdir={SOURCES}", *(f"{name}={text}" for name, text in given.items())]
+        return self.do(*shell, "bash", "-euo", "pipefail", "-c", script, timeout_s=300)
+
     def show(self, unit: str, what: str) -> str:
         return self.do("systemctl", "show", "--value", "--property", what, unit)
 
@@ -97,6 +108,29 @@ def make(target: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
+def wheels(into: Path) -> str:
+    """What `make install` needs on a machine without network, which is booted with this folder: `/wheels`.
+
+    In it are the tools that build the package, and a wheel that stands for all that Aspen depends on. Returns
+    what pip is to be told.
+    """
+    folder = into / "wheels"
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    constraints = str(REPOSITORY / "constraints.txt")
+    subprocess.run([*pip, "--constraint", constraints, "--dest", str(folder), "hatchling"], check=True)
+    info = "aspen_test_packages-1.dist-info"
+    files = {
+        "packages.pth": f"{PACKAGES}\n",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: aspen-test-packages\nVersion: 1\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": f"packages.pth,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n",
+    }
+    with ZipFile(folder / "aspen_test_packages-1-py3-none-any.whl", "w") as wheel:
+        for name, text in files.items():
+            wheel.writestr(name, text)
+    return "--no-deps --no-index --find-links=/wheels aspen-test-packages"
+
+
 @contextmanager
 def booted(work: Path, installed: Path) -> Iterator[Machine]:
     """A machine that runs `test.target`, for the length of a `with`."""
@@ -104,11 +138,10 @@ def booted(work: Path, installed: Path) -> Iterator[Machine]:
     assert base is not None
     group = base / f"aspen-test-{os.getpid()}"
     group.mkdir()
-    packages = sysconfig.get_path("purelib")
-    (installed / "usr/local/lib/aspen/packages").mkdir(exist_ok=True)
-    (pth,) = installed.glob("usr/local/lib/aspen/lib/python3*/site-packages")
-    (pth / "packages.pth").write_text("/usr/local/lib/aspen/packages\n")
-    command = ["unshare", *NAMESPACES, str(HERE / "boot.sh"), str(work), str(installed), packages]
+    for site_packages in installed.glob("usr/local/lib/aspen/lib/python3*/site-packages"):
+        (site_packages / "packages.pth").write_text(f"{PACKAGES}\n")
+    given = [work, installed, sysconfig.get_path("purelib"), REPOSITORY]
+    command = ["unshare", *NAMESPACES, str(HERE / "boot.sh"), *map(str, given)]
 
     def enter_group() -> None:
         (group / "cgroup.procs").write_text(str(os.getpid()))
