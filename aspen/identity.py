@@ -94,8 +94,8 @@ class Identity:
     def load(cls, path: Path) -> Identity:
         """Read a key file (64 hexadecimal digits). Raises `IdentityError` naming the file."""
         try:
-            text = path.read_text("ascii")
-        except (OSError, UnicodeDecodeError) as error:
+            text = path.read_text("ascii", "replace")
+        except OSError as error:
             raise IdentityError(f"can't read the key file {path}: {error}") from None
         try:
             return cls.from_hex(text)

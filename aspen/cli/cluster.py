@@ -298,7 +298,7 @@ profile.add_commands(app)
 def _peer(text: str, as_json: bool) -> dict[str, Any]:
     from aspen.config import parse_peer
 
-    peer = local(as_json, lambda: parse_peer(text))
+    peer = local(as_json, lambda: parse_peer(text, "the member"))
     addresses = [] if peer.address is None else [_address(peer.address)]
     return {"node_id": peer.node_id, "endpoint_id": peer.endpoint_id.hex(), "addresses": addresses}
 

@@ -213,6 +213,8 @@ def exit_code(error: AspenError) -> Exit:
 def _hints(error: AspenError) -> Sequence[str]:
     if isinstance(error, ClientError) and error.code == "unreachable":
         return ("Start one with `aspen dev`, or name another with --addr or ASPEN_ADDR.",)
+    if isinstance(error, ClientError) and error.code == "key_exists":
+        return ("--replace exchanges it.",)
     if isinstance(error, ClientError) and error.code == "certificate":
         return ("Trusted is what the system trusts, and what SSL_CERT_FILE names.",)
     if isinstance(error, ClientError) and error.status in (401, 403) and error.code != "reserved_key":

@@ -89,6 +89,8 @@ def _read_txn(file: str) -> dict[str, list[dict[str, Any]]]:
     with _reading(file) as source:
         try:
             given = json.load(source)
+        except UnicodeDecodeError:
+            raise InputError("the transaction is not JSON: it is not UTF-8 text") from None
         except ValueError as error:
             raise InputError(f"the transaction is not JSON: {error}") from None
     if not isinstance(given, dict) or given.keys() - {"compare", "success", "failure"}:
@@ -222,6 +224,8 @@ def _batches(lines: Iterable[bytes]) -> Iterator[tuple[list[tuple[bytes, bytes]]
             if not isinstance(item, dict):
                 raise InputError("not an object")
             key, value = json_to_bytes(item, "key"), json_to_bytes(item, "value")
+        except UnicodeDecodeError:
+            raise InputError(f"line {number}: not UTF-8 text") from None
         except json.JSONDecodeError as error:
             raise InputError(f"line {number}: not JSON: {error.msg} at column {error.colno}") from None
         except (ValueError, InputError) as error:

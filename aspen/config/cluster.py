@@ -331,19 +331,19 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def parse_peer(text_untrusted: str) -> ManualPeer:
+def parse_peer(text_untrusted: str, setting: str = "peers") -> ManualPeer:
     """Read `2@<endpoint id>` or `2@<endpoint id>@host:port`. Raises `ConfigError`."""
     parts = text_untrusted.strip().split("@")
     if len(parts) not in (2, 3) or not parts[0].isascii() or not parts[0].isdigit():
-        raise ConfigError(f"peers: {text_untrusted!r} is not <node id>@<endpoint id>[@host:port]")
+        raise ConfigError(f"{setting}: {text_untrusted!r} is not <node id>@<endpoint id>[@host:port]")
     node_id = int(parts[0])
     if not 0 < node_id <= RAFT_NODE_ID:
-        raise ConfigError(f"peers: {text_untrusted!r}: a node id is from 1 to {RAFT_NODE_ID}")
+        raise ConfigError(f"{setting}: {text_untrusted!r}: a node id is from 1 to {RAFT_NODE_ID}")
     try:
         endpoint_id = parse_endpoint_id(parts[1])
     except IdentityError as error:
-        raise ConfigError(f"peers: {text_untrusted!r}: {error}") from None
-    return ManualPeer(node_id, endpoint_id, parse_address("peers", parts[2]) if len(parts) == 3 else None)
+        raise ConfigError(f"{setting}: {text_untrusted!r}: {error}") from None
+    return ManualPeer(node_id, endpoint_id, parse_address(setting, parts[2]) if len(parts) == 3 else None)
 
 
 def _one(setting: str, value: Any, default: Any, *other_spellings: Any) -> Any:

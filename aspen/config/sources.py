@@ -247,7 +247,9 @@ def _read_toml(file: Path, wrong: Problems) -> Layer:
         document = tomllib.loads(file.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"can't read the configuration file {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: not TOML: it is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: not TOML: {error}") from None
     layer: Layer = {}
     _flatten(document, "", str(file), layer, wrong)

@@ -66,7 +66,7 @@ class KeyAdded(msgspec.Struct, omit_defaults=True):
 
 _DECODER: Final = msgspec.json.Decoder(_Put)
 _NAME: Final = Parameter("name", "The key's name, a domain name.", where="path", required=True)
-_EXISTS: Final = "there is a key of this name already; replace=true exchanges it"
+_EXISTS: Final = "there is a key of this name already"
 
 
 class TsigKeyRoutes:
