@@ -64,6 +64,11 @@ def test_no_page_is_left_out() -> None:
     assert 2 * len(ALL) == fences  # every fence belongs to a block that was seen
 
 
+def test_every_command_is_run() -> None:
+    """A block that nothing runs needs a better reason than those that were given so far."""
+    assert [f"{block.name}: {block.what}" for block in ALL if block.how == "not run"] == []
+
+
 @pytest.mark.parametrize(
     "block", [block for block in ALL if block.how == "run by"], ids=lambda block: f"{block.name} {block.what}"
 )

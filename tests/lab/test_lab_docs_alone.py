@@ -85,8 +85,14 @@ def test_a_file_is_checked(request: pytest.FixtureRequest, alone: Machine) -> No
 
 
 def test_a_relay_by_itself(request: pytest.FixtureRequest, alone: Machine) -> None:
-    relay = alone.start(only_block(request), "relay started")
+    by_variable, watched = blocks_for(request)["relay.md"]
+    relay = alone.start(by_variable, "relay started")
     assert '"status"' in alone.run("curl -sf http://192.0.2.1:3340/healthz")
+    relay.stop()
+    alone.write("/etc/aspen/cookie", COOKIE)
+    command, ask_it = watched.splitlines()
+    relay = alone.start(command, "relay started")
+    assert "aspen_relay_" in alone.run(ask_it)
     relay.stop()
 
 

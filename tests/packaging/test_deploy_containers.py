@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,10 @@ from clients import http_request, sign
 from cluster import NodeProcess, free_port
 from processes import wait_until
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
+
+from documented import blocks_for
+
 from aspen.config import DEFAULT_DNS_PORT, DEFAULT_QUIC_PORT
 from aspen.config.sources import NODE_DEFAULTS, load_config
 from aspen.http.health import HealthRoutes
@@ -31,6 +36,7 @@ from aspen.http.routing import Router
 DOCKERFILE = REPOSITORY / "deploy" / "docker" / "Dockerfile"
 COMPOSE = REPOSITORY / "deploy" / "docker" / "compose.yaml"
 KUBERNETES = REPOSITORY / "deploy" / "kubernetes" / "aspen.yaml"
+ENGINES = Path(__file__).with_name("engines.py")
 SECRET = "0f5ac8d1e2b3a49687c5d4e3f2a1b0c9"
 
 
@@ -247,7 +253,33 @@ class Contained(NodeProcess):
         )
 
 
-def test_three_nodes_with_compose_s_variables_are_a_cluster(tmp_path: Path) -> None:
+def type_in(block: str, node: Contained, folder: Path) -> str:
+    """A block of docs/operating.md, with stand-ins for the engines; it asks this node in the end."""
+    folder.mkdir()
+    for name in ("docker", "kubectl"):
+        (folder / name).write_text(f'#!/bin/sh\nexec {sys.executable} {ENGINES} {name} "$@"\n')
+        (folder / name).chmod(0o755)
+    published = {port.split(":")[1] for port in compose()["services"]["aspen-1"]["ports"] if "/udp" in port}
+    for port in published:
+        block = block.replace(f"-p {port} ", f"-p {node.dns_port} ").replace("@127.0.0.1", f"@{node.host}")
+    path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    engine = {"ENGINE_STATE": str(folder / "state"), "ENGINE_ADDR": node.addr}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=REPOSITORY,
+        env=os.environ | {"PATH": path} | engine,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_three_nodes_with_compose_s_variables_are_a_cluster(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     nodes = [Contained(number, tmp_path / f"node-{number}") for number in (1, 2, 3)]
     places = ",".join(f"{node.host}:{node.quic_port}" for node in nodes)
     for node, variables in zip(nodes, variables_of_compose(), strict=True):
@@ -266,6 +298,12 @@ def test_three_nodes_with_compose_s_variables_are_a_cluster(tmp_path: Path) -> N
             # The port that a container publishes has no admin routes.
             assert http_request(node.public_port, "GET", "/readyz").status == 200
             assert http_request(node.public_port, "GET", "/v1/cluster/status").status == 404
+        if shutil.which("dig") and shutil.which("openssl"):
+            by_docker, by_kubernetes = blocks_for(request)["operating.md"]
+            shown = type_in(by_docker, nodes[0], tmp_path / "docker")
+            assert '"Aspen"' in shown
+            assert shown.count("voter") == 3
+            assert type_in(by_kubernetes, nodes[0], tmp_path / "kubernetes").count("voter") == 3
     finally:
         for node in nodes:
             node.end_whatever_is_left()
