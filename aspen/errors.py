@@ -402,10 +402,7 @@ KeyValueStoreError.BatchTooLarge = _kind(KeyValueStoreError, "BatchTooLarge", "b
 KeyValueStoreError.ReservedKey = _kind(KeyValueStoreError, "ReservedKey", "reserved_key")
 KeyValueStoreError.InvalidRequest = _kind(KeyValueStoreError, "InvalidRequest", "invalid_request")
 KeyValueStoreError.CompareFailed = _kind(
-    KeyValueStoreError,
-    "CompareFailed",
-    "compare_failed",
-    "Nothing was changed: the key isn't as the caller thought.",
+    KeyValueStoreError, "CompareFailed", "compare_failed", "The key isn't as the caller thought: no change."
 )
 KeyValueStoreError.LeaseNotFound = _kind(
     KeyValueStoreError, "LeaseNotFound", "lease_not_found", "Never granted, expired or revoked."
@@ -427,10 +424,7 @@ KeyValueStoreError.FutureRevision = _kind(
 )
 KeyValueStoreError.ResultTooLarge = _kind(KeyValueStoreError, "ResultTooLarge", "result_too_large")
 KeyValueStoreError.RequestReused = _kind(
-    KeyValueStoreError,
-    "RequestReused",
-    "request_reused",
-    "The idempotency key stood for another request before.",
+    KeyValueStoreError, "RequestReused", "request_reused", "The idempotency key stood for another request."
 )
 KeyValueStoreError.TooMany = _kind(
     KeyValueStoreError,
