@@ -13,12 +13,14 @@ from aspen.cli.common import (
     Addrs,
     Json,
     Token,
+    fail,
     local,
     new_app,
     print_json,
     print_table,
     talk,
 )
+from aspen.errors import InputError
 from aspen.limits import (
     CONTROL_MAX_MS,
     CONTROL_MS,
@@ -242,6 +244,8 @@ def join(
     from aspen.cli import node
 
     text = sys.stdin.read().strip() if ticket == "-" else ticket
+    if not text:
+        fail(InputError("the ticket is empty: did `aspen cluster ticket` print one?"))
     arguments = ["run", "--show-joining", f"--ticket={text}", *context.args]
     code = typer.main.get_command(node.app).main(arguments, prog_name="aspen node", standalone_mode=False)
     if code:

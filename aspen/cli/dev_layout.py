@@ -18,6 +18,7 @@ import json
 import os
 import secrets
 import shlex
+import shutil
 import socket
 import sys
 import time
@@ -71,6 +72,7 @@ class DevNode:
 @contextlib.contextmanager
 def claim(data_dir: Path) -> Iterator[None]:
     """Hold the directory for this process. Raises `AspenError` that says who has it."""
+    is_new = not data_dir.exists()
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(data_dir / "dev.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -83,6 +85,8 @@ def claim(data_dir: Path) -> Iterator[None]:
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
+        if is_new and [path.name for path in data_dir.iterdir()] == ["dev.lock"]:
+            shutil.rmtree(data_dir)  # nothing came of it
         os.close(descriptor)
 
 

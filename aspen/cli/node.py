@@ -170,6 +170,8 @@ def run_node(config_file: Path | None, flags: dict[str, Any], *, show_joining: b
     loaded = load()
     fresh = not loaded.config.data_path.exists()
     warnings = [*loaded.validate(), *apply_security_defaults(loaded.config).values()]
+    if show_joining and fresh:  # what was here before may be a moment from its end
+        _check_ports(loaded.config)
     logs.configure(loaded.config.log_format, loaded.config.log_level)
 
     import structlog
@@ -207,6 +209,15 @@ def run_node(config_file: Path | None, flags: dict[str, Any], *, show_joining: b
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  this very command
+
+
+def _check_ports(config: ClusterBootstrapConfig) -> None:
+    """Raise `ConfigError` if a port can't be bound, before a cluster lets in what then can't start."""
+    from aspen.cli.doctor_machine import port, wanted_ports
+
+    found = [finding for finding in map(port, wanted_ports(config)) if finding.level == "problem"]
+    if found:
+        raise ConfigError(*(f"{finding.says}: {finding.do}" for finding in found))
 
 
 def _secrets(config: ClusterBootstrapConfig) -> Iterator[str]:

@@ -284,7 +284,7 @@ def _print_zone(zone: dict[str, Any], as_json: bool, first: str = "") -> None:
         print(first)
     rows = [("serial", str(zone["serial"])), ("records", str(zone["records"]))]
     for name, value in zone["settings"].items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value).lower()
+        shown = ", ".join(map(str, value)) or "–" if isinstance(value, list) else str(value).lower()
         rows.append((name, shown))
     print_table(None if first else zone["name"], ("setting", "value"), rows)
     for key in zone.get("missing_keys", ()):

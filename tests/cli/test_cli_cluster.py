@@ -103,6 +103,12 @@ def test_snapshot(aspen: Aspen, node: Any) -> None:
     assert json.loads(aspen("cluster", "snapshot", "--json", "--addr", node.url).stdout)["first_index"] == 39
 
 
+def test_an_empty_ticket_is_told_to_be_one(aspen: Aspen) -> None:
+    told = aspen("cluster", "join", "")
+    assert told.exit_code == 2
+    assert "the ticket is empty" in told.stderr
+
+
 @pytest.mark.parametrize("columns", [40, 80, 120])
 def test_an_endpoint_id_is_whole_in_any_terminal(
     columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

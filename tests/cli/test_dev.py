@@ -102,9 +102,10 @@ def test_a_taken_port_is_named(
         if kind == socket.SOCK_STREAM:
             taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(AspenError, match=str(port)):
-            dev_layout.prepare(tmp_path, nodes=1, dns_port=port, http_port=1, quic_port=1, settings=SETTINGS)
-    assert not (tmp_path / "node-1").exists()
+        data_dir = tmp_path / "dev"
+        with pytest.raises(AspenError, match=str(port)), dev_layout.claim(data_dir):
+            dev_layout.prepare(data_dir, nodes=1, dns_port=port, http_port=1, quic_port=2, settings=SETTINGS)
+    assert not data_dir.exists()
 
 
 @pytest.mark.parametrize(

@@ -133,11 +133,25 @@ def test_a_node_that_was_let_in_and_cannot_start_keeps_what_it_was_told(
     home: Cluster, tmp_path: Path
 ) -> None:
     newcomer = Newcomer(tmp_path / "new", ticket_of(home), "--node-id", "8", "--learner")
+    newcomer.data_dir = tmp_path / "not there yet"
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as taken:
         taken.bind((newcomer.host, newcomer.dns_port))
         taken.listen()
-        done = subprocess.run(
+        early = subprocess.run(
             newcomer.command(), env=newcomer.environment(), capture_output=True, timeout=60, check=False
+        )
+        assert early.returncode == 2
+        assert f"TCP {newcomer.host}:{newcomer.dns_port}: taken by" in early.stderr.decode()
+        assert 8 not in members(home)  # it has not even asked
+        newcomer.joins = (
+            False  # `node run` doesn't look first: what listens there may be a moment from its end
+        )
+        done = subprocess.run(
+            [*newcomer.command(), "--ticket", newcomer.ticket],
+            env=newcomer.environment(),
+            capture_output=True,
+            timeout=60,
+            check=False,
         )
     try:
         assert done.returncode == 2, done.stderr.decode()
