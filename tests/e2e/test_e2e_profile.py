@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from pathlib import Path
 
-from cluster import Cluster, NodeProcess
+import pytest
+from clients import HOST
+from cluster import COOKIE, Cluster, NodeProcess, free_port
 from processes import wait_until
 from typer.testing import CliRunner, Result
 
 from aspen.cli.common import Exit
 from aspen.cli.main import app
+from aspen.config import ClusterBootstrapConfig
+from aspen.identity import Cookies, Identity
+from aspen.net.address_book import AddressBook
+from aspen.net.endpoint import ALPN_PROFILE, Endpoint, Hello, Service
+from aspen.net.handshake import INCARNATION_BYTES
+from aspen.node import bootstrap_node
+from aspen.node.node import PROTOCOL_VERSION
 
 PATH = "/v1/cluster/profile"
 
@@ -101,3 +111,34 @@ def test_any_member_is_looked_at_through_any_other(cluster: Cluster) -> None:
     gone = profile(other.node_id)
     assert gone.exit_code == Exit.UNAVAILABLE
     assert f"no profile of node {other.node_id}: " in gone.stderr
+
+
+async def test_who_knows_the_cookie_and_is_no_member_is_not_told(tmp_path: Path) -> None:
+    config = ClusterBootstrapConfig(
+        node_id=1,
+        data_dir=tmp_path,
+        cookie=COOKIE,
+        init=True,
+        host=HOST,
+        dns_port=free_port(),
+        http_addr=f"{HOST}:{free_port()}",
+        quic_port=free_port(),
+        profile="lan",
+    )
+    async with await bootstrap_node(config) as node:
+        hello = Hello(PROTOCOL_VERSION, node.consensus.cluster_id, 2, bytes(INCARNATION_BYTES))
+        stranger = Endpoint(
+            identity=Identity.generate(),
+            cookies=Cookies.of([COOKIE]),
+            services=[Service(alpn=ALPN_PROFILE, hello=lambda: hello, admit=lambda _: None)],
+            address_book=AddressBook(),
+        )
+        stranger.address_book.add(node.identity.endpoint_id, node.quic_address, "test")
+        await stranger.start(HOST, 0)
+        try:
+            opening = stranger.channel(ALPN_PROFILE).open_stream(node.identity.endpoint_id)
+            with pytest.raises(ConnectionError):
+                await asyncio.wait_for(opening, 30)
+            assert stranger.refusals["not_admitted"] == 1
+        finally:
+            await stranger.close()
