@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -35,9 +36,11 @@ from aspen.identity import verify
 from aspen.limits import (
     JOIN_ASK_MS,
     JOIN_LOGGED_A_MINUTE,
+    JOIN_PAUSE_MS,
     JOIN_REFUSED_A_MINUTE,
     JOIN_SERVE_MS,
     JOIN_STRANGERS,
+    JOIN_TRY_MS,
 )
 from aspen.net.endpoint import (
     ALPN_FOUND,
@@ -61,6 +64,16 @@ _TRIES: Final = 8
 """Node ids tried, when others are given away at the same time."""
 
 
+@dataclass(slots=True)
+class _Guest:
+    """A stranger, by the event loop's clock."""
+
+    goes_at: float
+    """When it will have tried for long enough."""
+    ending: asyncio.TimerHandle
+    """Of its time to ask, or to hear its answer."""
+
+
 class Door:
     """See the module's docstring."""
 
@@ -72,8 +85,8 @@ class Door:
         self._address_book = address_book
         self._endpoint: Endpoint | None = None
         self._serving: set[bytes] = set()
-        self._endings: dict[bytes, asyncio.TimerHandle] = {}
-        """When each stranger that is connected has had its time."""
+        self._guests: dict[bytes, _Guest] = {}
+        """Strangers that are connected, or were a moment ago."""
         self._one_by_one = asyncio.Lock()
         self._wrong_tickets = RateLimiter(Rate(JOIN_REFUSED_A_MINUTE / 60, JOIN_REFUSED_A_MINUTE))
         self._noted = RateLimiter(Rate(JOIN_LOGGED_A_MINUTE / 60, JOIN_LOGGED_A_MINUTE))
@@ -89,7 +102,7 @@ class Door:
                 hello=hello,
                 admit=self._admit_stranger,
                 open_to_strangers=True,
-                on_connected=lambda peer: self._end_later(peer.endpoint_id),
+                on_connected=lambda peer: self._welcome(peer.endpoint_id),
                 on_stream=self._by_ticket,
             ),
         ]
@@ -108,17 +121,33 @@ class Door:
             return "too_many"
         return self._admit(peer)
 
-    def _end_later(self, stranger: bytes) -> None:
-        """Give a stranger its time from now on: to ask, or to hear its answer."""
-        if (ending := self._endings.get(stranger)) is not None:
-            ending.cancel()
+    def _welcome(self, stranger: bytes) -> None:
+        """It is connected: it has its time to ask, whoever else is there."""
         loop = asyncio.get_running_loop()
-        self._endings[stranger] = loop.call_later(JOIN_ASK_MS / 1000, self._end, stranger)
+        if (guest := self._guests.get(stranger)) is not None:
+            guest.ending.cancel()
+        ending = loop.call_later(JOIN_ASK_MS / 1000, self._end, stranger)
+        self._guests[stranger] = _Guest(loop.time() + JOIN_TRY_MS / 1000, ending)
+
+    def _answered(self, stranger: bytes) -> None:
+        """It may hear its answer and ask again, for as long as a newcomer tries."""
+        loop = asyncio.get_running_loop()
+        guest = self._guests.get(stranger)
+        if guest is not None:
+            guest.ending.cancel()
+            until = max(
+                loop.time() + JOIN_PAUSE_MS / 1000, min(loop.time() + JOIN_ASK_MS / 1000, guest.goes_at)
+            )
+            guest.ending = loop.call_at(until, self._end, stranger)
+
+    def _has_time(self, stranger: bytes) -> bool:
+        guest = self._guests.get(stranger)
+        return guest is not None and asyncio.get_running_loop().time() < guest.goes_at
 
     def _end(self, stranger: bytes) -> None:
         """Its time is up: end what connections it has, unless its question is being seen to."""
-        del self._endings[stranger]
         if self._endpoint is not None and stranger not in self._serving:
+            del self._guests[stranger]
             self._endpoint.channel(ALPN_TICKET).recheck(
                 lambda peer: "timeout" if peer.endpoint_id == stranger else None
             )
@@ -148,6 +177,8 @@ class Door:
     async def _serve(self, peer: Peer, stream: FrameStream, *, stranger: bool) -> None:
         if peer.endpoint_id in self._serving:
             raise ConnectionError("it asks already")
+        if stranger and not self._has_time(peer.endpoint_id):
+            raise ConnectionError("its time is up")
         self._serving.add(peer.endpoint_id)
         try:
             frame = await asyncio.wait_for(stream.receive(), JOIN_ASK_MS / 1000)
@@ -162,8 +193,7 @@ class Door:
             answer = Declined("unavailable", "this member could not see to it in time")
         finally:
             self._serving.discard(peer.endpoint_id)
-            if stranger:
-                self._end_later(peer.endpoint_id)
+            self._answered(peer.endpoint_id)
         self._note(peer, answer, stranger)
         await stream.send(encode(answer))
 

@@ -555,7 +555,28 @@ async def test_a_stranger_has_its_own_time_whoever_came_before_it(
             assert isinstance(answer, Declined)
             assert answer.code == "malformed"
             await until(lambda: not inside.accepted_peers, "it was answered, and stays too long")
-    assert not member.door._endings
+    assert not member.door._guests
+
+
+async def test_a_stranger_that_asks_on_and_on_goes_when_it_has_tried_for_long_enough(
+    member: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aspen.node.door.JOIN_TRY_MS", 1_000)
+    there, inside = member.identity.endpoint_id, member._endpoint.channel(ALPN_TICKET)
+    async with strangers_endpoint(member, Identity.generate()) as endpoint:
+        answers = []
+
+        async def asks_on_and_on() -> None:
+            while True:
+                stream = await endpoint.channel(ALPN_TICKET).open_stream(there)
+                await stream.send(encode(JoinRequest("aspensigned", 0, ())))
+                answers.append(decode_answer(await stream.receive() or b""))
+                stream.close()
+
+        with pytest.raises((ConnectionError, InputError)):  # its stream or its connection was ended
+            await asyncio.wait_for(asks_on_and_on(), 30)
+        assert len(answers) > 1
+        await until(lambda: not inside.accepted_peers, "its time to ask is up, too")
 
 
 async def test_too_many_bad_tickets_and_none_is_looked_at(
