@@ -45,7 +45,7 @@ cluster: $(VENV)/.installed
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
-		--reruns 1 $(ARGS)
+		--reruns 1 --rerun-show-tracebacks $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .

@@ -12,12 +12,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 COSTS = Path(__file__).with_name("costs.txt")
 WORTH_A_LINE_S = 2.0
 """Files that take less are not listed, and count as nothing."""
 
 _took_s: Counter[str] = Counter()
+
+
+# How long an example takes says more about what else the machine does than about the code.
+settings.register_profile("aspen", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("aspen")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

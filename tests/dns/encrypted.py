@@ -10,7 +10,7 @@ from pathlib import Path
 from aspen.tls.certificates import Certificates
 from aspen.tls.sources import SelfSigned
 
-SECONDS = 10.0
+SECONDS = 30.0
 V4_AND_V6 = ["127.0.0.1", "::1"]
 
 

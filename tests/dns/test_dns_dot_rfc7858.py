@@ -177,7 +177,7 @@ async def test_a_silent_or_slow_handshake_ends_in_time(start: Start) -> None:
                 slow_writer.write(bytes((octet,)))
                 await slow_writer.drain()
                 await asyncio.sleep(0.02)
-        except OSError:
+        except (OSError, RuntimeError):  # the latter is uvloop's, of a connection that was lost meanwhile
             pass
     await assert_ended(silent)
     await assert_ended(slow)

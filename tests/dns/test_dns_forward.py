@@ -24,7 +24,7 @@ from aspen.dns.sockets import bind_udp
 from aspen.dns.udp import InProcessUdp, UdpWorkers
 from aspen.limits import DNS_FORWARDED
 
-SECONDS = 10.0
+SECONDS = 30.0
 
 
 class Node:

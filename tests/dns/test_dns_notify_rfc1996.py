@@ -21,7 +21,7 @@ from aspen.dns.notify import Notifier
 from aspen.dns.zone import Announced
 from aspen.errors import ConfigError
 
-SECONDS = 10.0
+SECONDS = 30.0
 APEX = name_from_text("zone.example.")
 KEYRING = dns.tsig.Key("transfer.example.", KEY.secret, "hmac-sha256.")
 

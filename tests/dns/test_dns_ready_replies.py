@@ -22,7 +22,7 @@ from aspen.limits import DNS_CACHE_ENTRIES, DNS_CACHE_LIFE_MS, DNS_CHANGES, DNS_
 from aspen.state.status_page import StatusPage
 from aspen.z32 import encode_key
 
-SECONDS = 10.0
+SECONDS = 30.0
 
 
 # --- the ring of changes ---------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from aspen.errors import ConfigError
 from aspen.limits import DNS_RRL_PREFIXES
 
 HOST = "203.0.113.9"
-SECONDS = 10.0
+SECONDS = 30.0
 
 
 class World:

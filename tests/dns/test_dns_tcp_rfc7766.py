@@ -19,7 +19,7 @@ from aspen.dns.sockets import bind_udp_and_tcp
 from aspen.dns.stream import TcpServer, client_of
 from aspen.limits import DNS_TCP_PIPELINE
 
-SECONDS = 10.0  # until a test gives up
+SECONDS = 30.0  # until a test gives up
 
 Connect = Callable[..., Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 

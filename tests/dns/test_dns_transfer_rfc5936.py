@@ -31,7 +31,7 @@ from aspen.dns.zone import MemoryZone, ZoneSettings
 from aspen.errors import DnsWireError, NoLeader
 from aspen.limits import DNS_TRANSFER_MESSAGE_BYTES
 
-SECONDS = 10.0
+SECONDS = 30.0
 Serve = Callable[..., Awaitable[tuple[TcpServer, tuple[str, int]]]]
 KEYRING = dns.tsig.Key("transfer.example.", KEY.secret, "hmac-sha256.")
 ODD_TYPES = r"""

@@ -27,7 +27,7 @@ from aspen.dns.udp import InProcessUdp, UdpWorkers
 from aspen.dns.udp_answers import Counter
 from aspen.dns.worker import WorkerOptions
 
-SECONDS = 10.0  # until a test gives up
+SECONDS = 30.0  # until a test gives up
 
 Ask = Callable[..., Any]
 

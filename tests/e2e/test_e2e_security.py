@@ -21,7 +21,7 @@ from aspen.net.endpoint import AddressBook, Endpoint, Hello, Service
 
 COOKIE = f"e2e-security-{os.urandom(8).hex()}"
 TOKEN = "a-token-for-the-operators-of-this-test"
-BY_COOKIE = sorted({net.ALPN_RAFT, net.ALPN_GOSSIP, net.ALPN_JOIN, net.ALPN_FOUND})
+BY_COOKIE = sorted({net.ALPN_RAFT, net.ALPN_GOSSIP, net.ALPN_JOIN, net.ALPN_FOUND, net.ALPN_PROFILE})
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from aspen.limits import HTTP2_IDLE_FRAMES, HTTP2_RESETS, HTTP2_STREAMS
 from aspen.tls.certificates import Certificates
 from aspen.tls.sources import SelfSigned
 
-SECONDS = 10.0
+SECONDS = 30.0
 LARGE = bytes(range(256)) * 2_000
 
 

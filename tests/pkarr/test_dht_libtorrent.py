@@ -42,7 +42,7 @@ async def dht(nodes: list[Node]) -> AsyncIterator[DhtClient]:
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.005)

@@ -21,7 +21,7 @@ from aspen.tls.certificates import Bundle, key_pem
 from aspen.tls.sources import make_self_signed
 
 needs_pebble = pytest.mark.skipif(shutil.which("pebble") is None, reason="pebble is not installed")
-SECONDS = 20.0
+SECONDS = 30.0
 
 
 class Pebble:
