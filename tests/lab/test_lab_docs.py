@@ -25,6 +25,7 @@ from processes import wait_until
 COOKIE = "of these machines alone, which nobody guesses"
 QUICKLY = {"ASPEN_PROFILE": "lan", "ASPEN_DNS_SERVER_WORKERS": "0"}
 STARTED = "node started"
+PERCENT = r"\%"
 
 
 @contextmanager
@@ -83,12 +84,11 @@ def live(pages: dict[str, list[str]], one: Machine, two: Machine, three: Machine
 
     assert f"was {ids[1]}" in two.run(rotate)
 
-    # As cron(8) runs it: five fields, the command by sh(1), and \% for %.
+    # As cron(8) runs it: five fields, then a command for sh(1), in which percent signs are escaped.
     *times, command = nightly.rstrip("\n").split(maxsplit=5)
     assert times == ["0", "3", "*", "*", "*"]
-    one.run(f"sh -c '{command.replace(chr(92) + '%', '%')}'")
-    backups = one.run("ls /var/backups/aspen-[1-7].backup").split()
-    assert len(backups) == 1
+    one.run(f"sh -c {shlex.quote(command.replace(PERCENT, '%'))}")
+    (backup,) = one.run("ls /var/backups/aspen-[1-7].backup").split()
 
     # Two of three are lost for good.
     one.run("aspen kv put newer 'than the backup'")
@@ -104,7 +104,7 @@ def live(pages: dict[str, list[str]], one: Machine, two: Machine, three: Machine
 
     # And a restore, where nothing is left. From another machine, with a token, the doctor looks at it.
     alone.stop()
-    one.run(f"rm -rf /var/lib/aspen && cp {backups[0]} aspen.backup")
+    one.run(f"rm -rf /var/lib/aspen && cp {backup} aspen.backup")
     there = {"ASPEN_HTTP_ADDR": "192.0.2.1:8080", "ASPEN_ADMIN_TOKEN": "known-elsewhere"}
     one.start(restore, STARTED, ASPEN_COOKIE=COOKIE, **there)
     token = there["ASPEN_ADMIN_TOKEN"]

@@ -27,6 +27,9 @@ def needs(*tools: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"no {', '.join(missing)}")
 
 
+pytestmark = needs("openssl", "curl", "dig")
+
+
 def toml_of(page: str) -> str:
     """The first TOML block of a page."""
     return next(block.code for block in blocks(ROOT / "docs" / page) if block.language == "toml")
@@ -106,7 +109,7 @@ def test_a_machine_waits_for_the_others_of_its_lan(request: pytest.FixtureReques
 # --- beside a node --------------------------------------------------------------------------------
 
 
-@needs("kdig", "curl", "openssl")
+@needs("kdig")
 def test_dns_over_https_by_name(request: pytest.FixtureRequest, node: Machine, certificate: Path) -> None:
     shown = node.run(only_block(request), CURL_CA_BUNDLE=str(certificate))
     assert "status: NOERROR" in shown
@@ -114,7 +117,6 @@ def test_dns_over_https_by_name(request: pytest.FixtureRequest, node: Machine, c
     assert shown.count("aspen.local.") >= 4  # the question and the answer, twice
 
 
-@needs("curl")
 def test_keys_are_denied(request: pytest.FixtureRequest, node: Machine) -> None:
     script = only_block(request)
     shown = node.run(filled_in(script, key=[OTHER_KEY, OTHER_KEY]))
@@ -124,7 +126,6 @@ def test_keys_are_denied(request: pytest.FixtureRequest, node: Machine) -> None:
     assert OTHER_KEY not in node.run(listing)
 
 
-@needs("curl", "openssl")
 def test_packets_come_from_another_pkarr_server(
     request: pytest.FixtureRequest, node: Machine, certificate: Path
 ) -> None:
@@ -138,7 +139,7 @@ def test_packets_come_from_another_pkarr_server(
     assert node.run(f"dig @192.0.2.1 -p 5300 +short {key}.aspen.local A") == "192.0.2.7\n"
 
 
-@needs("curl", "jq")
+@needs("jq")
 def test_keys_come_from_consul(request: pytest.FixtureRequest, node: Machine) -> None:
     (node.home / "keys.json").write_text('{"app/": "", "app/name": "größer", "app/two": "lines\\nof it"}')
     node.start(f"{OTHER_SERVERS} consul keys.json", "serving")
@@ -157,7 +158,6 @@ def test_keys_come_from_etcd(request: pytest.FixtureRequest, node: Machine) -> N
     assert node.run("aspen kv get there") == "and more\n"
 
 
-@needs("dig")
 def test_a_zone_comes_from_another_name_server(request: pytest.FixtureRequest, node: Machine) -> None:
     lines = ["$ORIGIN example.com.", "$TTL 300", "@ SOA ns1 hostmaster 7 3600 600 86400 60", "@ NS ns1"]
     lines += ["ns1 A 192.0.2.1", "www A 192.0.2.80"]
