@@ -67,6 +67,9 @@ def _run(command: typer.Typer, name: str) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         command(prog_name=name)
+    except OSError as error:  # where results are written to
+        print(f"aspen: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(Exit.FAILED)
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise

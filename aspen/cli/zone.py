@@ -290,7 +290,7 @@ def _print_zone(zone: dict[str, Any], as_json: bool, first: str = "") -> None:
     for key in zone.get("missing_keys", ()):
         print(
             f"warning: zone {zone['name']} names the TSIG key {key}, which is not there: nobody can sign "
-            f"with it until you `aspen zone key add {key}`",
+            f"with it until you `aspen zone key add {key.rstrip('.')}`",
             file=sys.stderr,
         )
 

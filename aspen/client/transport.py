@@ -239,7 +239,7 @@ def refusal(status: int, answer: bytes, writes: bool) -> ClientError:
     try:
         problem = msgspec.json.decode(answer, type=_Problem)
     except UNDECODABLE:
-        problem = _Problem(f"http_{status}", f"HTTP status {status}")
+        problem = _Problem(f"http_{status}", f"HTTP status {status}, in words that are no Aspen node's")
     code, reason = problem.error, problem.reason or problem.error
     if status == 404 and code in _NOT_FOUND:
         return ClientNotFound(status, code, reason)
