@@ -77,8 +77,8 @@ class Answers:
 
     def _note(self, reply: bytes, began_ns: int) -> None:
         elapsed_ns = time.perf_counter_ns() - began_ns
-        self.tally.note(reply, elapsed_ns)
-        self.slow.note("dns", elapsed_ns / 1e9, rcode=reply[3] & 0x0F, size=len(reply))
+        rcode = self.tally.note(reply, elapsed_ns)
+        self.slow.note("dns", elapsed_ns / 1e9, rcode=rcode, size=len(reply))
 
     def _answer(self, query_untrusted: bytes, client: bytes) -> bytes | None:
         """The reply without padding; None as `answer`."""

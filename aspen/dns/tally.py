@@ -50,12 +50,13 @@ class ResponseTally:
         """By response code; each by itself, not cumulative."""
         self.sums_ns = [0] * EXTENDED_RCODES
 
-    def note(self, reply: bytes, elapsed_ns: int) -> None:
-        """Count a whole message that answers a query."""
+    def note(self, reply: bytes, elapsed_ns: int) -> int:
+        """Count a whole message that answers a query; its response code."""
         rcode = response_code(reply)
         self.rcodes[rcode] += 1
         self.buckets[rcode][bisect_left(LATENCY_BOUNDS_NS, elapsed_ns)] += 1
         self.sums_ns[rcode] += elapsed_ns
+        return rcode
 
     def add(self, other: ResponseTally) -> None:
         """Count what another has counted, too."""
