@@ -76,6 +76,7 @@ def relay(
         access = _access(cookie_file, allow, open_, name)
         tokens = _tokens(admin_token_file)
         logs.configure(LogFormat(log_format), LogLevel.INFO)
+        logs.never_show(tokens)
         _run(listen, admin_addr, access, _limits(clients, mib_per_s), _tls(tls_cert, tls_key), tokens)
 
     local(False, run)
@@ -87,11 +88,13 @@ def _access(
     """Raises `ConfigError`."""
     from aspen.config.sources import read_secrets
     from aspen.identity import Cookies, parse_endpoint_id
+    from aspen.logs import never_show
     from aspen.relay.access import COOKIE_CONTEXT, Access
 
     texts = [text for path in cookie_files or () for text in read_secrets("--cookie-file", path)]
     if os.environ.get(_COOKIE_VARIABLE):
         texts.append(os.environ[_COOKIE_VARIABLE])
+    never_show(texts)
     authenticators = Cookies.of(texts).authenticators(COOKIE_CONTEXT) if texts else ()
     try:
         endpoint_ids = frozenset(parse_endpoint_id(text) for text in allow or ())

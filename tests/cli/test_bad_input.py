@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any
 
@@ -62,3 +63,17 @@ def test_what_nobody_has_foreseen_is_said_in_a_line(
     monkeypatch.setenv(main.TRACEBACK_VARIABLE, "1")
     with pytest.raises(ZeroDivisionError):
         main.main()
+
+
+def test_results_that_can_not_be_written_are_no_defect(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(peers, "talk", full)
+    monkeypatch.setattr("sys.argv", ["aspen", "peers"])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "aspen: input or output: No space left on device\n"
