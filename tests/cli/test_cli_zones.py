@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import shlex
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from typer.testing import Result
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from documented import blocks_for
 
 from aspen.dns.lookup import View
 from aspen.dns.origin import DnsSettings
@@ -208,11 +212,14 @@ def test_dig_asks_by_datagram_and_by_stream(one: OneNode, aspen: Aspen) -> None:
 
 
 def test_what_the_documentation_shows_works(
-    one: OneNode, aspen: Aspen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    one: OneNode,
+    aspen: Aspen,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / "docs" / "zones.md").read_text("utf-8")
-    lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    lines = [line for block in blocks_for(request)["zones.md"] for line in block.splitlines()]
     assert len(lines) > 15
     for line in lines:
         program, *arguments = shlex.split(line)

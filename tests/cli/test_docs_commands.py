@@ -5,7 +5,6 @@ something else (a machine of their own, a file, another server) have a test of t
 block names it, invisible to who reads the page:
 
     <!-- run by: tests/…::test_… -->     that test is given the block by `blocks_for(request)`
-    <!-- run by: tests/… -->             those tests take the page's blocks by themselves
     <!-- run by: .ci/run -->             the suite is part of what the block does
     <!-- not run: why -->                nothing does
 
@@ -72,21 +71,18 @@ def test_every_command_is_run() -> None:
 @pytest.mark.parametrize(
     "block", [block for block in ALL if block.how == "run by"], ids=lambda block: f"{block.name} {block.what}"
 )
-def test_a_block_that_another_test_runs_is_known_there(block: Block) -> None:
+def test_a_block_that_another_test_runs_is_asked_for_there(block: Block) -> None:
     file, _, name = block.what.partition("::")
     text = (ROOT / file).read_text("utf-8")
-    if name:
-        (test,) = [
-            node
-            for node in ast.walk(ast.parse(text))
-            if isinstance(node, ast.FunctionDef) and node.name == name
-        ]
-        assert "(request" in ast.unparse(test), f"{name} doesn't ask for its blocks"
-    elif file == ".ci/run":
+    if file == ".ci/run":
         for line in block.code.splitlines():
             assert f"\n{line.partition(' #')[0].rstrip()} " in text, line
-    else:
-        assert block.page.name in text
+        return
+    (test,) = (
+        node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef) and node.name == name
+    )
+    given = [ast.unparse(one) for call in ast.walk(test) if isinstance(call, ast.Call) for one in call.args]
+    assert "request" in given, f"{name} doesn't ask for its blocks"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 from cluster import Cluster
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
+
+from documented import blocks_for
+
 PAGE = (Path(__file__).parents[2] / "docs" / "transfers.md").read_text("utf-8")
 BIN = Path(sys.executable).parent
 
@@ -31,11 +35,13 @@ def node(single: Cluster) -> Iterator[Cluster]:
 @pytest.mark.skipif(
     not all(map(shutil.which, ("nsupdate", "dig"))), reason="nsupdate and dig are not installed"
 )
-def test_the_commands_of_the_page_do_what_it_says(node: Cluster, tmp_path: Path) -> None:
+def test_the_commands_of_the_page_do_what_it_says(
+    request: pytest.FixtureRequest, node: Cluster, tmp_path: Path
+) -> None:
     leader = node.leader()
     environment = {**os.environ, "ASPEN_ADDR": leader.addr, "PATH": f"{BIN}:{os.environ['PATH']}"}
     said = []
-    for block in blocks("sh"):
+    for block in blocks_for(request)["transfers.md"]:
         text = block.replace("-p 5300", f"-p {leader.dns_port}").replace(
             "127.0.0.1 5300", f"127.0.0.1 {leader.dns_port}"
         )

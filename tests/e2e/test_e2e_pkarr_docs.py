@@ -13,25 +13,30 @@ from pathlib import Path
 import pytest
 from cluster import Cluster
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
+
+from documented import blocks_for
+
 from aspen.config import setting_types
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "pkarr-clients.md").read_text("utf-8")
 
 
-def blocks(kind: str, section: str = "") -> list[str]:
-    text = DOCUMENT.split(f"\n## {section}\n")[1].split("\n## ")[0] if section else DOCUMENT
-    return re.findall(rf"```{kind}\n(.*?)```", text, flags=re.DOTALL)
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", DOCUMENT, flags=re.DOTALL)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-def test_the_commands_do_what_the_page_says(single: Cluster, tmp_path: Path) -> None:
+def test_the_commands_do_what_the_page_says(
+    request: pytest.FixtureRequest, single: Cluster, tmp_path: Path
+) -> None:
     node = single.nodes[0]
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "ASPEN_ADDR": node.addr,
     }
     printed = []
-    for block in blocks("sh", "On the command line"):
+    for block in blocks_for(request)["pkarr-clients.md"]:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block.replace("http://127.0.0.1:8080", node.addr)],
             cwd=tmp_path,
