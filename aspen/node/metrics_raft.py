@@ -34,7 +34,12 @@ def raft_metrics(consensus: Consensus) -> Iterator[Metric]:
     yield gauge("aspen_raft_proposals_pending", "Writes of this node that wait.", len(driver.proposals))
     yield counter("aspen_raft_elections", "Elections in which this node stood.", driver.raw.raft.campaigns)
     yield counter(
-        "aspen_raft_leader_changes", "Times a leader took up, seen by this node.", driver.leader_changes
+        "aspen_raft_leader_changes", "Times a leader took up, seen by this node.", driver.leaders.changes
+    )
+    yield histogram(
+        "aspen_raft_leaderless_seconds",
+        "From losing a leader to knowing the next one.",
+        driver.leaders.without_seconds,
     )
     yield histogram(
         "aspen_raft_proposal_seconds",

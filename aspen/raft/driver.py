@@ -28,7 +28,7 @@ from aspen.raft.catchup import CatchUp
 from aspen.raft.core import ProposalDropped
 from aspen.raft.envelope import MARKER
 from aspen.raft.lease import Lease, seconds_since_boot
-from aspen.raft.measures import CommitTimes
+from aspen.raft.measures import CommitTimes, LeaderTimes
 from aspen.raft.messages import (
     LOCAL_APPEND_THREAD,
     LOCAL_APPLY_THREAD,
@@ -124,7 +124,7 @@ class RaftDriver:
         self.proposals = PendingProposals(self._loop, os.urandom(8))
         self._reads = PendingReads(self._loop, os.urandom(8))
         self._proposing = Proposing(raw, self.proposals, lambda: self.roster, clock.wall_ms, machine.refuses)
-        self.commits, self.leader_changes = CommitTimes(seconds_since_boot), 0
+        self.commits, self.leaders = CommitTimes(seconds_since_boot), LeaderTimes(seconds_since_boot)
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -371,7 +371,7 @@ class RaftDriver:
     def _role_changed(self, leader_id: int, role: Role) -> None:
         if (leader_id, role) == (self._leader_id, self.role):
             return
-        self.leader_changes += leader_id not in (0, self._leader_id)
+        self.leaders.note(leader_id)
         self._leader_id, self.role = leader_id, role
         log.info("leadership", role=role.name.lower(), leader=leader_id or None, term=self.raw.term)
         if leader_id:

@@ -142,6 +142,12 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             ),
         ),
         Panel("Term", one("aspen_raft_term{ALL}")),
+        Panel(
+            "Without a leader",
+            one("rate(aspen_raft_leaderless_seconds_sum{ALL}[10m])"),
+            unit="percentunit",
+            meaning="The share of the time in which the node knew of no leader.",
+        ),
     ),
     "Between nodes": (
         Panel(

@@ -15,7 +15,7 @@ from aspen.dns.answers import Answers
 from aspen.dns.tally import LATENCY_BOUNDS_NS, LATENCY_BUCKETS, ResponseTally
 from aspen.dns.udp_answers import COUNTERS, RCODE_WORDS, Counter, latency_row
 from aspen.metric_shapes import cumulative
-from aspen.raft.measures import CommitTimes
+from aspen.raft.measures import CommitTimes, LeaderTimes
 from aspen.raft.messages import Entry
 from aspen.state.status_page import COUNTERS_PER_WORKER, PULSE
 
@@ -123,3 +123,23 @@ def test_commits_are_timed_from_append_to_commitment() -> None:
     times.note([], False, 9)  # it leads no more: what becomes of that is another's to tell
     times.note([], True, 10)
     assert sum(times.seconds.buckets) == 3
+
+
+def test_the_time_without_a_leader_is_from_one_to_the_next() -> None:
+    now = 5.0
+    times = LeaderTimes(lambda: now)
+    times.note(0)
+    now = 100.0  # it waited to be taken into a cluster
+    times.note(2)
+    times.note(2)
+    assert (times.changes, sum(times.without_seconds.buckets)) == (1, 0)
+    times.note(0)
+    now = 100.3
+    times.note(0)
+    times.note(3)
+    times.note(2)  # an election that this node heard of when it was over
+    assert (times.changes, sum(times.without_seconds.buckets)) == (3, 2)
+    assert times.without_seconds.sum == pytest.approx(0.3)
+    times.note(0)
+    times.note(2)  # the same again
+    assert times.changes == 4
