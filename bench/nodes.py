@@ -8,7 +8,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "e2e"))
 
 from clients import HOST, Published, now_us, sign
-from cluster import Cluster, NodeProcess, free_port, running, started
+from cluster import Cluster, NodeProcess, running, started
+from ports import free_port
 from processes import end_with_parent, wait_until
 
 __all__ = [

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +15,10 @@ from textwrap import dedent
 from typing import NamedTuple
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
+
+from ports import free_ports_in_a_row
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -75,24 +77,9 @@ def filled_in(script: str, **values: str | list[str]) -> str:
     return script
 
 
-def is_free(port: int) -> bool:
-    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        with socket.socket(socket.AF_INET, kind) as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                return False
-    return True
-
-
-def free_range() -> int:
-    """The first of four free ports in a row, below those the kernel gives away itself."""
-    starts = (random.randrange(20_000, 32_000, 4) for _ in range(1_000))
-    return next(start for start in starts if all(is_free(start + i) for i in range(4)))
-
-
 def own_ports() -> dict[str, int]:
-    return {use: free_range() for use in DOCUMENTED}
+    """The first of four free ports in a row, for each use."""
+    return {use: free_ports_in_a_row(4) for use in DOCUMENTED}
 
 
 @contextmanager

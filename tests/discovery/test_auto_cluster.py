@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 from test_join import HOST, config, until
 
 from aspen.config import IrohConfig
@@ -20,23 +20,13 @@ from aspen.node.founding import RECORD_FILE
 COOKIE = "founding-51e0-only-for-these-tests"
 
 
-def free_udp_ports(count: int) -> list[int]:
-    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
-    for each in sockets:
-        each.bind((HOST, 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 class Machines:
     """Each knows the cookie, the size, and where the first two are."""
 
     def __init__(self, base: Path, size: int, count: int) -> None:
         self.base = base
         self.size = size
-        self.ports = free_udp_ports(count)
+        self.ports = [free_port() for _ in range(count)]
         self.said: list[list[str]] = [[] for _ in self.ports]
 
     def start(self, i: int, **settings: Any) -> asyncio.Task[Node]:

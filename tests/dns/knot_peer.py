@@ -6,10 +6,15 @@ import contextlib
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
+
+from ports import free_port
 
 from aspen.dns.message import read_record, section_counts, skip_questions
 from aspen.dns.rdata import read_rdata
@@ -50,18 +55,6 @@ def sections_of(message: bytes) -> Sections:
         sections.append(frozenset(records))
     flags = message[2] << 8 | message[3] & 0xF0
     return Sections(rcode, flags, question, *sections)
-
-
-def free_port() -> int:
-    """A port that is free for UDP and for TCP, where ends of connections of other tests linger."""
-    while True:
-        with socket.socket(type=socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-            udp.bind(("127.0.0.1", 0))
-            try:
-                tcp.bind(udp.getsockname())
-            except OSError:
-                continue
-            return int(udp.getsockname()[1])
 
 
 class Knot:

@@ -19,7 +19,8 @@ import dns.message
 import dns.rcode
 import pytest
 from dns_zones import zone_from_text
-from knot_peer import KNOTD, free_port
+from knot_peer import KNOTD
+from ports import free_port
 
 from aspen.dns.lookup import DnsSettings, View
 from aspen.dns.sockets import bind_udp_and_tcp

@@ -9,10 +9,8 @@ and, at the end, ended.
 from __future__ import annotations
 
 import os
-import random
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +22,7 @@ from typing import Any
 import dns.exception
 import dns.message
 from clients import HOST, Answer, Published, dns_query, http_request, texts
+from ports import free_port
 from processes import children, dns_workers, end_with_parent, resident_kib, session_members, wait_until
 
 from aspen.identity import Identity
@@ -31,28 +30,7 @@ from aspen.state.store import Store
 
 COOKIE = f"e2e-{secrets.token_hex(8)}-only-for-these-tests"  # others beside us are heard by multicast
 ORIGINS = ("aspen.local", "example.test")
-_PORTS = iter(random.Random(os.getpid()).sample(range(20_000, 32_000), 4_000))
 LOG_TAIL_BYTES = 12_000
-
-
-def is_free(port: int) -> bool:
-    """Whether the port can be bound for both TCP and UDP."""
-    try:
-        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            with socket.socket(socket.AF_INET, kind) as probe:
-                probe.bind((HOST, port))
-    except OSError:
-        return False
-    return True
-
-
-def free_port() -> int:
-    return next(port for port in _PORTS if is_free(port))
-
-
-def free_ports_in_a_row(count: int) -> int:
-    """The first of `count` free ports that follow each other."""
-    return next(port for port in _PORTS if all(is_free(port + i) for i in range(count)))
 
 
 class NodeProcess:

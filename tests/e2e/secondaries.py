@@ -19,7 +19,7 @@ import dns.message
 import dns.query
 import dns.rcode
 import dns.tsig
-from cluster import free_port
+from ports import free_port
 from processes import end_with_parent, wait_until
 from zone_primary import KEY_NAME, SECRET, ZONE
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from clients import HOST, dns_query, http_request, sign, texts
-from cluster import COOKIE, free_port
+from cluster import COOKIE
+from ports import free_port
 from processes import children, dns_workers
 
 from aspen.api import ClusterNode, InitRequest, KvClient, RaftControlClient, WriteCommand

@@ -54,7 +54,7 @@ def roles(status: dict[str, Any]) -> dict[int, str]:
 class Writers:
     """Keys put one by one, through the nodes in turn; what was acknowledged, and how long it took."""
 
-    PAUSE_S = 0.005
+    PAUSE_S = 0.03
 
     def __init__(self, nodes: list[NodeProcess], count: int = 3) -> None:
         self.nodes = nodes

@@ -14,7 +14,8 @@ import dns.query
 import promql
 import pytest
 from clients import HOST, dns_query, http_request, sign, texts
-from cluster import COOKIE, Cluster, free_port, wait_until
+from cluster import COOKIE, Cluster, wait_until
+from ports import free_port
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 

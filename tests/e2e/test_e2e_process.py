@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from clients import http_request, sign
-from cluster import COOKIE, Cluster, free_ports_in_a_row
+from cluster import COOKIE, Cluster
+from ports import free_ports_in_a_row
 from processes import session_members, wait_until
 
 from aspen.state.status_page import StatusPage

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from clients import HOST
-from cluster import COOKIE, Cluster, NodeProcess, free_port
+from cluster import COOKIE, Cluster, NodeProcess
+from ports import free_port
 from processes import wait_until
 from typer.testing import CliRunner, Result
 

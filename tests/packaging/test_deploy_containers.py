@@ -21,7 +21,8 @@ import pytest
 import yaml
 from booted import REPOSITORY
 from clients import http_request, sign
-from cluster import NodeProcess, free_port
+from cluster import NodeProcess
+from ports import free_port
 from processes import wait_until
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +16,10 @@ from ssl import create_default_context
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
+
+from ports import free_port
 
 from aspen.tls.certificates import Bundle, key_pem
 from aspen.tls.sources import make_self_signed
@@ -37,16 +41,10 @@ class Pebble:
         return self._log_file.read_text(errors="replace")
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @contextmanager
 def running_pebble(folder: Path, http_port: int, dns_port: int | None = None) -> Iterator[Pebble]:
     """An authority that comes asking at `http_port`, and resolves names by the server at `dns_port`."""
-    port = _free_port()
+    port = free_port()
     private_key = ec.generate_private_key(ec.SECP256R1())
     certificate_file, key_file = folder / "pebble.pem", folder / "pebble.key"
     certificate = make_self_signed(private_key, ["localhost", "127.0.0.1"], time.time())
