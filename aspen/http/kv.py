@@ -127,7 +127,7 @@ class KvRoutes:
         lease, ttl_ms = number_of(query, "lease") or 0, number_of(query, "ttl_ms", LEASE_TTL_MAX_MS) or 0
         compares = _COMPARE & query.keys()
         if compares and ttl_ms:
-            raise bad_query("a comparison goes with a lease, not with ttl_ms: grant one first")
+            raise bad_query("a comparison goes with a lease, not with a time to live: grant one first")
         value = await read_body(request, KV_VALUE_BYTES, code="value_too_large")
         if compares:
             return await self._compared(request, compare_and_swap(_expected(key, query), value, lease))
