@@ -10,9 +10,29 @@ from itertools import accumulate
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector, CollectorRegistry
 
 from aspen.histogram import Histogram
+
+
+class Page(Collector):
+    """What one process tells Prometheus: `collect` yields it, at each request anew. Nothing is registered
+    globally, so that there may be several in one process."""
+
+    def __init__(self) -> None:
+        self._process = ProcessCollector(registry=None)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def render(self) -> bytes:
+        """All metrics in the text format."""
+        return generate_latest(self._registry)
+
+    def describe(self) -> Iterable[Metric]:
+        return ()  # asked at registration, before all parts are there
 
 
 def gauge(name: str, meaning: str, value: float) -> Metric:

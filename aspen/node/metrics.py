@@ -1,27 +1,24 @@
 """What a node tells Prometheus: the counters its parts keep anyway, read when somebody asks.
 
-Nothing is registered globally, so that several nodes can run in one process. Names follow Prometheus'
-conventions: base units, `_total` for what only grows. docs/metrics.md is their table, held to this by a test.
+Names follow Prometheus' conventions: base units, `_total` for what only grows. docs/metrics.md is their
+table, held to this by a test.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import lmdb
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
-from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector, CollectorRegistry
 
 from aspen import __version__
 from aspen.errors import StorageError
 from aspen.http.server import HttpServer
-from aspen.metric_shapes import counter, counters, gauge, histograms
+from aspen.metric_shapes import Page, counter, counters, gauge, histograms
 from aspen.net.endpoint import Endpoint
 from aspen.node.dht import NodeDht
 from aspen.node.discovery import Discovery
@@ -60,26 +57,17 @@ class Running(Protocol):
     backups: Backups
 
 
-class NodeMetrics(Collector):
+class NodeMetrics(Page):
     """Collects on the event loop's thread; cheap enough for that (no walk over data)."""
 
     def __init__(
         self, node: Running, store: Store, endpoint: Endpoint, pkarr: PkarrParts | None = None
     ) -> None:
+        super().__init__()
         self._node = node
         self._store = store
         self._endpoint = endpoint
         self._pkarr = pkarr
-        self._process = ProcessCollector(registry=None)
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
-
-    def render(self) -> bytes:
-        """All metrics in the text format."""
-        return generate_latest(self._registry)
-
-    def describe(self) -> Iterable[Metric]:
-        return ()  # asked at registration, before the node runs whole
 
     def collect(self) -> Iterator[Metric]:
         node = self._node

@@ -5,16 +5,13 @@ docs/metrics.md is the table, held to this by tests.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
-from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector, CollectorRegistry
 
 from aspen import __version__
-from aspen.metric_shapes import counter, counters, gauge
+from aspen.metric_shapes import Page, counter, counters, gauge
 from aspen.relay.access import Access
 from aspen.relay.hub import DROPS
 from aspen.relay.server import RelayServer
@@ -37,22 +34,13 @@ def relay_metrics(server: RelayServer | None) -> Iterator[Metric]:
     yield counters("aspen_relay_refused", "Clients refused.", "reason", server.refusals.counts)
 
 
-class RelayMetrics(Collector):
+class RelayMetrics(Page):
     """Of a process that is a relay and nothing else."""
 
     def __init__(self, server: RelayServer, certificates: Certificates | None) -> None:
+        super().__init__()
         self._server = server
         self._certificates = certificates
-        self._process = ProcessCollector(registry=None)
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
-
-    def render(self) -> bytes:
-        """All metrics in the text format."""
-        return generate_latest(self._registry)
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
 
     def collect(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("aspen_relay_info", "This relay's version; always 1.", labels=["version"])
