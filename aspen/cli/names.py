@@ -41,10 +41,23 @@ def ascii_name(text: str) -> str:
 
 def ascii_data(rrtype: str, data: str) -> str:
     """A record's data, if it is or ends in a name. Raises `InputError`."""
-    if rrtype.upper() not in _END_IN_NAME or data.isascii():
-        return data
-    before, space, name = data.rpartition(" ")
-    return before + space + ascii_name(name)
+    name = name_in_data(rrtype, data)
+    return data.removesuffix(name) + ascii_name(name)
+
+
+def warn_of_missing_dot(name: str, zone: str) -> None:
+    """A name that ends like its zone was hardly meant to be relative to it."""
+    bare = zone.rstrip(".")
+    if bare and f".{name}".lower().endswith(f".{bare}".lower()):
+        print(
+            f"warning: {name} has no final dot, so it stands for {name}.{bare}.; the name itself is {name}.",
+            file=sys.stderr,
+        )
+
+
+def name_in_data(rrtype: str, data: str) -> str:
+    """The name that a record's data is or ends in; empty if there is none."""
+    return data.rpartition(" ")[2] if rrtype.upper() in _END_IN_NAME else ""
 
 
 def name_argument(text: str) -> str:

@@ -18,7 +18,7 @@ from aspen.cli.common import (
     printable,
     talk,
 )
-from aspen.cli.names import ascii_data, name_argument, name_option
+from aspen.cli.names import ascii_data, name_argument, name_in_data, name_option, warn_of_missing_dot
 
 if TYPE_CHECKING:
     from aspen.client import NodeClient
@@ -67,7 +67,11 @@ def set_records(
     """Make DATA the records of NAME and TYPE; returns once a quorum has them on disk."""
     written = local(as_json, lambda: [ascii_data(rrtype, text) for text in data])
     change = {"op": "add" if add else "set", "name": name, "type": rrtype, "data": written, "ttl": ttl}
-    _print_changed(_change(addr, token, as_json, zone, change), as_json)
+    done = _change(addr, token, as_json, zone, change)
+    _print_changed(done, as_json)
+    relative = [name] if zone is not None else []
+    for each in (*relative, *(name_in_data(rrtype, text) for text in written)):
+        warn_of_missing_dot(each, done["zone"])
 
 
 @app.command()

@@ -20,7 +20,14 @@ from aspen.cli.common import (
     print_table,
     talk,
 )
-from aspen.cli.names import ascii_data, ascii_name, name_argument, name_options
+from aspen.cli.names import (
+    ascii_data,
+    ascii_name,
+    name_argument,
+    name_in_data,
+    name_options,
+    warn_of_missing_dot,
+)
 from aspen.cli.zone_options import (
     DefaultTtl,
     Name,
@@ -84,7 +91,7 @@ def create(
         update_keys=update_key,
         notify=notify,
     )
-    new = {
+    new: dict[str, Any] = {
         "name": name,
         "nameservers": nameserver,
         "responsible": responsible,
@@ -93,6 +100,9 @@ def create(
     }
     zone = talk(addr, token, as_json, lambda client: _zones(client).create(new))
     _print_zone(zone, as_json, f"created {zone['name']}")
+    of_records = (name_in_data(each["type"], data) for each in new["records"] for data in each["data"])
+    for each in (*nameserver, responsible, *of_records):
+        warn_of_missing_dot(each, zone["name"])
 
 
 @app.command(name="list")

@@ -150,6 +150,24 @@ def test_international_names_become_a_labels(one: OneNode, aspen: Aspen) -> None
     assert "can't be a name in DNS" in none.stderr
 
 
+def test_a_name_that_lacks_its_final_dot_is_warned_of(one: OneNode, aspen: Aspen) -> None:
+    told = aspen("zone", "create", "example.com", "--ns", "ns1.example.com", "--ns", "ns.example.com.")
+    assert told.stderr == (
+        "warning: ns1.example.com has no final dot, so it stands for ns1.example.com.example.com.; "
+        "the name itself is ns1.example.com.\n"
+    )
+    told = aspen(
+        "record", "set", "www.example.com", "MX", "10 mail.Example.com", "20 mail", "30 notexample.com"
+    )
+    assert told.exit_code == 0
+    assert (
+        told.stderr.count("warning") == told.stderr.count("it stands for mail.Example.com.example.com.") == 1
+    )
+    assert aspen("record", "set", "t.example.com", "TXT", "see example.com").stderr == ""
+    told = aspen("record", "set", "t.example.com", "CNAME", "example.com.", "--zone", "example.com")
+    assert "it stands for t.example.com.example.com." in told.stderr
+
+
 def test_records_are_set_got_listed_and_deleted(one: OneNode, aspen: Aspen) -> None:
     aspen(*CREATE)
     done = aspen("record", "set", "www.example.com", "A", "192.0.2.1", "192.0.2.2", "--ttl", "300", "--json")
