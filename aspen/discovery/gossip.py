@@ -150,6 +150,8 @@ class GossipCore:
         """Of each node heard in the last while: its newest announcement, and when it came."""
         self.refused: Counter[str] = Counter()
         """Announcements not believed, by reason."""
+        self.sent: Counter[type[Message]] = Counter()
+        self.received: Counter[type[Message]] = Counter()
         self._latest_us: OrderedDict[EndpointId, int] = OrderedDict()
         """Timestamps outlive what is known, so that what was heard once isn't heard again."""
         self._outbox: deque[tuple[EndpointId, Message]] = deque(maxlen=GOSSIP_OUTBOX)
@@ -172,6 +174,7 @@ class GossipCore:
     def receive(self, sender: EndpointId, message: Message, now_ms: int) -> None:
         """A message from an authenticated peer."""
         self._now_ms = now_ms
+        self.received[type(message)] += 1
         known = self.overlay.heard(sender, now_ms)
         if not isinstance(message, _BROADCAST):
             self.overlay.receive(sender, message, now_ms)
@@ -259,6 +262,7 @@ class GossipCore:
 
     def send(self, to: EndpointId, message: Message) -> None:
         self.overlay.spoke(to, self._now_ms)
+        self.sent[type(message)] += 1
         self._outbox.append((to, message))
 
     def neighbour_up(self, endpoint_id: EndpointId) -> None:

@@ -108,6 +108,20 @@ class Prune(msgspec.Struct, frozen=True, array_like=True, tag=19):
 OverlayMessage = Join | ForwardJoin | Neighbour | NeighbourReply | Disconnect | Shuffle | ShuffleReply
 BroadcastMessage = Gossip | IHave | Graft | Prune
 Message = OverlayMessage | BroadcastMessage
+KINDS: Final[dict[type[Message], str]] = {
+    Join: "join",
+    ForwardJoin: "forward_join",
+    Neighbour: "neighbour",
+    NeighbourReply: "neighbour_reply",
+    Disconnect: "disconnect",
+    Shuffle: "shuffle",
+    ShuffleReply: "shuffle_reply",
+    Gossip: "gossip",
+    IHave: "i_have",
+    Graft: "graft",
+    Prune: "prune",
+}
+"""What they are called where they are counted."""
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)

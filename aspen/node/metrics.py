@@ -16,6 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from aspen import __version__
+from aspen.discovery.messages import KINDS
 from aspen.errors import StorageError
 from aspen.http.server import HttpServer
 from aspen.metric_shapes import Page, counter, counters, gauge, histograms
@@ -158,6 +159,12 @@ class NodeMetrics(Page):
         relayed = sum(bool(connection.relay) for connection in open_now)
         yield gauge("aspen_quic_relayed_connections", "Connections to other nodes through a relay.", relayed)
         yield counters("aspen_quic_refusals", "Peers refused.", "reason", endpoint.refusals)
+        for name, meaning, counts in (
+            ("aspen_gossip_sent", "Gossip messages sent.", core.sent),
+            ("aspen_gossip_received", "Gossip messages received.", core.received),
+        ):
+            by_kind = {KINDS[message]: count for message, count in counts.items()}
+            yield counters(name, meaning, "kind", by_kind, KINDS.values())
         yield counters("aspen_gossip_refused", "Announcements refused.", "reason", core.refused)
         yield counters(
             "aspen_join_requests",

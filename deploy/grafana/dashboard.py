@@ -163,6 +163,8 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             (
                 *one("aspen_gossip_known_nodes{ALL}", "{{instance}} known"),
                 *one("aspen_gossip_neighbours{ALL}", "{{instance}} neighbours"),
+                *one(rate("aspen_gossip_sent_total", "instance"), "{{instance}} sent"),
+                *one(rate("aspen_gossip_received_total", "instance"), "{{instance}} received"),
                 *one(
                     rate("aspen_gossip_refused_total", "instance, reason"), "{{instance}} refused: {{reason}}"
                 ),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ from aspen.discovery.announcement import Announcement, seal
 from aspen.discovery.broadcast import message_id
 from aspen.discovery.gossip import Behind, GossipCore, GossipPorts, Heard, SelfDescription, Topology
 from aspen.discovery.messages import (
+    KINDS,
     Disconnect,
     Gossip,
     Join,
@@ -70,6 +72,15 @@ class Node:
 
     def hears_of(self, told: Announcement, at_ms: int = START_MS) -> list[tuple[bytes, Message]]:
         return self.hears(seal(told, lambda message: sign_as(told.endpoint_id, message)), at_ms)
+
+
+def test_messages_are_counted_by_kind() -> None:
+    node = Node()
+    sent = node.core.sent.copy()
+    passed_on = node.hears_of(announcement())
+    assert node.core.received == {Neighbour: 2, Gossip: 1}
+    assert node.core.sent - sent == Counter(type(message) for _, message in passed_on)
+    assert set(KINDS) == set(get_args(Message))
 
 
 def test_what_is_believed_is_known_told_and_passed_on() -> None:
