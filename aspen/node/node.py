@@ -41,7 +41,7 @@ from aspen.http.zones import ZoneRoutes
 from aspen.identity import Cookies, Identity
 from aspen.limits import RAFT_REMOVED_GRACE_MS
 from aspen.net.address_book import AddressBook
-from aspen.net.endpoint import ALPN_RAFT, Endpoint, Hello, Peer, Service
+from aspen.net.endpoint import ALPN_PROFILE, ALPN_RAFT, Endpoint, Hello, Peer, Service
 from aspen.net.handshake import INCARNATION_BYTES
 from aspen.net.reachable import reachable_addresses
 from aspen.node.dht import NodeDht
@@ -414,6 +414,7 @@ class Node:
         self.discovery.members_changed(roster)
         self._transport.greet([member.node_id for member in roster.members])
         self._endpoint.channel(ALPN_RAFT).recheck(self._still_admit)
+        self._endpoint.channel(ALPN_PROFILE).recheck(self.profiles.admit)
         asyncio.get_running_loop().call_later(
             RAFT_REMOVED_GRACE_MS / 1000, self._endpoint.channel(ALPN_RAFT).recheck, self._admit
         )

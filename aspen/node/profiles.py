@@ -59,7 +59,7 @@ class NodeProfiles:
         """Questions to others under way, by endpoint id."""
 
     def service(self, hello: Callable[[], Hello]) -> Service:
-        return Service(alpn=ALPN_PROFILE, hello=hello, admit=self._admit, on_stream=self._serve)
+        return Service(alpn=ALPN_PROFILE, hello=hello, admit=self.admit, on_stream=self._serve)
 
     async def profile(self, node_id: int | None, seconds: float) -> Profile:
         """Of a member, or of this node. Raises `HttpError` or `ControlPlaneError`."""
@@ -102,7 +102,8 @@ class NodeProfiles:
 
     # --- asked by another member --------------------------------------------------------------
 
-    def _admit(self, peer: Peer) -> str | None:
+    def admit(self, peer: Peer) -> str | None:
+        """Why a peer isn't told; None for a member."""
         roster = self._consensus.roster
         member = roster.by_endpoint(peer.endpoint_id)
         if member is None or member.node_id != peer.node_id or peer.cluster_id != roster.cluster_id:

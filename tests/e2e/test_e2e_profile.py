@@ -6,7 +6,9 @@ import asyncio
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from clients import HOST
 from cluster import COOKIE, Cluster, NodeProcess
@@ -16,12 +18,12 @@ from typer.testing import CliRunner, Result
 
 from aspen.cli.common import Exit
 from aspen.cli.main import app
-from aspen.config import ClusterBootstrapConfig
+from aspen.config import ClusterBootstrapConfig, DnsServerConfig
 from aspen.identity import Cookies, Identity
 from aspen.net.address_book import AddressBook
 from aspen.net.endpoint import ALPN_PROFILE, Endpoint, Hello, Service
 from aspen.net.handshake import INCARNATION_BYTES
-from aspen.node import bootstrap_node
+from aspen.node import Node, bootstrap_node
 from aspen.node.node import PROTOCOL_VERSION
 
 PATH = "/v1/cluster/profile"
@@ -143,3 +145,34 @@ async def test_who_knows_the_cookie_and_is_no_member_is_not_told(tmp_path: Path)
             assert stranger.refusals["not_admitted"] == 1
         finally:
             await stranger.close()
+
+
+async def test_who_was_removed_is_not_told_by_the_connection_it_has(tmp_path: Path) -> None:
+    def config(node_id: int, **more: Any) -> ClusterBootstrapConfig:
+        return ClusterBootstrapConfig(
+            node_id=node_id,
+            data_dir=tmp_path / str(node_id),
+            cookie=COOKIE,
+            host=HOST,
+            http_addr=f"{HOST}:0",
+            quic_port=0,
+            profile="lan",
+            dns_server=DnsServerConfig(enable=False),
+            **more,
+        )
+
+    async def until_member(node: Node) -> None:
+        while not node.consensus.roster.members:  # noqa: ASYNC110  it has no event
+            await asyncio.sleep(0.02)
+
+    async with asyncio.timeout(60), await bootstrap_node(config(1, init=True)) as member:
+        await until_member(member)
+        ticket = member.discovery.ticket()
+        async with await bootstrap_node(config(2, ticket=ticket, learner=True)) as former:
+            await until_member(former)
+            stream = await former._endpoint.channel(ALPN_PROFILE).open_stream(member.identity.endpoint_id)
+            await member.control.remove(2)
+            with pytest.raises(ConnectionError):
+                await stream.send(msgspec.msgpack.encode([0.1]))
+                told = await stream.receive()
+                raise ConnectionError if told is None else AssertionError(told)
