@@ -7,11 +7,13 @@ sound like secrets are replaced, wherever in an event they stand, and so is what
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
 from collections.abc import Iterable, MutableMapping
 from typing import Any, Final, TextIO
+from urllib.parse import quote
 
 import structlog
 
@@ -69,7 +71,14 @@ def is_secret_name(name: str) -> bool:
 
 def never_show(secrets: Iterable[str]) -> None:
     """Replace these, too, in all that is logged from now on; what is short enough to be a word stays."""
-    _known.update(text for text in secrets if len(text) >= LOG_SECRET_CHARS)
+    for text in secrets:
+        if len(text) >= LOG_SECRET_CHARS:
+            _known.update(_spellings(text))
+
+
+def _spellings(text: str) -> set[str]:
+    """As it stands, and as Python, JSON and URLs write it, in whose words others may tell of it."""
+    return {text, repr(text)[1:-1], repr(text.encode())[2:-1], json.dumps(text)[1:-1], quote(text, safe="")}
 
 
 def redact(value: Any, depth: int = 0) -> Any:
@@ -82,7 +91,7 @@ def redact(value: Any, depth: int = 0) -> Any:
         return REDACTED
     if isinstance(value, dict):
         return {
-            key: REDACTED if is_secret_name(str(key)) else redact(item, depth + 1)
+            redact(str(key)): REDACTED if is_secret_name(str(key)) else redact(item, depth + 1)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple | set | frozenset):

@@ -15,6 +15,7 @@ from aspen.config import ClusterBootstrapConfig
 from aspen.config.joined import JOINED_FILE, read_joined, with_joined, write_joined
 from aspen.errors import ConfigError
 from aspen.identity import Identity
+from aspen.logs import never_show
 from aspen.node.founding import RECORD_FILE, AutoCluster
 from aspen.node.join import Ascent, Newcomer, Report
 from aspen.raft.cluster import Consensus
@@ -47,6 +48,7 @@ async def enter(
         joined, port = await newcomer.join(config.ticket)
     else:
         joined, port = await AutoCluster(config, identity, protocol_version, newcomer, report).run()
+    never_show([joined.cookie])
     write_joined(config.data_path, joined)
     # What was promised is fulfilled. Without its log this node must not take itself for what it was.
     (config.data_path / RECORD_FILE).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import structlog
@@ -123,6 +124,26 @@ def test_the_secrets_of_this_node_are_not_shown_wherever_they_stand(monkeypatch:
         {"node": ["found correct horse battery on the node"], "token": "cookie: correct horse"}
     )
     assert said == {"node": [f"found {logs.REDACTED} on the node"], "token": logs.REDACTED}
+
+
+@pytest.mark.parametrize("secret", ['it\'s "my" c:\\pass wörd', "tab\there/and+there"])
+def test_the_secrets_of_this_node_are_not_shown_as_others_write_them(
+    monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    monkeypatch.setattr(logs, "_known", set())
+    logs.never_show([secret])
+    stream = configured()
+    log = structlog.get_logger("aspen.x")
+    for written in (repr(secret), json.dumps(secret), quote(secret, safe=""), repr(secret.encode())):
+        log.info("a", error=ValueError(f"not good: {written}"))
+    log.info("b", by_name={secret: 1})
+    try:
+        raise ValueError({"given": secret})
+    except ValueError:
+        log.exception("broken")
+    told = lines(stream)
+    assert [event.get("error") for event in told[:4]].count(None) == 0
+    assert all(str(event).count(logs.REDACTED) == 1 for event in told)
 
 
 @pytest.mark.parametrize("log_format", [LogFormat.JSON, LogFormat.CONSOLE])

@@ -34,6 +34,7 @@ from aspen.discovery.ticket import SignedTicket, Ticket, TicketNode, parse_ticke
 from aspen.errors import ConfigError, InputError, JoinError
 from aspen.identity import Cookie, Identity
 from aspen.limits import JOIN_STRANGERS, RAFT_NODE_ID
+from aspen.logs import redact
 from aspen.net.address_book import AddressBook
 from aspen.net.endpoint import ALPN_TICKET, Endpoint, Hello, Service
 from aspen.node import PROTOCOL_VERSION, Node, bootstrap_node
@@ -108,6 +109,7 @@ async def test_a_signed_ticket_is_all_a_new_node_needs(member: Node, tmp_path: P
         await until(lambda: any("one of 2 voters" in line for line in SAID), "it says so")
     assert SAID[0].endswith("by the ticket")
     assert "let in as node 2" in SAID
+    assert COOKIE not in redact(f"what it was told is {COOKIE}")
     file = tmp_path / "new" / JOINED_FILE
     assert file.stat().st_mode & 0o777 == 0o600
     async with running(tmp_path / "new") as again:  # it has all in writing
