@@ -1,7 +1,7 @@
 """The sources that a node asks where others are, put together: DNS, pkarr and the DHT, bootstrap nodes.
 
 All feed the node's one `AddressBook`. Those that tell by themselves (gossip, multicast DNS) are in
-`node_discovery`.
+`aspen.node.discovery`.
 """
 
 from __future__ import annotations
