@@ -22,6 +22,8 @@ app = new_app(
 
 # What is commonly given when a node is started rather than in its file.
 _GIVEN_AT_START: Final = {"node_id": 1, "cookie": "stands in for the real one"}
+# … and what sees to it that the node is told when it gets into its cluster.
+_TOLD_BY: Final = {"node_id": ("ticket", "auto_cluster"), "cookie": ("ticket",)}
 
 _NAME: Final = re.compile(r"[a-z_]+")
 
@@ -101,7 +103,11 @@ def _checked(loaded: LoadedConfig, problems: Problems) -> tuple[list[str], list[
     from aspen.config.sources import LoadedConfig
     from aspen.errors import ConfigError
 
-    missing = [name for name in _GIVEN_AT_START if not getattr(loaded.config, name)]
+    missing = [
+        name
+        for name in _GIVEN_AT_START
+        if not any(getattr(loaded.config, setting) for setting in (name, *_TOLD_BY[name]))
+    ]
     stand_ins = {name: _GIVEN_AT_START[name] for name in missing if name not in loaded.sources}
     complete = LoadedConfig(loaded.config.replace(**stand_ins), loaded.sources)
     try:

@@ -220,6 +220,8 @@ def test_config_check(aspen: Aspen, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     answer = json.loads(aspen("config", "check", "--config", str(file), "--json").stdout)
     assert answer["settings"]["quic_port"]["value"] == 7311
     assert answer["still_needed"] == ["node_id"]
+    file.write_text('auto_cluster = 3\ncookie = "hunter22hunter22"\n')  # it is given its id
+    assert json.loads(aspen("config", "check", str(file), "--json").stdout)["still_needed"] == []
     file.write_text("quic_prot = 7311\n")
     wrong = aspen("config", "check", str(file))
     assert wrong.exit_code == 2
