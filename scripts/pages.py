@@ -30,11 +30,13 @@ HTTP_PAGE: Final = DOCS / "http-api.md"
 COLUMNS: Final = 100
 TAGS: Final = {
     "pkarr": "pkarr",
+    "packets": "Packets, for operators",
     "dns": "DNS over HTTPS",
     "zones": "Zones",
     "kv": "Keys, leases and transactions",
     "cluster": "The cluster",
     "health": "Health and metrics",
+    "ui": "The dashboard",
 }
 CLI_HEAD: Final = """\
 What every command says with `--help`. Made from the code: `python scripts/pages.py` writes this page anew.
@@ -47,7 +49,9 @@ Every route of a node. Made from its own `GET /openapi.json` (OpenAPI 3.1), whic
 bodies as well; `python scripts/pages.py` writes this page anew.
 
 **Admin routes** are served on a loopback listener, or to those who send the token:
-`Authorization: Bearer <admin_token>`. The others are open to anyone.
+`Authorization: Bearer <admin_token>`. The others are open to anyone. What GET has, HEAD has too, without the
+body. Not described here: `/relay`, where relays and their clients speak over WebSocket ([relay.md](relay.md)),
+and `/.well-known/acme-challenge/…`, where a certificate authority asks ([tls.md](tls.md)).
 
 Errors are JSON: `{"error": code, "reason": text}`. Further statuses that any route may answer with are 400
 (a request that can't be read), 404, 405, 413, 431, 500 and 503 (`no_leader`, `overloaded`,
@@ -111,7 +115,8 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> Iterator[st
         return  # as GET, without the body
     yield f"### `{method} {path}`"
     admin = " An admin route." if operation.get("security") else ""
-    yield f"{operation['summary'].rstrip('.')}.{admin}"
+    summary = operation["summary"]
+    yield f"{summary if summary.endswith('?') else summary.rstrip('.') + '.'}{admin}"
     rows = [_parameter(parameter) for parameter in operation.get("parameters", ())]
     if rows:
         yield "\n".join(["| parameter | in | |", "|---|---|---|", *rows])
