@@ -50,7 +50,7 @@ bodies as well; `python scripts/pages.py` writes this page anew.
 
 **Admin routes** are served on a loopback listener, or to those who send the token:
 `Authorization: Bearer <admin_token>`. The others are open to anyone. What GET has, HEAD has too, without the
-body. Not described here: `/relay`, where relays and their clients speak over WebSocket ([relay.md](relay.md)),
+body. Not described here: `/relay`, where nodes speak with a relay over WebSocket ([relay.md](relay.md)),
 and `/.well-known/acme-challenge/…`, where a certificate authority asks ([tls.md](tls.md)).
 
 Errors are JSON: `{"error": code, "reason": text}`. Further statuses that any route may answer with are 400
