@@ -128,29 +128,25 @@ def parse_relay_url(setting: str, text: str) -> RelayUrl:
 
 
 def is_called(name_untrusted: str, names: Collection[str]) -> bool:
-    """Whether a relay that goes by `names` is meant. One without a port is good for all ports of its host;
-    a wildcard (`*.example.com`) is no name, for others may be called so too."""
-    name = name_untrusted.lower()
-    host = _host(name)
-    known = [each.lower() for each in names]
-    return name in known or (
-        host != "" and any(not _has_port(each) and _host(each) == host for each in known)
-    )
+    """Whether a relay that goes by `names` is meant. One without a port is good for all ports of its host,
+    and clients leave out the port of their scheme; a wildcard (`*.example.com`) is no name, for others may
+    be called so too."""
+    host, port = _parts(name_untrusted)
+    ports = {"", port} if port else {"", *map(str, _PORTS.values())}
+    return host != "" and any(own == host and own_port in ports for own, own_port in map(_parts, names))
 
 
-def _has_port(name: str) -> bool:
-    return _PORT.search(name) is not None and (name.startswith("[") or name.count(":") == 1)
-
-
-def _host(name: str) -> str:
-    """Without the port, and an address in the one spelling that it is compared by."""
-    host = (_PORT.sub("", name) if _has_port(name) else name).strip("[]").rstrip(".")
+def _parts(name: str) -> tuple[str, str]:
+    """Host and port (empty if there is none); an address in the one spelling that it is compared by."""
+    found = _PORT.search(name) if name.startswith("[") or name.count(":") == 1 else None
+    host, port = (name, "") if found is None else (name[: found.start()], found.group()[1:])
+    host = host.lower().strip("[]").rstrip(".")
     try:
         address = ip_address(host)
     except ValueError:
-        return host
+        return host, port
     mapped = address.ipv4_mapped if address.version == 6 else None
-    return str(mapped or address)
+    return str(mapped or address), port
 
 
 def _signed(nonce: bytes, name: str) -> bytes:
