@@ -51,10 +51,10 @@ def backup(
     addr: Addrs = None,
     token: Token = None,
 ) -> None:
-    """Write all that the node asked holds, as of one moment, to a file, while it goes on serving.
+    """Write all that the node asked holds to a file, while it goes on serving.
 
-    The file is checked as it comes and gets its name when it is whole. It holds the cluster's secrets
-    (TSIG keys, lists, sealed certificates): it is readable for its owner only.
+    It is of one moment, is checked as it comes, and gets its name when it is whole. It holds the cluster's
+    secrets (TSIG keys, lists, sealed certificates): it is readable for its owner only.
     """
     from aspen.state.backup_format import Decoder
 
@@ -78,7 +78,10 @@ def verify(
     file: Annotated[Path, typer.Argument(help="A backup.", metavar="FILE")],
     as_json: Json = False,
 ) -> None:
-    """Read all of a backup and say what is in it, or at which byte it is damaged (exit code 1)."""
+    """Read all of a backup, and say what is in it, or at which byte it is damaged.
+
+    Exits 1 if it is.
+    """
     from aspen.services import restore as offline
 
     def action() -> Decoder:
@@ -98,7 +101,7 @@ def restore(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make the data directory of a new cluster of one node, with all that a backup holds.
+    """Make a backup the data directory of a new cluster of one node.
 
     The directory must not exist, be empty, or hold a node's identity.key and nothing else. The cluster
     gets an id of its own: members of the one that was backed up are strangers to it. Start the node there
@@ -145,7 +148,7 @@ def recover(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make one surviving node a cluster of its own, when a majority of voters is lost for good.
+    """Make a survivor a cluster of its own, when most voters are lost for good.
 
     Only then: while a majority lives, or can be started again with its data, start it instead, and
     nothing is lost. Stop all survivors first; without --accept-loss this only shows what the node has.

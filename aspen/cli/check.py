@@ -36,7 +36,7 @@ def check(
     addr: Addrs = None,
     token: Token = None,
 ) -> None:
-    """Compare the state of all members at one point of the log, and say who differs.
+    """Compare all members' state at one point of the log, and say who differs.
 
     Each member hashes everything the log has made there, while writes go on. Who isn't reached is waited
     for only a moment. Exits 1 if a member differs, 4 if none does but some don't answer.

@@ -67,7 +67,7 @@ Timeout = Annotated[float | None, _seconds(CONTROL_MS, "Give up after so long; n
 
 @app.command(epilog=EXIT_CODES)
 def status(as_json: Json = False, addr: Addrs = None, token: Token = None) -> None:
-    """Show the members, the leader and how far the log has come, as the node asked sees it."""
+    """Show members, leader and how far the log has come, as the node asked sees it."""
     _show(talk(addr, token, as_json, lambda client: client.status()), as_json)
 
 
@@ -145,7 +145,7 @@ def change_membership(
     addr: Addrs = None,
     token: Token = None,
 ) -> None:
-    """Make these members the voters, all in one step; voters that aren't named leave the cluster."""
+    """Make these members the voters, all in one step. Voters that aren't named leave the cluster."""
     _change("change-membership", {"members": voters}, timeout, as_json, addr, token)
 
 
@@ -163,7 +163,7 @@ def transfer_leader(
 
 @app.command(epilog=EXIT_CODES)
 def snapshot(as_json: Json = False, addr: Addrs = None, token: Token = None) -> None:
-    """Cut the log of the node asked down to its newest entries; its state stands for the rest.
+    """Cut the log of the node asked down to its newest entries. Its state stands for the rest.
 
     Nodes do this by themselves. Members that lag behind what is left are sent the state instead.
     """
@@ -233,7 +233,7 @@ def join(
         typer.Argument(help="A ticket, or - to read it from standard input.", metavar="TICKET"),
     ],
 ) -> None:
-    """Make this machine a node of the cluster that a ticket names, and run it until Ctrl-C.
+    """Make this machine a node of a ticket's cluster, and run it until Ctrl-C.
 
     Takes all options of `aspen node run`, of which a new machine may need --data-dir, --host, --node-id
     (the next free one if it isn't given) and --learner (no vote: a read replica). A signed ticket is

@@ -8,7 +8,7 @@ from aspen.cli.common import Addrs, Exit, Json, Token, print_json, print_table, 
 
 
 def health(as_json: Json = False, addr: Addrs = None, token: Token = None) -> None:
-    """Show how the node asked is, and why: its disk, its leader, its certificate, its clock and more.
+    """Show how the node asked is, and why: disk, leader, certificate, clock and more.
 
     Exits 1 if it is unhealthy; degraded (somebody should look, but it serves) is 0.
     """

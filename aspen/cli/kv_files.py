@@ -123,7 +123,7 @@ def watch(
     addr: Addrs = None,
     token: Token = None,
 ) -> None:
-    """Print every change of keys as it happens: one line each, with --json one JSON document a line.
+    """Print every change of keys as it happens. Each is a line, with --json a JSON document.
 
     If --addr names several nodes, the watch goes on when one of them fails.
     """

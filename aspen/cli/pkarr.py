@@ -164,7 +164,7 @@ def delete(
     addr: Addrs = None,
     token: Token = None,
 ) -> None:
-    """Unpublish: sign a packet without records, which takes the place of what the key has published."""
+    """Unpublish: sign a packet without records, which takes the place of the key's last one."""
     packet = local(as_json, lambda: _sign_empty(key))
     if relay or dht:
         _tell_all(packet, relay or [], dht, bootstrap, as_json)

@@ -193,7 +193,7 @@ def import_zone(
     addr: Addrs = None,
     token: Token = None,
 ) -> None:
-    """Make a master file the content of a zone: all of it at once, on every node, or none of it."""
+    """Make a master file the content of a zone. All of it at once, on every node, or none of it."""
     data = local(as_json, lambda: sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes())
 
     async def action(client: NodeClient) -> dict[str, Any]:
