@@ -140,8 +140,13 @@ class _Cut(msgspec.Struct):
 
 def _operation(summary: str, body: type, answer: type) -> Operation:
     errors = {409: "The cluster refuses: `reason` says why."}
+    needed = any(field.required for field in msgspec.structs.fields(body))
     return Operation(
-        summary, {200: Answer("Done.", {JSON: answer})}, errors, body=Body({JSON: body}, False), tag="cluster"
+        summary,
+        {200: Answer("Done.", {JSON: answer})},
+        errors,
+        body=Body({JSON: body}, needed),
+        tag="cluster",
     )
 
 
