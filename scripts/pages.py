@@ -8,8 +8,9 @@ The first is what the commands say of themselves with --help, the second what a 
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,6 +94,7 @@ def _help(root: click.Command, path: tuple[str, ...]) -> str:
 def http_page(document: dict[str, Any]) -> str:
     """Of an OpenAPI document."""
     parts = ["# HTTP", HTTP_HEAD]
+    schemas = document["components"]["schemas"]
     operations = [
         (path, method.upper(), operation)
         for path, methods in document["paths"].items()
@@ -105,12 +107,14 @@ def http_page(document: dict[str, Any]) -> str:
         if found:
             parts.append(f"## {TAGS.get(tag, tag.capitalize())}")
             parts += [
-                part for path, method, operation in found for part in _operation(path, method, operation)
+                part
+                for path, method, operation in found
+                for part in _operation(path, method, operation, schemas)
             ]
     return "\n\n".join(parts) + "\n"
 
 
-def _operation(path: str, method: str, operation: dict[str, Any]) -> Iterator[str]:
+def _operation(path: str, method: str, operation: dict[str, Any], schemas: dict[str, Any]) -> Iterator[str]:
     if method == "HEAD":
         return  # as GET, without the body
     yield f"### `{method} {path}`"
@@ -123,6 +127,11 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> Iterator[st
     if body := operation.get("requestBody"):
         needed = "" if body.get("required") else ", if there is one"
         yield f"Body{needed}: {_media(body)}."
+        named = [_named(what.get("schema"), schemas) for what in body["content"].values()]
+        for schema in filter(None, named):
+            needs = schema.get("required", ())
+            fields = [_field(*field, schemas, needs) for field in schema["properties"].items()]
+            yield "\n".join(["| field | | if it isn't given |", "|---|---|---|", *fields])
     answers = [
         f"- {status}: {_line(answer['description'])}{f' ({media})' if (media := _media(answer)) else ''}"
         for status, answer in sorted(operation["responses"].items())
@@ -134,6 +143,32 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> Iterator[st
 def _parameter(parameter: dict[str, Any]) -> str:
     need = " (required)" if parameter.get("required") and parameter["in"] != "path" else ""
     return f"| `{parameter['name']}` | {parameter['in']}{need} | {_line(parameter.get('description', ''))} |"
+
+
+def _field(name: str, schema: dict[str, Any], schemas: dict[str, Any], needs: Sequence[str]) -> str:
+    default = (
+        "" if isinstance(schema.get("default"), (dict, type(None))) else f"`{json.dumps(schema['default'])}`"
+    )
+    return f"| `{name}` | {_kind(schema, schemas)} | {'refused' if name in needs else default} |"
+
+
+def _kind(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
+    """What a field takes, in few words."""
+    if found := _named(schema, schemas):
+        return "{" + ", ".join(f"`{name}`" for name in found.get("properties", ())) + "}"
+    if choices := schema.get("anyOf"):
+        return " or ".join(_kind(one, schemas) for one in choices if one.get("type") != "null")
+    if schema.get("type") == "array":
+        kind = _kind(schema["items"], schemas)
+        return f"list of {kind}{'s' if kind.isalpha() else ''}"
+    if values := schema.get("enum"):
+        return ", ".join(f"`{value}`" for value in values)
+    return schema.get("contentEncoding") or str(schema.get("type", "any"))
+
+
+def _named(schema: dict[str, Any] | None, schemas: dict[str, Any]) -> dict[str, Any] | None:
+    """What a reference stands for."""
+    return schemas.get((schema or {}).get("$ref", "").rpartition("/")[2])
 
 
 def _media(part: dict[str, Any]) -> str:
