@@ -110,7 +110,7 @@ def test_the_performance_page_shows_the_figures_there_are() -> None:
 
 
 def test_blocks_in_lists_stay_in_them() -> None:
-    """The site's Markdown ends a list at a block that is indented by less than four; the numbers begin anew."""
+    """The site ends a list at a block that is indented by less than four: the numbers begin anew."""
     for page in (ROOT / "docs").glob("*.md"):
         for indentation in re.findall(r"^( *)```", page.read_text("utf-8"), re.MULTILINE):
             assert len(indentation) in (0, 4), page.name
