@@ -48,6 +48,8 @@ def _options(
 
 
 TRACEBACK_VARIABLE: Final = "ASPEN_TRACEBACK"
+_MISREAD: Final = (AttributeError, LookupError, TypeError)
+"""Raised where JSON is read that lacks what a node's answer has."""
 
 
 def main() -> None:
@@ -76,10 +78,10 @@ def _run(command: typer.Typer, name: str) -> None:
         from aspen.logs import redact
 
         print(f"aspen: unexpected {type(error).__name__}: {redact(str(error))}", file=sys.stderr)
-        print(
-            f"  This is a defect of Aspen. With {TRACEBACK_VARIABLE}=1 it says where, for a report.",
-            file=sys.stderr,
-        )
+        whose = "This is a defect of Aspen"
+        if isinstance(error, _MISREAD):
+            whose += ", unless what was asked is no Aspen node, or one of another version"
+        print(f"  {whose}. With {TRACEBACK_VARIABLE}=1 it says where, for a report.", file=sys.stderr)
         sys.exit(Exit.FAILED)
 
 

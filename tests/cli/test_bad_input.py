@@ -65,6 +65,17 @@ def test_what_nobody_has_foreseen_is_said_in_a_line(
         main.main()
 
 
+def test_what_is_no_answer_of_a_node_may_be_no_defect(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(peers, "talk", lambda *_: {})
+    monkeypatch.setattr("sys.argv", ["aspen", "peers"])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 1
+    assert "unless what was asked is no Aspen node" in capsys.readouterr().err
+
+
 def test_results_that_can_not_be_written_are_no_defect(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
