@@ -13,7 +13,7 @@
   with one worker and with two: twice the ratio is how the rate scales where cores are not short.
 - `zone`: 100,000 names of an authored zone, drawn at random.
 
-The server is pinned to core 0, dnsperf to core 1. dnsperf itself tops out near 140,000 queries a second, so
+The server is pinned to core 0, dnsperf to core 1. dnsperf itself is hardly faster than the servers, so
 `cpu_us`, the server's CPU time (user and system) for each query answered, says more than the rate.
 """
 
