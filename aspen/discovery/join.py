@@ -37,6 +37,8 @@ FINAL_CODES: Final = frozenset(
     {"malformed", "forged", "expired", "not_yet", "foreign", "node_id_taken", "removed", "full"}
 )
 """Reasons of `Declined` that no other member would see otherwise. `unavailable` may heal."""
+OUTCOME_UNKNOWN: Final = "outcome_unknown"
+"""As `unavailable`, but the newcomer may be a member."""
 
 
 class JoinRequest(msgspec.Struct, frozen=True, array_like=True, tag="join"):

@@ -19,6 +19,7 @@ import structlog
 
 from aspen.discovery import founding
 from aspen.discovery.join import (
+    OUTCOME_UNKNOWN,
     Admitted,
     Declined,
     JoinMember,
@@ -190,7 +191,7 @@ class Door:
         except InputError as error:
             answer = Declined("malformed", str(error))
         except TimeoutError:
-            answer = Declined("unavailable", "this member could not see to it in time")
+            answer = Declined(OUTCOME_UNKNOWN, "this member could not see to it in time")
         finally:
             self._serving.discard(peer.endpoint_id)
             self._answered(peer.endpoint_id)
@@ -250,6 +251,8 @@ class Door:
                 refusal = str(error)
                 await self._consensus.read_barrier()  # another newcomer may have been quicker: look again
                 continue
+            except ControlPlaneError.OutcomeUnknown as error:
+                return Declined(OUTCOME_UNKNOWN, str(error))
             except ControlPlaneError as error:
                 return Declined("unavailable", str(error))
             return self._admitted(node_id, stranger)

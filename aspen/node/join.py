@@ -21,6 +21,7 @@ from aspen.config import ClusterBootstrapConfig, format_address
 from aspen.config.joined import Joined
 from aspen.discovery.join import (
     FINAL_CODES,
+    OUTCOME_UNKNOWN,
     Admitted,
     Declined,
     JoinRequest,
@@ -103,7 +104,7 @@ class Newcomer:
         self._report = report
         self._asking = asyncio.Lock()
         self._unanswered = False
-        """Whether one was asked and has said nothing: it may have let this node in."""
+        """Whether one was asked and has said nothing, or can't say: it may have let this node in."""
         self._in_the_way: dict[bytes, str] = {}
         """By node, what was last."""
 
@@ -212,6 +213,7 @@ class Newcomer:
             return answer
         if answer.code in FINAL_CODES:
             raise JoinError(answer.code, answer.reason)
+        self._unanswered |= answer.code == OUTCOME_UNKNOWN
         self._in_the_way[node] = answer.reason
         self._report(f"node {encode_key(node)[:8]}… can't let this one in now: {answer.reason}")
         return None

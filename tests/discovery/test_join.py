@@ -31,7 +31,7 @@ from aspen.discovery.join import (
 )
 from aspen.discovery.service import TOPIC_CONTEXT
 from aspen.discovery.ticket import SignedTicket, Ticket, TicketNode, parse_ticket
-from aspen.errors import ConfigError, InputError, JoinError
+from aspen.errors import ConfigError, ControlPlaneError, InputError, JoinError
 from aspen.identity import Cookie, Identity
 from aspen.limits import JOIN_STRANGERS, RAFT_NODE_ID
 from aspen.logs import redact
@@ -469,6 +469,27 @@ async def test_nobody_there(member: Node, tmp_path: Path, monkeypatch: pytest.Mo
     error = await refused(member, tmp_path / "new", ticket=ticket)
     assert (error.code, "none of the 1 nodes" in str(error)) == ("unreachable", True)
     assert ticket not in str(error)
+
+
+async def test_a_member_that_can_not_say_may_have_let_it_in(
+    member: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is kept then: it is a member's."""
+    control = member.consensus.control
+    add_learner = control.add_learner
+
+    async def goes_unheard(*arguments: Any) -> None:
+        await add_learner(*arguments)
+        raise ControlPlaneError.OutcomeUnknown("no majority has answered in time")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("aspen.node.join.JOIN_TRY_MS", 0)
+        patched.setattr(control, "add_learner", goes_unheard)
+        with pytest.raises(JoinError) as raised:
+            await bootstrap_node(config(tmp_path / "new", ticket=signed(member)))
+    assert raised.value.code == "unanswered"
+    async with running(tmp_path / "new", ticket=signed(member)) as new:
+        assert new.node_id == 2
 
 
 @given(st.binary(max_size=400))
