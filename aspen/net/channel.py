@@ -271,6 +271,7 @@ class Channel:
             # The connection leads to a process that is gone, or is knocking where nobody listened.
             self._dialler.abandon(link)
             if known is not None:
+                link.drop_waiting()  # it was for that process
                 self._report_unreachable(link)
         link.forgive()
         self._dialler.is_dialled(link)

@@ -138,6 +138,7 @@ class Link:
 
     def opened(self, connection: Connection) -> None:
         self.forgive()
+        self._reported_at = float("-inf")  # it was reached: its loss is news, however soon it comes
         self.relay_attempts = 0
         openers, self.openers = self.openers, []
         for opener in openers:

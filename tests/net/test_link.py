@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from unittest.mock import Mock
 
 import pytest
 
@@ -62,3 +63,11 @@ def test_unreachable_is_said_once_in_a_while():
     link = Link(b"P" * 32)
     times = [link.report_due(ms / 1000) for ms in range(1000, 2000, 10)]
     assert sum(times) == 1000 / NET_UNREACHABLE_MS
+
+
+def test_the_loss_of_a_connection_is_said_however_soon_it_comes():
+    link = Link(b"P" * 32)
+    assert link.report_due(1.0)
+    assert not link.report_due(1.01)
+    link.opened(Mock())
+    assert link.report_due(1.02)
